@@ -1,0 +1,1 @@
+"""The host side: profile and module tree in, bootable initramfs image out."""

@@ -1,0 +1,270 @@
+"""The recipe of ``megamod build``: profile → selection → megamodules → plan → image."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from megamod.initramfs.arguments import arguments, prefixes_of
+from megamod.initramfs.compress import read_module_bytes
+from megamod.initramfs.cpio import Entry
+from megamod.initramfs.image import write_image
+from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.plan import PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.donors import find_donors
+from megamod.initramfs.prelink.link import Megamodule, prelink
+from megamod.initramfs.prelink.options import PrelinkOptions
+from megamod.initramfs.prelink.read import Member, read_member
+from megamod.initramfs.stages import Load, needs, split
+from megamod.initramfs.steps import StageRow, Steps, counted, human_bytes
+from megamod.loader.build import loader_binary
+from megamod.profiles.errors import MegamodError
+from megamod.profiles.model import Profile
+from megamod.profiles.select import SelectedStage, Selection, select
+from megamod.profiles.tree import ModuleTree
+
+# ELF machine → the loader's name of the architecture.
+_LOADERS = {elf.EM_X86_64: "x86_64"}
+_FOLDERS = ("dev", "proc", "sys", "run", "root")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltLoad:
+    """A load with its file: *data* goes into the image as *file*; merged is None for a single."""
+
+    load: Load
+    file: str
+    data: bytes
+    merged: Megamodule | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltStage:
+    """A stage with its files; seconds is what linking it took."""
+
+    stage: SelectedStage
+    loads: tuple[BuiltLoad, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table."""
+
+    output: Path
+    bytes: int
+    manifest: Manifest
+    rows: tuple[StageRow, ...]
+
+
+def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Steps) -> BuildReport:
+    """Build the image; nothing is written before everything has been linked and verified."""
+    with steps.step("select") as step:
+        selection = select(profile, tree)
+        step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))
+    for note in selection.notes:
+        steps.say(f"  note: {note}")
+
+    with steps.step("read") as step:
+        files, members = read_selection(selection)
+        step.note(f"{counted(len(members), 'module')}, {human_bytes(sum(map(len, files.values())))}")
+    edges = needs(members)
+
+    built = tuple(_build_stage(stage, files, members, edges, selection, steps) for stage in selection.stages)
+
+    # Beyond this point only what has been decided is written down.
+    plan = make_plan(selection, built, members, edges)
+    manifest = _make_manifest(selection, built, files)
+    machine = next(iter(members.values())).machine if members else elf.EM_X86_64
+    entries = image_entries(plan, manifest, built, loader_binary(_loader_name(machine)))
+    with steps.step("image") as step:
+        size = write_image(output, entries, method=profile.compress)
+        step.note(f"{output} {human_bytes(size)}")
+    return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
+
+
+def read_selection(selection: Selection) -> tuple[dict[str, bytes], dict[str, Member]]:
+    """The plain bytes and the parsed form of every selected module, by name; checks that they are of this kernel."""
+    files: dict[str, bytes] = {}
+    members: dict[str, Member] = {}
+    for stage in selection.stages:
+        for module in stage.modules:
+            files[module.name] = read_module_bytes(module.path)
+            member = read_member(files[module.name], file=module.path.name)
+            if member.name != module.name:
+                raise MegamodError(f"{module.path}: the module inside calls itself {member.name}")
+            release = (member.info("vermagic") or "").split(" ", 1)[0]
+            if release != selection.tree.release:
+                raise MegamodError(
+                    f"{module.path}: built for {release}, the tree is of {selection.tree.release}",
+                    hint="take all modules from one lib/modules folder",
+                )
+            members[module.name] = member
+    return files, members
+
+
+def _build_stage(
+    stage: SelectedStage,
+    files: Mapping[str, bytes],
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    selection: Selection,
+    steps: Steps,
+) -> BuiltStage:
+    start = time.monotonic()
+    built = []
+    for load in split(stage, members, edges):
+        if load.single is not None:
+            steps.say(f"  note: {load.module} stays a module of its own: it {load.single}")
+            data = files[load.module]
+            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=data, merged=None))
+            continue
+        with steps.step(f"prelink {load.module}") as step:
+            merged = _prelink(load, members, selection)
+            step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
+            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=merged.data, merged=merged))
+        for note in merged.notes:
+            steps.say(f"  note: {note}")
+    return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
+
+
+def _prelink(load: Load, members: Mapping[str, Member], selection: Selection) -> Megamodule:
+    profile = selection.profile
+    chosen = [members[module.name] for module in load.modules]
+    return prelink(
+        chosen,
+        PrelinkOptions(
+            name=load.module,
+            unwind=profile.unwind,
+            tracing=profile.tracing,
+            symbols=profile.symbols,
+            allow_taint=profile.allow_taint,
+        ),
+        ranks={module.name: module.rank for module in load.modules},
+        after={module.name: module.after for module in load.modules},
+        donors=find_donors(chosen, (module.path for module in selection.tree.modules.values())),
+    )
+
+
+def make_plan(
+    selection: Selection,
+    built: tuple[BuiltStage, ...],
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+) -> Plan:
+    """The loader's instructions for what was built."""
+    options = selection.profile.options
+    earlier: set[str] = set()
+    stages = []
+    for stage in built:
+        loads = []
+        for item in stage.loads:
+            names = [m.name for m in item.merged.members] if item.merged else [item.load.module]
+            loads.append(
+                PlanLoad(
+                    file=f"/{item.file}",
+                    name=item.load.module,
+                    merged=item.merged is not None,
+                    has_results=item.merged is not None and item.merged.has_results,
+                    modules=tuple(PlanModule(name=n, needs=tuple(sorted(edges[n] & earlier))) for n in names),
+                    arguments=arguments(options, members, names, merged=item.merged is not None),
+                    prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
+                    requests=item.merged is not None and item.merged.requests,
+                )
+            )
+            earlier.update(names)
+        stages.append(PlanStage(name=stage.stage.name, trigger=stage.stage.trigger, loads=tuple(loads)))
+    tree = selection.tree
+    dependents: dict[str, list[str]] = {}
+    for name in sorted(tree.modules.keys() - earlier):
+        for needed in earlier.intersection(tree.modules[name].depends):
+            dependents.setdefault(needed, []).append(name)
+    return Plan(
+        kernel=tree.release,
+        root=selection.profile.root,
+        probe_async=selection.profile.probe == "async",
+        stages=tuple(stages),
+        softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
+        dependents=dependents,
+    )
+
+
+def _make_manifest(selection: Selection, built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> Manifest:
+    profile = selection.profile
+    return Manifest(
+        megamod=version("megamod"),
+        profile=profile.name,
+        kernel=selection.tree.release,
+        options={
+            "tracing": profile.tracing,
+            "unwind": profile.unwind,
+            "symbols": profile.symbols,
+            "probe": profile.probe,
+            "compress": profile.compress,
+        },
+        root=" ".join([profile.root.kind, *filter(None, [profile.root.path]), *profile.root.args]),
+        stages=tuple(
+            ManifestStage(
+                name=stage.stage.name,
+                trigger=trigger_text(stage.stage.trigger),
+                loads=tuple(_manifest_load(item, files) for item in stage.loads),
+            )
+            for stage in built
+        ),
+        notes=selection.notes,
+    )
+
+
+def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
+    selected = {module.name: module for module in item.load.modules}
+    names = [member.name for member in item.merged.members] if item.merged else [item.load.module]
+    return ManifestLoad(
+        file=item.file,
+        module=item.load.module,
+        kind="merged" if item.merged else "single",
+        reason=item.load.single,
+        bytes=len(item.data),
+        relocations_before=item.merged.relocations[0] if item.merged else 0,
+        relocations_after=item.merged.relocations[1] if item.merged else 0,
+        members=tuple(
+            ManifestMember(name=name, file=selected[name].relpath, reason=selected[name].reason, bytes=len(files[name]))
+            for name in names
+        ),
+    )
+
+
+def image_entries(plan: Plan, manifest: Manifest, built: tuple[BuiltStage, ...], loader: bytes) -> list[Entry]:
+    """Everything that goes into the archive."""
+    entries = [Entry(path=folder, mode=stat.S_IFDIR | 0o755) for folder in _FOLDERS]
+    entries.append(Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader))
+    # The kernel opens it for PID 1 before anything is mounted (init/main.c console_on_rootfs()).
+    entries.append(Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)))
+    contents = {PLAN_PATH: plan_text(plan), MANIFEST_PATH: manifest.to_json()}
+    contents |= {item.file: item.data for stage in built for item in stage.loads}
+    entries += [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in contents.items()]
+    return entries
+
+
+def _loader_name(machine: int) -> str:
+    if machine not in _LOADERS:
+        name = elf.MACHINE_NAMES.get(machine, str(machine))
+        raise MegamodError(f"modules for {name}: this architecture is not built yet", hint="x86_64 is")
+    return _LOADERS[machine]
+
+
+def _row(stage: BuiltStage) -> StageRow:
+    merged = [item.merged for item in stage.loads if item.merged]
+    return StageRow(
+        stage=stage.stage.name,
+        members=sum(len(item.members) for item in merged),
+        singles=len(stage.loads) - len(merged),
+        bytes=sum(len(item.data) for item in stage.loads),
+        relocations_before=sum(item.relocations[0] for item in merged),
+        relocations_after=sum(item.relocations[1] for item in merged),
+        seconds=stage.seconds,
+    )

@@ -1,0 +1,65 @@
+"""What each command does, without click: from plain arguments to output and exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from megamod.initramfs.image import atomic_write
+from megamod.initramfs.prelink.link import prelink_files
+from megamod.initramfs.prelink.options import PrelinkOptions
+from megamod.initramfs.steps import Steps, counted, human_bytes
+from megamod.profiles.errors import MegamodError
+
+
+def prelink_command(
+    *, modules: tuple[Path, ...], output: Path, map_file: Path | None, name: str | None, steps: Steps, **options: Any
+) -> None:
+    """``megamod prelink``: both files are written only after the link has been verified."""
+    if map_file is not None and map_file.absolute() == output.absolute():
+        raise MegamodError(f"{output}: --map names the output itself")
+    chosen = PrelinkOptions(name=name or _name_from(output), **options)
+    with steps.step("prelink") as step:
+        megamodule = prelink_files(modules, chosen)
+        before, after = megamodule.relocations
+        step.note(f"{counted(len(megamodule.members), 'member')}, {human_bytes(len(megamodule.data))}")
+        step.note(f"relocations {before:,} → {after:,}")
+    for note in megamodule.notes:
+        steps.say(f"  note: {note}")
+    if map_file is not None:
+        atomic_write(map_file, json.dumps(megamodule.map, separators=(",", ":")).encode() + b"\n")
+    atomic_write(output, megamodule.data)
+
+
+def _name_from(output: Path) -> str:
+    """The module's name that a file name suggests, as kbuild would."""
+    return output.name.removesuffix(".ko").replace("-", "_").replace(".", "_")
+
+
+def build_command(*, profile: str, kernel: str, output: Path, steps: Steps) -> None:
+    """``megamod build``."""
+    from megamod.initramfs.build import build_image
+    from megamod.profiles.schema import find_profile
+    from megamod.profiles.tree import open_tree
+
+    report = build_image(find_profile(profile), open_tree(kernel), output, steps=steps)
+    steps.closing_table(report.rows)
+
+
+def boot_command(*, as_json: bool, **options: Any) -> int:
+    """``megamod boot``: 0 when user space was reached."""
+    from megamod.initramfs.boot.timeline import boot_image
+
+    report = boot_image(**options)
+    click.echo(report.as_json() if as_json else report.as_table())
+    return int(report.exit_status)
+
+
+def demo_command(*, suite: str | None, keep: Path | None) -> int:
+    """``megamod demo``."""
+    from megamod.initramfs.boot.demo import run_demo
+
+    return int(run_demo(suite=suite, keep=keep))

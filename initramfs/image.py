@@ -1,0 +1,205 @@
+"""Image files: entries packed and written at once or not at all, and read back.
+
+Needs entries or bytes, guarantees that the path holds either the whole new file or what it held before, whatever
+fails or interrupts. The bytes depend on the entries, the method and SOURCE_DATE_EPOCH alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from megamod.initramfs.compress import MAX_OUTPUT, compress, decompress_stream, detect
+from megamod.initramfs.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
+from megamod.profiles.errors import MegamodError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+_HINTS = {
+    errno.ENOSPC: "free some space; what stood there before is unchanged",
+    errno.EDQUOT: "free some space; what stood there before is unchanged",
+    errno.ENOENT: "make its folder first",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One part of an image file as the kernel meets it: a plain archive, or a compressed stream of archives.
+
+    ``method`` is the compression (``none`` for a plain archive), ``packed`` and ``unpacked`` are bytes.
+    """
+
+    method: str
+    packed: int
+    unpacked: int
+    entries: tuple[Entry, ...]
+
+
+class _StoppedError(BaseException):
+    """A signal that ends the process came while a file was being written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def write_image(path: Path, entries: Iterable[Entry], *, method: str) -> int:
+    """Write *entries* as an initramfs image, packed by *method* (``zstd`` or ``none``); returns its size in bytes."""
+    packed = compress(write_cpio(entries, mtime=source_date_epoch(os.environ)), method)
+    atomic_write(path, packed)
+    return len(packed)
+
+
+def read_image(path: Path) -> list[Entry]:
+    """The entries of an image of any compression that is read, early archives first, in the order of the file."""
+    data = read_file(path)
+    return [entry for segment in segments(data, source=str(path)) for entry in segment.entries]
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of *path*, at most 1 GiB."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_OUTPUT + 1)
+    except OSError as error:
+        raise MegamodError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_OUTPUT:
+        raise MegamodError(f"{path}: is larger than {MAX_OUTPUT} bytes")
+    return data
+
+
+def segments(data: bytes, *, source: str) -> Iterator[Segment]:
+    """Walk an image as init/initramfs.c does (unpack_to_rootfs, 6.1): plain archives, zeros, compressed streams.
+
+    All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError for anything that the kernel would call junk.
+    """
+    position = total = 0
+    while position < len(data):
+        if data[position] == 0:
+            position = skip_zeros(data, position)
+            continue
+        # The kernel takes a plain archive only at a multiple of 4.
+        if data[position : position + 1] == b"0" and position % 4 == 0:
+            end = archive_end(data, position, source=source)
+            method, content = "none", data[position:end]
+        else:
+            method = detect(data[position : position + 8], source=source)
+            if method == "none":
+                raise MegamodError(
+                    f"{source}: offset {position}: neither a cpio archive nor compressed data",
+                    hint="an image is a newc cpio archive, plain or packed with zstd, xz, gzip or lz4",
+                )
+            content, end = decompress_stream(data, position, limit=MAX_OUTPUT - total, source=source)
+        total += len(content)
+        entries = tuple(read_cpio(content, source=source))
+        yield Segment(method=method, packed=end - position, unpacked=len(content), entries=entries)
+        position = end
+
+
+def source_date_epoch(environment: os._Environ[str] | dict[str, str]) -> int:
+    """The time of all files of an image in seconds: SOURCE_DATE_EPOCH, 0 if unset, so that two builds are equal."""
+    text = environment.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return 0
+    # newc holds 32 bits, unsigned.
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) > 0xFFFFFFFF:
+        raise MegamodError(
+            f"SOURCE_DATE_EPOCH={text[:40]}: not a number of seconds from 0 to {0xFFFFFFFF}",
+            hint="date +%s prints one",
+        )
+    return int(text)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Put *data* at *path* (0644 less the umask) by way of a file beside it, on the disk before it takes the name.
+
+    A symbolic link is kept and what it points to is written. Raises MegamodError naming *path* when the folder is
+    missing, cannot be written or is full. On any error, on Ctrl-C, SIGTERM and SIGHUP the file beside it is removed
+    and *path* is as it was.
+    """
+    if str(path) == "-":
+        raise MegamodError("-: standard output is not supported", hint="give a file name")
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "not a regular file"
+            raise MegamodError(f"{path}: cannot be written: is {what}")
+        # The name may be as long as the file system allows, so the temporary one does not contain it.
+        temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
+        with _signals_raised():
+            _write_beside(temporary, target, data)
+    except (OSError, RuntimeError) as error:
+        # Path.resolve raises RuntimeError for a loop of links in Python 3.11 and 3.12.
+        number = error.errno if isinstance(error, OSError) else errno.ELOOP
+        assert number is not None
+        raise MegamodError(f"{path}: cannot be written: {os.strerror(number)}", hint=_HINTS.get(number)) from None
+    except _StoppedError as stop:
+        # Ends the process as the signal would have, now that nothing is left behind.
+        signal.signal(stop.number, signal.SIG_DFL)
+        signal.raise_signal(stop.number)
+
+
+def _write_beside(temporary: Path, target: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(target)
+    finally:
+        # After the rename there is nothing of this name.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename last over a power cut, where the file system can; a folder may be writable but unreadable."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Turn the signals that would end the process on the spot into an exception, so that cleaning up happens.
+
+    Only the main thread may set handlers, and a handler that somebody set stays.
+    """
+    changed: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second one must not cut the cleaning up short.
+        for each in changed:
+            signal.signal(each, signal.SIG_IGN)
+        raise _StoppedError(number)
+
+    if threading.current_thread() is threading.main_thread():
+        changed = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,146 @@
+"""The plan: the line-based file in the image that tells the loader what to do. The builder's half; loader/plan.c reads
+it.
+
+Grammar (ASCII, one record a line, fields separated by one space; in a field every byte outside 0x21 to 0x7e and ``%``
+itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a wrong number of fields is fatal):
+
+    megamod-plan 1
+    kernel RELEASE
+    fallback none
+    root cmdline | root exec PATH ARG… | root chain PATH
+    probe async                      only if asked for
+    stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -; TIMEOUT
+    ms, 0 none merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
+    argument TEXT                    words for the load above
+    member NAME [ID…]                in init order; ID: what it needs of earlier loads
+    prefix NAME                      command-line words NAME.x belong to the load above, too
+    requests                         the load above may call request_module() from an init
+    single FILE NAME [ID…]           a module on its own
+    softdep NAME                     NAME has a softdep, which the mask must empty
+    dependents ID NAME…              modules in no stage that need ID
+
+Every member and single has the next number, from 0, as its ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.profiles.model import Root, Trigger, TriggerKind
+
+PLAN_PATH = "megamod/plan"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanModule:
+    """A member or single, and the names of the modules of earlier loads that it needs."""
+
+    name: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLoad:
+    """One call: *file* is the absolute path in the image; singles have exactly one module."""
+
+    file: str
+    name: str
+    merged: bool
+    has_results: bool
+    modules: tuple[PlanModule, ...]
+    arguments: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    requests: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanStage:
+    """A stage; *trigger* None means at once."""
+
+    name: str
+    trigger: Trigger | None
+    loads: tuple[PlanLoad, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole plan. dependents: name of a planned module → modules in no stage that need it."""
+
+    kernel: str
+    root: Root
+    probe_async: bool
+    stages: tuple[PlanStage, ...]
+    softdeps: tuple[str, ...]
+    dependents: Mapping[str, Sequence[str]]
+
+
+def plan_text(plan: Plan) -> bytes:
+    """The file's bytes."""
+    numbers: dict[str, int] = {}
+    lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", "none")]
+    lines.append(_root(plan.root))
+    if plan.probe_async:
+        lines.append(_record("probe", "async"))
+    for stage in plan.stages:
+        lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))
+        for load in stage.loads:
+            lines += _load(load, numbers)
+    lines += [_record("softdep", name) for name in plan.softdeps]
+    lines += [
+        _record("dependents", str(numbers[name]), *users)
+        for name, users in sorted(plan.dependents.items(), key=lambda item: numbers[item[0]])
+        if users
+    ]
+    return b"".join(lines)
+
+
+def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
+    if load.merged:
+        yield _record("merged", load.file, load.name, "1" if load.has_results else "0")
+    for module in load.modules:
+        ids = [str(number) for number in sorted(numbers[name] for name in module.needs)]
+        if load.merged:
+            yield _record("member", module.name, *ids)
+        else:
+            yield _record("single", load.file, module.name, *ids)
+    # Only now: what a member needs of its own load is the glue's business.
+    for module in load.modules:
+        numbers[module.name] = len(numbers)
+    yield from (_record("argument", text) for text in load.arguments)
+    yield from (_record("prefix", name) for name in load.prefixes)
+    if load.requests:
+        yield _record("requests")
+
+
+def _root(root: Root) -> bytes:
+    if root.kind == "cmdline":
+        return _record("root", "cmdline")
+    assert root.path is not None
+    return _record("root", root.kind, root.path, *root.args)
+
+
+def _trigger(trigger: Trigger | None) -> tuple[str, str, str]:
+    if trigger is None:
+        return TriggerKind.NOW.value, "-", "0"
+    argument = trigger.path if trigger.path is not None else trigger.delay_ms
+    return trigger.kind.value, "-" if argument is None else str(argument), str(trigger.timeout_ms)
+
+
+def trigger_text(trigger: Trigger | None) -> str:
+    """The trigger in words, for people: ``path /run/x, timeout 5 s``."""
+    kind, argument, timeout = _trigger(trigger)
+    text = kind
+    if argument != "-":
+        text += f" {argument}" + (" ms" if trigger is not None and trigger.path is None else "")
+    return text + (f", timeout {int(timeout) / 1000:g} s" if timeout != "0" else "")
+
+
+def _record(*fields: str) -> bytes:
+    return b" ".join(_escape(field) for field in fields) + b"\n"
+
+
+def _escape(field: str) -> bytes:
+    raw = field.encode("utf-8", "surrogateescape")
+    escaped = b"".join(bytes([c]) if 0x21 <= c <= 0x7E and c != 0x25 else b"%%%02X" % c for c in raw)
+    return escaped or b"%"

@@ -1,0 +1,1 @@
+"""The prelinker: links kernel modules with each other into one relocatable megamodule."""

@@ -1,0 +1,48 @@
+"""CRCs for the glue's own imports, from any module of the same kernel that imports them too.
+
+A kernel with CONFIG_MODVERSIONS wants a version entry for every import, and the members need not import what the glue
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from megamod.initramfs.compress import read_module_bytes
+from megamod.initramfs.prelink.glue import IMPORTS_RESULTS, IMPORTS_TIMES
+from megamod.initramfs.prelink.read import Member, read_member
+from megamod.profiles.errors import MegamodError
+
+# About every seventh Debian module imports the rarest of them; after so many the tree is taken to have none.
+_PATIENCE = 400
+
+
+def find_donors(members: Sequence[Member], others: Iterable[Path]) -> dict[str, int]:
+    """name → CRC of the glue's imports that *members* lack, looked up in the module files *others*, in that order."""
+    if not any(member.has_versions for member in members):
+        return {}
+    missing = {*IMPORTS_RESULTS, *IMPORTS_TIMES}
+    for member in members:
+        missing -= member.versions.keys()
+    found: dict[str, int] = {}
+    vermagic = members[0].info("vermagic")
+    for tried, path in enumerate(others):
+        if not missing or tried >= _PATIENCE:
+            break
+        try:
+            other = read_member(read_module_bytes(path), file=path.name)
+        except MegamodError:
+            continue  # not ours to report: nobody asked for this module
+        if other.info("vermagic") != vermagic:
+            continue
+        found |= {name: other.versions[name] for name in missing & other.versions.keys()}
+        missing -= found.keys()
+    return found
+
+
+def neighbours(file: Path) -> list[Path]:
+    """Other module files of the tree that *file* lies in, sorted: below its lib/modules/KVER, or its own folder."""
+    file = file.resolve()
+    root = next((parent for parent in file.parents if parent.parent.name == "modules"), file.parent)
+    return sorted(path for path in root.rglob("*.ko*") if path.is_file() and path != file)

@@ -1,0 +1,82 @@
+"""ELF as tables: constants and numpy record types for the classes and byte orders that the kernel's modules use.
+
+Source: System V ABI, chapter 4, and the psABI of each architecture. Little-endian only: no architecture that megamod
+knows runs big-endian Debian kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
+EM_ARM, EM_X86_64, EM_AARCH64, EM_RISCV = 40, 62, 183, 243
+SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_REL = 0, 1, 2, 3, 4, 7, 8, 9
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_INFO_LINK = 1, 2, 4, 16, 32, 64
+SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 0, 1, 2, 3, 4
+
+MACHINE_NAMES = {
+    3: "i386",
+    EM_ARM: "arm",
+    EM_X86_64: "x86_64",
+    EM_AARCH64: "arm64",
+    EM_RISCV: "riscv64",
+    8: "mips",
+    21: "ppc64",
+    22: "s390",
+    258: "loongarch",
+}
+
+EHDR64 = np.dtype(
+    [
+        ("e_ident", "V16"), ("e_type", "<u2"), ("e_machine", "<u2"), ("e_version", "<u4"), ("e_entry", "<u8"),
+        ("e_phoff", "<u8"), ("e_shoff", "<u8"), ("e_flags", "<u4"), ("e_ehsize", "<u2"), ("e_phentsize", "<u2"),
+        ("e_phnum", "<u2"), ("e_shentsize", "<u2"), ("e_shnum", "<u2"), ("e_shstrndx", "<u2"),
+    ]
+)  # fmt: skip
+SHDR64 = np.dtype(
+    [
+        ("sh_name", "<u4"), ("sh_type", "<u4"), ("sh_flags", "<u8"), ("sh_addr", "<u8"), ("sh_offset", "<u8"),
+        ("sh_size", "<u8"), ("sh_link", "<u4"), ("sh_info", "<u4"), ("sh_addralign", "<u8"), ("sh_entsize", "<u8"),
+    ]
+)  # fmt: skip
+SYM64 = np.dtype(
+    [
+        ("st_name", "<u4"), ("st_info", "u1"), ("st_other", "u1"), ("st_shndx", "<u2"), ("st_value", "<u8"),
+        ("st_size", "<u8"),
+    ]
+)  # fmt: skip
+# r_info is split: the low word is the type, the high word the symbol (ELF64_R_TYPE, ELF64_R_SYM).
+RELA64 = np.dtype([("r_offset", "<u8"), ("r_type", "<u4"), ("r_sym", "<u4"), ("r_addend", "<i8")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One section header of an input module, names resolved; ``data`` is empty for SHT_NOBITS."""
+
+    index: int
+    name: str
+    sh_type: int
+    sh_flags: int
+    size: int
+    sh_link: int
+    sh_info: int
+    sh_addralign: int
+    sh_entsize: int
+    data: memoryview
+
+    @property
+    def alloc(self) -> bool:
+        return bool(self.sh_flags & SHF_ALLOC)
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The least multiple of *alignment* (0 counts as 1) that is not below *value*."""
+    return -(-value // alignment) * alignment if alignment > 1 else value

@@ -1,0 +1,101 @@
+"""The recipe: from module files to a verified megamodule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megamod.initramfs.prelink.donors import find_donors, neighbours
+from megamod.initramfs.prelink.emit import emit
+from megamod.initramfs.prelink.glue import Parameter, make_glue
+from megamod.initramfs.prelink.layout import layout
+from megamod.initramfs.prelink.mapfile import make_map
+from megamod.initramfs.prelink.merge import merge
+from megamod.initramfs.prelink.options import PrelinkOptions
+from megamod.initramfs.prelink.order import Rank, order
+from megamod.initramfs.prelink.read import Member, read_members
+from megamod.initramfs.prelink.relocate import relocate
+from megamod.initramfs.prelink.resolve import resolve
+from megamod.initramfs.prelink.scan import scan
+from megamod.initramfs.prelink.verify import verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Megamodule:
+    """One linked stage: the file, and what is worth saying about it.
+
+    members: in init order. depends: per member, positions of the members that it needs. relocations: before, after.
+    """
+
+    name: str
+    data: bytes
+    members: tuple[Member, ...]
+    depends: tuple[frozenset[int], ...]
+    parameters: tuple[Parameter, ...]
+    map: dict[str, Any]
+    has_results: bool
+    relocations: tuple[int, int]
+    notes: tuple[str, ...]
+
+    @property
+    def requests(self) -> bool:
+        """Whether an init may call request_module(), which must not reach modprobe while the megamodule loads."""
+        return any("__request_module" in member.imports.values() for member in self.members)
+
+
+def prelink_files(files: Sequence[Path], options: PrelinkOptions) -> Megamodule:
+    """Link module files; init order follows dependencies, then initcall level, then the order of *files*."""
+    members = read_members(files)
+    donors = find_donors(members, neighbours(files[0])) if files else {}
+    return prelink(members, options, donors=donors)
+
+
+def prelink(
+    members: Sequence[Member],
+    options: PrelinkOptions,
+    *,
+    ranks: Mapping[str, Rank] | None = None,
+    after: Mapping[str, Sequence[str]] | None = None,
+    donors: Mapping[str, int] | None = None,
+) -> Megamodule:
+    """Link members that were read already; every error is a MegamodError that names file and place.
+
+    ranks: (initcall level, link order) by module name; after: init-order wishes; donors: CRCs of kernel symbols that
+    the glue may import although no member does.
+    """
+    resolution = resolve(members, allow_taint=options.allow_taint)
+    sequence = order(members, resolution, ranks=ranks or {}, after=after or {})
+
+    # From here on members go by their place in init order.
+    placed = [members[number] for number in sequence]
+    position = {number: place for place, number in enumerate(sequence)}
+    depends = tuple(frozenset(position[n] for n in resolution.depends[number]) for number in sequence)
+    bindings = [
+        {symbol: (position[exporter], export) for symbol, (exporter, export) in resolution.bindings[number].items()}
+        for number in sequence
+    ]
+    glue = make_glue(placed, depends, resolution, options, donors or {})
+
+    # Beyond this point there are no new symbols, sections or strings.
+    tables = merge(placed, bindings, glue, options)
+    places = layout(tables)
+
+    # All offsets are fixed.
+    found = scan(tables, places, options)
+    contents = relocate(tables, places, found)
+    data = emit(contents, tables, places, found, resolution, options)
+    link_map = make_map(tables, places, depends, options)
+    remarks = verify(data, placed, link_map)
+    return Megamodule(
+        name=options.name,
+        data=data,
+        members=tuple(placed),
+        depends=depends,
+        parameters=glue.parameters,
+        map=link_map,
+        has_results=glue.has_results,
+        relocations=(sum(len(rows) for member in placed for _, rows in member.relas), int(found.kernel.sum())),
+        notes=remarks,
+    )

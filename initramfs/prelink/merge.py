@@ -1,0 +1,258 @@
+"""Pass 5, merge: all members' sections, symbols and relocations as one set of tables, and each section's output.
+
+Needs: members in init order with the glue last, and their bindings. Guarantees: sections, symbols and relocations are
+numbered globally; every symbol is a place in a section, a kernel import or an absolute value; every input section has
+its row of the merge table (policy.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.elf import Array
+from megamod.initramfs.prelink.glue import PARAM_SIZE, Glue
+from megamod.initramfs.prelink.options import PrelinkOptions
+from megamod.initramfs.prelink.policy import How, Placement, place
+from megamod.initramfs.prelink.read import THIS_MODULE, Export, Member
+from megamod.profiles.errors import MegamodError
+
+# Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
+_GLUE_TABLES = frozenset(["__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"])
+# What a symbol is, beside a global section number.
+IMPORT, ABSOLUTE, NOTHING = -1, -2, -3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relocations:
+    """One row per relocation of a section that stays, in the order of global section numbers.
+
+    section: global number of the section to patch; offset: bytes into it; symbol: global number.
+    """
+
+    section: Array
+    type: Array
+    offset: Array
+    symbol: Array
+    addend: Array
+
+    def of(self, section: int) -> slice:
+        """The rows of one section."""
+        low, high = np.searchsorted(self.section, [section, section + 1])
+        return slice(int(low), int(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """An output section: the union of its inputs' flags, the largest alignment, the inputs in order."""
+
+    name: str
+    sh_type: int
+    sh_flags: int
+    sh_addralign: int
+    sh_entsize: int
+    how: How
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Everything that is linked, as tables.
+
+    members: init order, glue last. section_base: global number of each member's section 0.
+    section_output: per section, position in outputs or -1. placements: per section.
+    symbol_section: per symbol, a global section or IMPORT, ABSOLUTE, NOTHING; symbol_value: offset, or the value;
+    symbol_import: position in imports or -1.
+    """
+
+    members: tuple[Member, ...]
+    section_base: Array
+    section_output: Array
+    placements: tuple[Placement, ...]
+    outputs: tuple[Output, ...]
+    symbol_base: Array
+    symbol_section: Array
+    symbol_value: Array
+    symbol_import: Array
+    imports: tuple[str, ...]
+    relocations: Relocations
+
+    def where(self, section: int) -> tuple[Member, elf.Section]:
+        """The member and the section behind a global section number."""
+        number = int(np.searchsorted(self.section_base, section, side="right")) - 1
+        return self.members[number], self.members[number].sections[section - int(self.section_base[number])]
+
+
+def merge(
+    members: Sequence[Member],
+    bindings: Sequence[Mapping[int, tuple[int, Export]]],
+    glue: Glue,
+    options: PrelinkOptions,
+) -> Tables:
+    """Number everything globally and choose each section's output. *bindings* go by positions in *members*."""
+    everyone = (*members, glue.member)
+    section_base = _bases([len(m.sections) for m in everyone])
+    symbol_base = _bases([len(m.symbols) for m in everyone])
+    placements = _place_all(everyone, options)
+    outputs, section_output = _group(everyone, section_base, placements)
+    symbol_section, symbol_value, symbol_import, imports = _symbols(everyone, bindings, glue, section_base)
+    relocations = _relocations(everyone, glue, section_base, symbol_base, section_output)
+    return Tables(
+        members=everyone,
+        section_base=section_base,
+        section_output=section_output,
+        placements=tuple(placements),
+        outputs=outputs,
+        symbol_base=symbol_base,
+        symbol_section=symbol_section,
+        symbol_value=symbol_value,
+        symbol_import=symbol_import,
+        imports=imports,
+        relocations=relocations,
+    )
+
+
+def _bases(counts: Sequence[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
+
+
+def _place_all(everyone: Sequence[Member], options: PrelinkOptions) -> list[Placement]:
+    placements = []
+    for member in everyone[:-1]:
+        placements += [place(section, options) for section in member.sections]
+    for section in everyone[-1].sections:
+        # The glue brings what the others' is rebuilt from; its tables join theirs.
+        usual = place(section, options)
+        rebuilt = usual.how is How.REBUILT
+        placements.append(Placement(how=How.ALIGNED, output=section.name) if rebuilt else usual)
+    return placements
+
+
+def _group(
+    everyone: Sequence[Member], section_base: Array, placements: Sequence[Placement]
+) -> tuple[tuple[Output, ...], Array]:
+    inputs: dict[str, list[int]] = {}
+    sections = [section for member in everyone for section in member.sections]
+    glue_this = int(section_base[-1]) + everyone[-1].this_module
+    for number, placement in enumerate(placements):
+        if placement.output:
+            inputs.setdefault(placement.output, []).append(number)
+    section_output = np.full(len(sections), -1, np.int32)
+    outputs: list[Output] = []
+    for name, numbers in sorted(inputs.items(), key=lambda item: _position(item[0])):
+        if name in _GLUE_TABLES and not any(sections[n].size for n in numbers):
+            continue
+        flags = 0
+        for number in numbers:
+            flags |= sections[number].sh_flags & (elf.SHF_WRITE | elf.SHF_ALLOC | elf.SHF_EXECINSTR)
+        if flags & elf.SHF_WRITE and flags & elf.SHF_EXECINSTR:
+            number = next(n for n in numbers if sections[n].sh_flags & elf.SHF_WRITE)
+            raise MegamodError(
+                f"{_file_of(everyone, section_base, number)}: {name} would be writable and executable at once"
+            )
+        kept = [glue_this] if name == THIS_MODULE else numbers
+        section_output[numbers] = len(outputs)
+        nobits = all(sections[n].sh_type == elf.SHT_NOBITS for n in kept)
+        first = sections[kept[0]]
+        outputs.append(
+            Output(
+                name=name,
+                sh_type=elf.SHT_NOBITS if nobits else _type_of(first.sh_type),
+                sh_flags=flags,
+                sh_addralign=max(sections[n].sh_addralign for n in kept),
+                sh_entsize=first.sh_entsize if placements[kept[0]].how in (How.PACKED, How.SORTED) else 0,
+                how=placements[kept[0]].how,
+                inputs=tuple(kept),
+            )
+        )
+    return tuple(outputs), section_output
+
+
+def _type_of(sh_type: int) -> int:
+    return elf.SHT_PROGBITS if sh_type == elf.SHT_NOBITS else sh_type
+
+
+def _position(name: str) -> tuple[int, str]:
+    """The order of output sections in the file: code, constants, tables, data; it has no meaning for the kernel."""
+    first = (".text", ".init.text", ".exit.text", ".rodata", ".data", ".bss")
+    return (first.index(name), name) if name in first else (len(first), name)
+
+
+def _file_of(everyone: Sequence[Member], section_base: Array, section: int) -> str:
+    return everyone[int(np.searchsorted(section_base, section, side="right")) - 1].file
+
+
+def _symbols(
+    everyone: Sequence[Member],
+    bindings: Sequence[Mapping[int, tuple[int, Export]]],
+    glue: Glue,
+    section_base: Array,
+) -> tuple[Array, Array, Array, tuple[str, ...]]:
+    numbers: dict[str, int] = {}
+    homes, values, imported = [], [], []
+    for position, member in enumerate(everyone):
+        base = int(section_base[position])
+        shndx = member.symbols["st_shndx"].astype(np.int64)
+        home = shndx + base
+        home[shndx == elf.SHN_ABS] = ABSOLUTE
+        home[shndx == elf.SHN_UNDEF] = NOTHING
+        value = member.symbols["st_value"].astype(np.int64)
+        imports = np.full(len(shndx), -1, np.int32)
+        bound = bindings[position] if position < len(bindings) else {}
+        for symbol, name in member.imports.items():
+            if symbol in bound:
+                exporter, export = bound[symbol]
+                home[symbol] = int(section_base[exporter]) + export.section
+                value[symbol] = export.value
+            else:
+                home[symbol] = IMPORT
+                value[symbol] = 0
+                imports[symbol] = numbers.setdefault(name, len(numbers))
+        if position == len(everyone) - 1:
+            for symbol, (number, section, offset) in glue.inits.items():
+                home[symbol] = int(section_base[number]) + section
+                value[symbol] = offset
+        homes.append(home)
+        values.append(value)
+        imported.append(imports)
+    return np.concatenate(homes), np.concatenate(values), np.concatenate(imported), tuple(numbers)
+
+
+def _relocations(
+    everyone: Sequence[Member], glue: Glue, section_base: Array, symbol_base: Array, section_output: Array
+) -> Relocations:
+    """Relocations of sections that stay; parameter names point to the glue's new strings."""
+    glue_position = len(everyone) - 1
+    new_names = int(symbol_base[glue_position]) + _section_symbol(glue.member, glue.rodata)
+    this_glue = int(section_base[glue_position]) + glue.member.this_module
+    parts: list[tuple[int, Array, Array, Array, Array]] = []
+    for position, member in enumerate(everyone):
+        for target, rows in member.relas:
+            section = int(section_base[position]) + target
+            shared = target == member.this_module and section != this_glue
+            if section_output[section] < 0 or shared:
+                continue
+            offset, addend = rows["r_offset"].astype(np.int64), rows["r_addend"].copy()
+            symbol = rows["r_sym"].astype(np.int64) + int(symbol_base[position])
+            if (position, target) in glue.renames:
+                names = offset % PARAM_SIZE == 0
+                symbol[names] = new_names
+                addend[names] = np.array(glue.renames[position, target], np.int64)[offset[names] // PARAM_SIZE]
+            parts.append((section, rows["r_type"], offset, symbol, addend))
+    parts.sort(key=lambda part: part[0])
+    counts = [len(part[1]) for part in parts]
+    return Relocations(
+        section=np.repeat(np.array([part[0] for part in parts], np.int64), counts),
+        type=np.concatenate([part[1] for part in parts]),
+        offset=np.concatenate([part[2] for part in parts]),
+        symbol=np.concatenate([part[3] for part in parts]),
+        addend=np.concatenate([part[4] for part in parts]),
+    )
+
+
+def _section_symbol(member: Member, section: int) -> int:
+    found = np.flatnonzero((member.symbols["st_shndx"] == section) & (member.symbols["st_name"] == 0))
+    return int(found[0])

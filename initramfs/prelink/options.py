@@ -1,0 +1,30 @@
+"""What the caller may choose about a prelink."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Unwind = Literal["keep", "compact", "drop"]
+Tracing = Literal["off", "keep"]
+Symbols = Literal["keep", "trim"]
+
+# struct module's name[] holds MODULE_NAME_LEN = 64 - sizeof(unsigned long) bytes, one of them the NUL
+# (include/linux/moduleparam.h).
+NAME_LIMIT = {64: 55, 32: 59}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrelinkOptions:
+    """One megamodule's options; the defaults are those of ``megamod prelink``.
+
+    unwind:  keep the ORC tables whole, keep only what a return address can use, or drop them.
+    tracing: off replaces ``call __fentry__`` by a NOP and drops the tables that ftrace reads.
+    symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
+    """
+
+    name: str
+    unwind: Unwind = "keep"
+    tracing: Tracing = "off"
+    symbols: Symbols = "keep"
+    allow_taint: bool = False

@@ -1,0 +1,106 @@
+"""The merge table: what becomes of each input section, by name and flags.
+
+The kernel finds its special sections by exact name, first match (kernel/module/main.c find_sec(), 6.1), places init or
+core by the prefix ``.init`` (module_init_section()), and everything else by flags alone. So sections that it looks for
+keep their names and become one; sections that it does not look for may be folded, which lets more PC-relative
+references be resolved here. Tables of fixed-size entries are packed: the kernel counts size / entry, and a gap would be
+an entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from megamod.initramfs.prelink.elf import SHF_ALLOC, SHF_WRITE, Section
+from megamod.initramfs.prelink.options import PrelinkOptions
+
+
+class How(Enum):
+    """How an input section gets into its output section."""
+
+    ALIGNED = "aligned"  # one after the other, each at its own alignment
+    PACKED = "packed"  # one after the other without padding
+    SORTED = "sorted"  # entry by entry, in the order that the kernel searches
+    PIECES = "pieces"  # entry by entry, in order, some left out
+    SHARED = "shared"  # all members' copies are the glue's one
+    DROPPED = "dropped"  # left out, with the reason
+    REBUILT = "rebuilt"  # the glue brings a new one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one input section goes: *output* is the name of the output section, *why* the reason if it is left out."""
+
+    how: How
+    output: str = ""
+    why: str = ""
+
+
+# Tables that the kernel walks by size / entry, or sorts: 6.1 kernel/module/main.c find_module_sections(),
+# arch/x86/kernel/module.c module_finalize(), and their 6.12 counterparts.
+_PACKED = frozenset(
+    """__ex_table __jump_table .static_call_sites __bug_table .altinstructions .parainstructions .smp_locks
+    .retpoline_sites .return_sites .call_sites .cfi_sites .ibt_endbr_seal .kcfi_traps __kcfi_traps _ftrace_events
+    _ftrace_eval_map __tracepoints_ptrs __trace_printk_fmt __tracepoint_str __bpf_raw_tp_map ___srcu_struct_ptrs
+    __dyndbg __dyndbg_classes .printk_index _error_injection_whitelist _kprobe_blacklist .kunit_test_suites
+    .kunit_init_test_suites .ctors .init_array __param __mcount_loc __patchable_function_entries .orc_unwind
+    .orc_unwind_ip""".split()
+)
+_SORTED = frozenset(["__ksymtab", "__ksymtab_gpl"])
+_REBUILT = frozenset(
+    """.modinfo __versions __version_ext_crcs __version_ext_names __kcrctab __kcrctab_gpl __kflagstab
+    .orc_header""".split()
+)
+# What ftrace and the trace-event core read when a module is COMING (kernel/trace/ftrace.c ftrace_module_init(),
+# kernel/trace/trace_events.c trace_module_add_events()); nothing in a module's code refers to them.
+_TRACING = frozenset(
+    "__mcount_loc __patchable_function_entries _ftrace_events _ftrace_eval_map __bpf_raw_tp_map".split()
+)
+_UNWIND = frozenset([".orc_unwind", ".orc_unwind_ip", ".orc_header"])
+# Names that the kernel gives a meaning beyond their flags; they are not folded.
+_APART = frozenset([".data..percpu", ".data..ro_after_init", ".noinstr.text", ".kprobes.text"])
+# Prefix → output section. The kernel knows these families by flags (or, for .init, by prefix) only.
+_FOLDED = (
+    (".init.text", ".init.text"),
+    (".init.data", ".init.data"),
+    (".init.rodata", ".init.rodata"),
+    (".exit.text", ".exit.text"),
+    (".exit.data", ".exit.data"),
+    (".text", ".text"),
+    (".rodata", ".rodata"),
+    (".data", ".data"),
+    (".ref.data", ".data"),
+    (".bss", ".bss"),
+)
+
+
+def place(section: Section, options: PrelinkOptions) -> Placement:
+    """The merge table's row for *section* under *options*."""
+    name = section.name
+    if not section.sh_flags & SHF_ALLOC:
+        return Placement(how=How.DROPPED, why="not loaded by the kernel")
+    if name == ".gnu.linkonce.this_module":
+        return Placement(how=How.SHARED, output=name)
+    if options.tracing == "off" and name in _TRACING:
+        return Placement(how=How.DROPPED, why="tracing off")
+    if options.unwind == "drop" and name in _UNWIND:
+        return Placement(how=How.DROPPED, why="unwind drop")
+    if name in _REBUILT or name.startswith(".note."):
+        return Placement(how=How.REBUILT, why="rebuilt")
+    if name in (".BTF", ".BTF.base"):
+        # Split BTF of several modules cannot be concatenated, and a bad one fails the load (kernel/bpf/btf.c
+        # btf_module_notify()).
+        return Placement(how=How.DROPPED, why="BTF of several modules cannot be one")
+    if name in _SORTED:
+        return Placement(how=How.SORTED, output=name)
+    if name in _PACKED:
+        return Placement(how=How.PACKED, output=name)
+    if name in _APART:
+        return Placement(how=How.ALIGNED, output=name)
+    for prefix, output in _FOLDED:
+        if name == prefix or name.startswith(prefix + "."):
+            if output == ".rodata" and section.sh_flags & SHF_WRITE:
+                output = ".data"
+            return Placement(how=How.ALIGNED, output=output)
+    return Placement(how=How.ALIGNED, output=name)

@@ -1,0 +1,199 @@
+"""x86_64: relocations, trace calls, and the machine code of the glue.
+
+Relocations are ELF64 RELA; the kernel's loader (arch/x86/kernel/module.c, apply_relocate_add(), 6.1) knows NONE, 64,
+32, 32S, PC32, PLT32 and, from 4.x, PC64; it refuses to write over bytes that are not zero, checks 32 and 32S for
+overflow, and since 6.x PC32 too. S is the symbol's address, A the addend, P the place. All modules lie within 2 GiB of
+each other and of the kernel (-mcmodel=kernel), so PC32 always reaches.
+
+Trace calls: with CONFIG_DYNAMIC_FTRACE every function starts with ``call __fentry__`` (5 bytes, E8), listed in
+__mcount_loc; ftrace turns each into a 5-byte NOP at load (arch/x86/kernel/ftrace.c ftrace_nop_replace()).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from megamod.initramfs.prelink.elf import EM_X86_64
+
+MACHINE = EM_X86_64
+
+R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelocationType:
+    """One relocation type: *width* in bytes, the range of its field as [low, high), PC-relative or not."""
+
+    name: str
+    width: int
+    pc_relative: bool
+    low: int
+    high: int
+
+
+RELOCATIONS = {
+    R_NONE: RelocationType(name="NONE", width=0, pc_relative=False, low=0, high=1),
+    R_64: RelocationType(name="64", width=8, pc_relative=False, low=-(1 << 63), high=1 << 64),
+    R_32: RelocationType(name="32", width=4, pc_relative=False, low=0, high=1 << 32),
+    R_32S: RelocationType(name="32S", width=4, pc_relative=False, low=-(1 << 31), high=1 << 31),
+    R_PC32: RelocationType(name="PC32", width=4, pc_relative=True, low=-(1 << 31), high=1 << 31),
+    R_PLT32: RelocationType(name="PLT32", width=4, pc_relative=True, low=-(1 << 31), high=1 << 31),
+    R_PC64: RelocationType(name="PC64", width=8, pc_relative=True, low=-(1 << 63), high=1 << 63),
+}
+
+TRACE_CALL = "__fentry__"
+CALL_OPCODE = 0xE8
+TRACE_NOP = b"\x0f\x1f\x44\x00\x00"  # nopl 0(%rax,%rax): the kernel's own 5-byte NOP
+RETURN_THUNK = "__x86_return_thunk"
+
+# What the glue reports for a member (see initramfs/prelink/README.md, "results").
+RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixup:
+    """A PC-relative 32-bit field of the glue's code at *offset*, against *target*; *call* for PLT32."""
+
+    offset: int
+    target: str | int
+    addend: int = -4
+    call: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlueCode:
+    """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
+    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain ret."""
+
+    code: bytes
+    fixups: tuple[Fixup, ...]
+    frames: tuple[tuple[int, int], ...]
+    return_site: int | None
+
+
+@dataclass(slots=True)
+class _Assembler:
+    code: bytearray = field(default_factory=bytearray)
+    fixups: list[Fixup] = field(default_factory=list)
+
+    def emit(self, text: str) -> None:
+        self.code += bytes.fromhex(text)
+
+    def word(self, text: str, value: int) -> None:
+        self.emit(text)
+        self.code += struct.pack("<i", value)
+
+    def refer(self, text: str, target: str | int, *, call: bool = False, trailing: int = 0) -> None:
+        """Opcode bytes, then a PC-relative field against *target*; *trailing* bytes follow before the next insn."""
+        self.emit(text)
+        self.fixups.append(Fixup(offset=len(self.code), target=target, addend=-4 - trailing, call=call))
+        self.code += bytes(4)
+
+    def jump(self, text: str) -> int:
+        """A forward jump with a 32-bit displacement; returns what land() needs."""
+        self.word(text, 0)
+        return len(self.code)
+
+    def land(self, jumps: Sequence[int]) -> None:
+        for after in jumps:
+            struct.pack_into("<i", self.code, after - 4, len(self.code) - after)
+
+
+def encode_init(
+    *,
+    inits: Sequence[bool],
+    needs: Sequence[Sequence[int]],
+    skip_chunks: Sequence[int],
+    timed: bool,
+    return_thunk: bool,
+) -> GlueCode:
+    """The megamodule's init_module: ``int init(void)``, calls each member's init in order and always returns 0.
+
+    inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
+    imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
+    "result" (int[n]), "nanoseconds" (u64[n]), "skipK" and "skipK_count".
+
+    Registers: rbx = result, r12 = nanoseconds, r13 = the time of the last reading; all three are callee-saved.
+    Direct calls only: no retpoline and no CFI check is due. A member whose init fails is recorded, members that need it
+    are skipped; returning an error would free memory that the others have registered (do_init_module()).
+    """
+    asm = _Assembler()
+    frames = [(0, 8)]
+    asm.emit("f30f1efa")  # endbr64: do_one_initcall() calls through a pointer
+    for push, depth in (("53", 16), ("4154", 24), ("4155", 32)):
+        asm.emit(push)
+        frames.append((len(asm.code), depth))
+    asm.refer("488d1d", "result")
+    if timed:
+        asm.refer("4c8d25", "nanoseconds")
+        asm.refer("e8", "ktime_get", call=True)
+        asm.emit("4989c5")  # mov r13, rax
+    for number, base in enumerate(skip_chunks):
+        _encode_skip(asm, number, base, len(inits))
+    for number, has_init in enumerate(inits):
+        _encode_member(asm, number, has_init=has_init, needs=needs[number], check_skip=bool(skip_chunks), timed=timed)
+    asm.emit("31c0")  # xor eax, eax: always 0
+    for pop, depth in (("415d", 24), ("415c", 16), ("5b", 8)):
+        asm.emit(pop)
+        frames.append((len(asm.code), depth))
+    return_site = None
+    if return_thunk:
+        return_site = len(asm.code)
+        asm.refer("e9", RETURN_THUNK, call=True)
+    else:
+        asm.emit("c3")
+    asm.emit("cc")  # int3: nothing may run on
+    frames.append((len(asm.code), 0))
+    return GlueCode(code=bytes(asm.code), fixups=tuple(asm.fixups), frames=tuple(frames), return_site=return_site)
+
+
+def _encode_skip(asm: _Assembler, number: int, base: int, members: int) -> None:
+    """for (i = count; i--;) if (base + list[i] < members) result[base + list[i]] = ASKED;"""
+    asm.refer("8b0d", f"skip{number}_count")  # mov ecx, [count]
+    asm.refer("488d15", f"skip{number}")  # lea rdx, [list]
+    top = len(asm.code)
+    asm.emit("85c9")  # test ecx, ecx
+    out = asm.jump("0f84")  # jz out
+    asm.emit("ffc9")  # dec ecx
+    asm.emit("8b048a")  # mov eax, [rdx + 4*rcx]
+    asm.word("05", base)  # add eax, base
+    asm.word("3d", members)  # cmp eax, members
+    asm.word("0f83", top - (len(asm.code) + 6))  # jae top (unsigned: a negative index is out of range too)
+    asm.word("c70483", RESULT_ASKED)  # mov dword [rbx + 4*rax], ASKED
+    asm.word("e9", top - (len(asm.code) + 5))  # jmp top
+    asm.land([out])
+
+
+def _encode_member(
+    asm: _Assembler, number: int, *, has_init: bool, needs: Sequence[int], check_skip: bool, timed: bool
+) -> None:
+    """if (result[i] != ASKED) { if any needed != 0: NEEDS; else { record init(); record time } }"""
+    done, missing = [], []
+    if check_skip:
+        asm.word("83bb", 4 * number)  # cmp dword [rbx + 4*i], ASKED
+        asm.code.append(RESULT_ASKED)
+        done.append(asm.jump("0f84"))
+    for needed in needs:
+        asm.word("83bb", 4 * needed)  # cmp dword [rbx + 4*needed], 0
+        asm.code.append(0)
+        missing.append(asm.jump("0f85"))
+    if has_init:
+        asm.refer("e8", number, call=True)
+        # A positive value counts as success, as in do_init_module().
+        asm.emit("31c985c00f4fc1")  # xor ecx, ecx; test eax, eax; cmovg eax, ecx
+        asm.word("8983", 4 * number)  # mov [rbx + 4*i], eax
+        if timed:
+            asm.refer("e8", "ktime_get", call=True)
+            asm.emit("4889c14c29e94989c5")  # mov rcx, rax; sub rcx, r13; mov r13, rax
+            asm.word("49898c24", 8 * number)  # mov [r12 + 8*i], rcx
+    else:
+        asm.word("c783", 4 * number)  # mov dword [rbx + 4*i], 0
+        asm.code += struct.pack("<i", 0)
+    if missing:
+        done.append(asm.jump("e9"))
+        asm.land(missing)
+        asm.word("c783", 4 * number)  # mov dword [rbx + 4*i], NEEDS
+        asm.code += struct.pack("<i", RESULT_NEEDS)
+    asm.land(done)

@@ -1,0 +1,101 @@
+"""Stages → loads: which modules of a stage are merged into which megamodule, and which stay singles, in what order.
+
+A member that depends, even indirectly, on a single that itself depends on a member of the stage cannot be in the same
+megamodule: it goes to a second one, loaded after that single.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.initramfs.prelink.read import Member
+from megamod.initramfs.prelink.singles import why_single
+from megamod.profiles.errors import MegamodError
+from megamod.profiles.select import SelectedModule, SelectedStage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One call of the loader: a megamodule of several modules, or (with *single* saying why) one module alone."""
+
+    module: str
+    modules: tuple[SelectedModule, ...]
+    single: str | None
+
+
+def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
+    """Which of *members* each imports symbols from."""
+    exporters: dict[str, str] = {}
+    for member in members.values():
+        for export in member.exports:
+            exporters.setdefault(export.name, member.name)
+    return {
+        name: frozenset(exporters[symbol] for symbol in member.imports.values() if symbol in exporters) - {name}
+        for name, member in members.items()
+    }
+
+
+def split(stage: SelectedStage, members: Mapping[str, Member], edges: Mapping[str, frozenset[str]]) -> list[Load]:
+    """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on."""
+    if not stage.modules:
+        return []
+    inside = {module.name: module for module in stage.modules}
+    reasons = {name: reason for name in inside if (reason := why_single(members[name])) is not None}
+    rounds = _rounds(inside, reasons, edges, members)
+    loads: list[Load] = []
+    for number in range(max(rounds.values()) + 1):
+        merged = tuple(inside[name] for name in sorted(inside) if name not in reasons and rounds[name] == number)
+        if merged:
+            suffix = f"_{number}" if number > 1 else ""
+            name = f"megamod_{stage.name.replace('-', '_')}{suffix}"
+            loads.append(Load(module=name, modules=merged, single=None))
+        alone = [name for name in sorted(inside) if name in reasons and rounds[name] == number]
+        for name in _by_need(alone, edges):
+            loads.append(Load(module=name, modules=(inside[name],), single=reasons[name]))
+    return loads
+
+
+def _rounds(
+    inside: Mapping[str, SelectedModule],
+    reasons: Mapping[str, str],
+    edges: Mapping[str, frozenset[str]],
+    members: Mapping[str, Member],
+) -> dict[str, int]:
+    """Round 0 holds singles that need no member; round n a megamodule and the singles that need it.
+
+    Walks without recursion: chains of dependencies can be long.
+    """
+    rounds: dict[str, int] = {}
+    for start in sorted(inside):
+        path = [start]
+        while path:
+            name = path[-1]
+            needed = sorted(edges[name] & inside.keys())
+            missing = [n for n in needed if n not in rounds]
+            if missing and missing[0] in path:
+                cycle = [*path[path.index(missing[0]) :], missing[0]]
+                raise MegamodError(
+                    f"{members[name].file}: cyclic dependency: {' needs '.join(cycle)}",
+                    hint="such modules cannot be loaded at all",
+                )
+            if missing:
+                path.append(missing[0])
+                continue
+            if name in reasons:
+                rounds[name] = max((rounds[n] for n in needed), default=0)
+            else:
+                rounds[name] = max((rounds[n] + (n in reasons) for n in needed), default=1) or 1
+            path.pop()
+    return rounds
+
+
+def _by_need(names: Sequence[str], edges: Mapping[str, frozenset[str]]) -> list[str]:
+    """*names* so that each comes after those of them that it needs."""
+    done: list[str] = []
+    left = list(names)
+    while left:
+        ready = next(name for name in left if not edges[name] & (set(left) - {name}))
+        left.remove(ready)
+        done.append(ready)
+    return done
