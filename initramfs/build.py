@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from megamod.initramfs.arguments import arguments, prefixes_of
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.cpio import Entry
 from megamod.initramfs.image import write_image
+from megamod.initramfs.kernelexports import KernelExports, check_imports, find_exports
 from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.initramfs.plan import PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
 from megamod.initramfs.prelink import elf
@@ -74,8 +75,9 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
         files, members = read_selection(selection)
         step.note(f"{counted(len(members), 'module')}, {human_bytes(sum(map(len, files.values())))}")
     edges = needs(members)
+    exports = _kernel_exports(selection, members, steps)
 
-    built = tuple(_build_stage(stage, files, members, edges, selection, steps) for stage in selection.stages)
+    built = tuple(_build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
 
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
@@ -113,19 +115,20 @@ def _build_stage(
     files: Mapping[str, bytes],
     members: Mapping[str, Member],
     edges: Mapping[str, frozenset[str]],
+    exports: KernelExports | None,
     selection: Selection,
     steps: Steps,
 ) -> BuiltStage:
     start = time.monotonic()
     built = []
-    for load in split(stage, members, edges):
+    for load in split(stage, members, edges, exports):
         if load.single is not None:
             steps.say(f"  note: {load.module} stays a module of its own: it {load.single}")
             data = files[load.module]
             built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=data, merged=None))
             continue
         with steps.step(f"prelink {load.module}") as step:
-            merged = _prelink(load, members, selection)
+            merged = _prelink(load, members, exports, selection)
             step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
             built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=merged.data, merged=merged))
         for note in merged.notes:
@@ -133,7 +136,23 @@ def _build_stage(
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
 
 
-def _prelink(load: Load, members: Mapping[str, Member], selection: Selection) -> Megamodule:
+def _kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
+    """The kernel's own exports, checked against what the modules import."""
+    tree = selection.tree
+    with steps.step("kernel") as step:
+        exports = find_exports(tree.folder, tree.release)
+        step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no image found")
+    provided = frozenset(export.name for member in members.values() for export in member.exports)
+    for member in members.values():
+        check_imports(member, exports, provided)
+    if exports is None and not any(member.has_versions for member in members.values()):
+        steps.say("  note: no kernel image near the modules: symbols reserved for one module's name are not known")
+    return exports
+
+
+def _prelink(
+    load: Load, members: Mapping[str, Member], exports: KernelExports | None, selection: Selection
+) -> Megamodule:
     profile = selection.profile
     chosen = [members[module.name] for module in load.modules]
     return prelink(
@@ -147,8 +166,15 @@ def _prelink(load: Load, members: Mapping[str, Member], selection: Selection) ->
         ),
         ranks={module.name: module.rank for module in load.modules},
         after={module.name: module.after for module in load.modules},
-        donors=find_donors(chosen, (module.path for module in selection.tree.modules.values())),
+        donors=_donors(chosen, exports, selection.tree),
     )
+
+
+def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
+    """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
+    if exports is not None:
+        return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
+    return find_donors(chosen, (module.path for module in tree.modules.values()))
 
 
 def make_plan(

@@ -41,10 +41,8 @@ def cli() -> None:
 @click.option("-o", "--output", required=True, type=_FILE, metavar="OUT.ko", help="Write the megamodule here.")
 @click.option("--map", "map_file", type=_FILE, metavar="FILE", help="Write where each member's sections went, as JSON.")
 @click.option("--name", metavar="NAME", help="The module's name; default: from OUT.ko.")
-@click.option("--unwind", type=click.Choice(["keep", "drop"]), default="keep", show_default=True, help="ORC tables.")
-@click.option(
-    "--tracing", type=click.Choice(["off", "keep"]), default="off", show_default=True, help="ftrace's tables."
-)
+@click.option("--unwind", type=click.Choice(["keep", "compact", "drop"]), default="keep", help="ORC tables.")
+@click.option("--tracing", type=click.Choice(["off", "keep"]), default="off", help="Tables that ftrace reads.")
 @click.option("--symbols", type=click.Choice(["keep", "trim"]), default="keep", show_default=True, help="Symbol table.")
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from megamod.initramfs.kernelexports import KernelExports, reserved, why_reserved
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.singles import why_single
 from megamod.profiles.errors import MegamodError
@@ -36,13 +37,28 @@ def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
     }
 
 
-def split(stage: SelectedStage, members: Mapping[str, Member], edges: Mapping[str, frozenset[str]]) -> list[Load]:
-    """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on."""
+def split(
+    stage: SelectedStage,
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    exports: KernelExports | None,
+) -> list[Load]:
+    """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on.
+
+    *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known.
+    """
     if not stage.modules:
         return []
     inside = {module.name: module for module in stage.modules}
-    reasons = {name: reason for name in inside if (reason := why_single(members[name])) is not None}
+    reasons = {
+        name: reason
+        for name in sorted(inside)
+        if (reason := why_single(members[name]) or why_reserved(members[name], exports)) is not None
+    }
     rounds = _rounds(inside, reasons, edges, members)
+    while reserved_now := _reserved_elsewhere(inside, reasons, rounds, members):
+        reasons |= reserved_now
+        rounds = _rounds(inside, reasons, edges, members)
     loads: list[Load] = []
     for number in range(max(rounds.values()) + 1):
         merged = tuple(inside[name] for name in sorted(inside) if name not in reasons and rounds[name] == number)
@@ -54,6 +70,31 @@ def split(stage: SelectedStage, members: Mapping[str, Member], edges: Mapping[st
         for name in _by_need(alone, edges):
             loads.append(Load(module=name, modules=(inside[name],), single=reasons[name]))
     return loads
+
+
+def _reserved_elsewhere(
+    inside: Mapping[str, SelectedModule],
+    reasons: Mapping[str, str],
+    rounds: Mapping[str, int],
+    members: Mapping[str, Member],
+) -> dict[str, str]:
+    """Members that import a symbol which a module of another load reserves for them by name: the kernel will look at
+    the importer's name, which merging would change. Inside one megamodule the link has bound it already."""
+    owners = {
+        export.name: (member.name, names)
+        for member in members.values()
+        for export in member.exports
+        if (names := reserved(export.namespace)) is not None
+    }
+    found: dict[str, str] = {}
+    for name in sorted(inside.keys() - reasons.keys()):
+        for symbol in sorted(members[name].imports.values()):
+            owner, names = owners.get(symbol, ("", ""))
+            together = owner in inside and owner not in reasons and rounds[owner] == rounds[name]
+            if owner and not together:
+                found[name] = f"imports {symbol}, which {owner} reserves for {names}"
+                break
+    return found
 
 
 def _rounds(

@@ -70,13 +70,13 @@ def make_glue(
     _check_name(options.name)
     builder = _Builder()
     crcs = _known_crcs(members, resolution, donors)
-    has_results = all(name in crcs for name in IMPORTS_RESULTS)
+    has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
     template = _template(members)
     for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"):
         builder.add(name)
     this_module = builder.add(THIS_MODULE)
-    _add_struct_module(builder, template, options.name)
+    _add_struct_module(builder, template, options.name, may_lack_init=not options.results)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = _rename_parameters(builder, members)
     inits = _add_code(builder, members, depends, skips=skips, timed=timed, options=options)
@@ -241,7 +241,7 @@ class _Builder:
         )
 
 
-def _add_struct_module(builder: _Builder, template: Member, name: str) -> None:
+def _add_struct_module(builder: _Builder, template: Member, name: str, *, may_lack_init: bool) -> None:
     """The template's struct module with our name; its init pointer is the only relocation that is carried over."""
     data = bytearray(template.sections[template.this_module].data)
     old = template.info("name") or ""
@@ -256,6 +256,8 @@ def _add_struct_module(builder: _Builder, template: Member, name: str) -> None:
             if template.symbol_name(symbol) == "init_module":
                 builder.point(THIS_MODULE, offset, ".init.text", 0, kind)
                 return
+    if may_lack_init:
+        return
     raise MegamodError(
         f"{template.file}: no member has an init function, so the kernel would call nothing",
         hint="such libraries need no megamodule of their own; add the modules that use them",

@@ -43,7 +43,7 @@ class Layout:
     exports: Mapping[str, tuple[tuple[int, Export], ...]]
 
 
-def layout(tables: Tables, removed: Mapping[int, Pieces] | None = None) -> Layout:
+def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
     """Fix all offsets. *removed* gives sections of which single entries are left out, their targets 0 or -1."""
     offset = np.zeros(len(tables.section_output), np.int64)
     sizes: list[int] = []
@@ -54,7 +54,7 @@ def layout(tables: Tables, removed: Mapping[int, Pieces] | None = None) -> Layou
             exports[output.name] = _sort_exports(tables, output, pieces)
             sizes.append(KSYMTAB_ENTRY * len(exports[output.name]))
         else:
-            sizes.append(_place(tables, output, offset, removed or {}, pieces))
+            sizes.append(_place(tables, output, offset, removed, pieces))
         if output.name == ".data..percpu" and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
             raise MegamodError(
                 f".data..percpu: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",

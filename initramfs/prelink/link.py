@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megamod.initramfs.prelink.compact import compact
 from megamod.initramfs.prelink.donors import find_donors, neighbours
 from megamod.initramfs.prelink.emit import emit
 from megamod.initramfs.prelink.glue import Parameter, make_glue
@@ -80,7 +81,7 @@ def prelink(
 
     # Beyond this point there are no new symbols, sections or strings.
     tables = merge(placed, bindings, glue, options)
-    places = layout(tables)
+    places = layout(tables, compact(tables) if options.unwind == "compact" else {})
 
     # All offsets are fixed.
     found = scan(tables, places, options)

@@ -16,7 +16,7 @@ from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.glue import PARAM_SIZE, Glue
 from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.policy import How, Placement, place
+from megamod.initramfs.prelink.policy import ENTRY_SIZES, How, Placement, place
 from megamod.initramfs.prelink.read import THIS_MODULE, Export, Member
 from megamod.profiles.errors import MegamodError
 
@@ -122,7 +122,11 @@ def _bases(counts: Sequence[int]) -> Array:
 def _place_all(everyone: Sequence[Member], options: PrelinkOptions) -> list[Placement]:
     placements = []
     for member in everyone[:-1]:
-        placements += [place(section, options) for section in member.sections]
+        for section in member.sections:
+            entry = ENTRY_SIZES.get(section.name, 1)
+            if section.alloc and section.size % entry:
+                raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are no multiple of {entry}")
+            placements.append(place(section, options))
     for section in everyone[-1].sections:
         # The glue brings what the others' is rebuilt from; its tables join theirs.
         usual = place(section, options)

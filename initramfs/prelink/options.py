@@ -21,10 +21,13 @@ class PrelinkOptions:
     unwind:  keep the ORC tables whole, keep only what a return address can use, or drop them.
     tracing: off replaces ``call __fentry__`` by a NOP and drops the tables that ftrace reads.
     symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
+    results: have the parameters that tell what became of the members. Without them a member need not have an init: so
+             a single module can be pruned, which is what tests/bench compares with.
     """
 
     name: str
     unwind: Unwind = "keep"
     tracing: Tracing = "off"
     symbols: Symbols = "keep"
+    results: bool = True
     allow_taint: bool = False

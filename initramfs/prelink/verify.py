@@ -19,6 +19,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.prelink.elf import Array
+from megamod.initramfs.prelink.policy import ENTRY_SIZES
 from megamod.initramfs.prelink.read import Member
 from megamod.profiles.errors import MegamodError
 
@@ -27,14 +28,6 @@ _SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u
 _MODVERSION = np.dtype([("crc", "<u8"), ("name", "S56")])
 # arch/x86/kernel/module.c apply_relocate_add(): type → bytes that must be zero.
 _WIDTH = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
-# Sizes of table entries on 64-bit kernels, from the structures that find_module_sections() counts with; only those
-# that are the same in every version since 5.10.
-_ENTRY = {
-    "__ksymtab": 12, "__ksymtab_gpl": 12, "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, "__param": 40,
-    "__jump_table": 16, "__ex_table": 12, ".static_call_sites": 8, ".smp_locks": 4, ".retpoline_sites": 4,
-    ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".orc_unwind": 6, ".orc_unwind_ip": 4,
-    "__tracepoints_ptrs": 4, "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8,
-}  # fmt: skip
 _UNIQUE = ("init_module",)
 
 
@@ -144,9 +137,9 @@ def _check_sections(read: _Read) -> None:
         seen.add(section.name)
         if section.flags & 5 == 5:
             raise _fail(read.name, f"{section.name} is writable and executable")
-        if section.name in _ENTRY and section.size % _ENTRY[section.name]:
+        if section.name in ENTRY_SIZES and section.size % ENTRY_SIZES[section.name]:
             raise _fail(
-                read.name, f"{section.name}: {section.size} bytes are no whole entries of {_ENTRY[section.name]}"
+                read.name, f"{section.name}: {section.size} bytes are no whole entries of {ENTRY_SIZES[section.name]}"
             )
         if section.name in (".BTF", ".BTF.base"):
             raise _fail(read.name, "BTF was not dropped")
@@ -208,6 +201,8 @@ def _check_struct_module(read: _Read, members: Sequence[Member]) -> None:
     if bytes(section.data).strip(b"\0") != read.name.encode():
         raise _fail(read.name, "struct module holds more than the name")
     rows = read.relocations.get(section.index, np.empty(0, _RELA))
+    if not len(rows) and all(member.init is None for member in members):
+        return  # a library on its own (PrelinkOptions.results)
     if len(rows) != 1:
         raise _fail(read.name, f"struct module has {len(rows)} relocations, one is right")
     inits = {

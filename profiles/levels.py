@@ -1,0 +1,62 @@
+"""Initcall levels of modules: the order in which a static link would have called their inits.
+
+A .ko does not record its level (include/linux/module.h turns every `*_initcall` of a module into `module_init`, 6.1),
+so data/initcall-levels.tsv holds the modules whose source says other than `module_init`. kernelsource.py makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+from megamod.profiles.model import canonical
+
+DEVICE = 6
+LAST = 7
+
+LEVELS: Mapping[str, int] = MappingProxyType(
+    {
+        "early": 0,
+        "pure": 0,
+        "core": 1,
+        "postcore": 2,
+        "arch": 3,
+        "subsys": 4,
+        "fs": 5,
+        "rootfs": 5,
+        "device": DEVICE,
+        # A console's initcall runs with the console's set-up when built in; as a module it is a driver like any other.
+        "console": DEVICE,
+        "late": LAST,
+    }
+)
+"""Level of `NAME_initcall` (include/linux/init.h, 6.1); `NAME_initcall_sync` has that of NAME."""
+
+
+def initcall_level(name: str) -> int:
+    """The level of a module, 0 (pure, early) to 7 (late); 6, that of `module_init`, for one not in the table."""
+    return _table().get(canonical(name), DEVICE)
+
+
+@cache
+def _table() -> Mapping[str, int]:
+    text = resources.files("megamod.profiles").joinpath("data/initcall-levels.tsv").read_text("utf-8")
+    return MappingProxyType(parse_table(text))
+
+
+def parse_table(text: str) -> dict[str, int]:
+    """Module → level from lines `module<TAB>…_initcall<TAB>source file`; of several lines the earliest level counts."""
+    table: dict[str, int] = {}
+    for line in text.splitlines():
+        if not line or line.startswith(("#", "module\t")):
+            continue
+        module, macro, _source = line.split("\t")
+        table[module] = min(table.get(module, LAST), level_of(macro))
+    return table
+
+
+def level_of(macro: str) -> int:
+    """The level of an initcall macro such as `subsys_initcall` or `late_initcall_sync`."""
+    return LEVELS[macro.removesuffix("_sync").removesuffix("_initcall")]

@@ -1,0 +1,125 @@
+"""The profile as values: what the YAML says, checked, with the place of everything that can turn out wrong later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Tracing = Literal["off", "keep"]
+Unwind = Literal["keep", "compact", "drop"]
+Symbols = Literal["keep", "trim"]
+Probe = Literal["sync", "async"]
+Compress = Literal["zstd", "none"]
+Fallback = Literal["none"]
+RootKind = Literal["cmdline", "exec", "chain"]
+
+CRITICAL = "critical"
+"""The name of the first stage."""
+
+
+def canonical(name: str) -> str:
+    """The kernel's spelling of a module or parameter name: '-' and '_' are the same letter, written '_'."""
+    return name.replace("-", "_")
+
+
+class TriggerKind(StrEnum):
+    """What a deferred stage waits for; the values are the words of the plan."""
+
+    NOW = "now"
+    USERSPACE = "userspace"
+    DELAY = "delay"
+    PATH = "path"
+    IDLE = "idle"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Location:
+    """A place in a profile; *line* and *column* count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """When a deferred stage is loaded.
+
+    *path* is set for PATH alone, *delay_ms* for DELAY and IDLE (how long the machine must have been idle).
+    *timeout_ms* loads the stage after that time whatever happened; 0 waits for ever.
+    """
+
+    kind: TriggerKind
+    path: str | None = None
+    delay_ms: int | None = None
+    timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """One entry of a `modules` or `exclude` list, as written; selectors.py knows what it means."""
+
+    text: str
+    location: Location
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A group of modules that one call loads; *trigger* is None for the critical stage."""
+
+    name: str
+    selectors: tuple[Selector, ...]
+    trigger: Trigger | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A module parameter: *module* in canonical spelling, *value* as the kernel's parser wants it.
+
+    *optional* (written `?module`) says that the module need not exist.
+    """
+
+    module: str
+    parameter: str
+    value: str
+    location: Location
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """What comes after the critical stage: mount `root=`, execute *path* with *args*, or go on with another init."""
+
+    kind: RootKind
+    path: str | None = None
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A whole profile, `extends` resolved and defaults filled in."""
+
+    name: str
+    source: str
+    critical: Stage
+    deferred: tuple[Stage, ...] = ()
+    exclude: tuple[Selector, ...] = ()
+    options: tuple[Option, ...] = ()
+    root: Root = Root(kind="cmdline")
+    tracing: Tracing = "off"
+    unwind: Unwind = "keep"
+    symbols: Symbols = "keep"
+    probe: Probe = "sync"
+    compress: Compress = "zstd"
+    fallback: Fallback = "none"
+    allow_taint: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages in load order, the critical one first."""
+        return (self.critical, *self.deferred)

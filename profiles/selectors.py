@@ -1,0 +1,125 @@
+"""What one entry of a `modules` or `exclude` list means: its syntax, and the modules of a tree that it names.
+
+| written | means |
+| --- | --- |
+| `ext4`, `snd-hda-intel` | the module of that name, else every provider of the alias of that name, as modprobe has it |
+| `nf_*`, `[eou]hci_pci` | every module whose name matches (`*`, `?`, `[…]`) |
+| `=drivers/usb` | every module below that folder of `kernel/`; each part may hold `*`, `?`, `[…]` |
+| `alias:usb:v046D*` | every module with an alias that matches, the alias taken as a plain text |
+| `modalias:pci:v00008086d…` | every module that modprobe would load for that modalias |
+| `?ext4` | the same, and no error if nothing matches |
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from megamod.profiles.model import Location, Selector, canonical
+from megamod.profiles.yamlnodes import fail, shorten
+
+OPTIONAL = "?"
+REMOVE = "!"
+
+_NAME = re.compile(r"[A-Za-z0-9_+.-]+")
+_WILD = re.compile(r"[*?\[]")
+
+
+class SelectorKind(StrEnum):
+    """How a selector finds its modules."""
+
+    NAME = "name"
+    GLOB = "glob"
+    PATH = "path"
+    ALIAS = "alias"
+    MODALIAS = "modalias"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedSelector:
+    """A selector taken apart: *pattern* is the part that is compared, in canonical spelling for names and globs."""
+
+    kind: SelectorKind
+    pattern: str
+    optional: bool
+    text: str
+    location: Location
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the selector names one module (or alias) and nothing else."""
+        return self.kind is SelectorKind.NAME
+
+    @property
+    def key(self) -> tuple[SelectorKind, str]:
+        """Equal for two selectors that mean the same."""
+        return self.kind, self.pattern
+
+
+def parse_selector(selector: Selector) -> ParsedSelector:
+    """*selector* taken apart; raises a located MegamodError for one that cannot mean anything."""
+    text, location = selector.text, selector.location
+    optional = text.startswith(OPTIONAL)
+    body = text[1:] if optional else text
+    kind, pattern = _kind_and_pattern(body, location)
+    return ParsedSelector(kind=kind, pattern=pattern, optional=optional, text=text, location=location)
+
+
+def _kind_and_pattern(body: str, location: Location) -> tuple[SelectorKind, str]:
+    if not body:
+        raise fail(location, "a module name expected after `?`")
+    if not body.isprintable() or body != body.strip() or any(c.isspace() for c in body):
+        hint = "one selector an entry" if body.isprintable() else None
+        raise fail(location, f"`{shorten(body)}`: no spaces or control characters in a selector", hint)
+    if body.startswith(REMOVE):
+        raise fail(location, f"`{shorten(body)}`: nothing is inherited here", "`!name` works with `extends`, in lists")
+    if body.startswith("@"):
+        raise _not_yet(body, location)
+    if body.startswith("="):
+        return SelectorKind.PATH, _folder(body, location)
+    for kind in (SelectorKind.ALIAS, SelectorKind.MODALIAS):
+        if body.startswith(f"{kind}:"):
+            pattern = body.removeprefix(f"{kind}:")
+            if not pattern:
+                raise fail(location, f"`{body}`: nothing follows `{kind}:`")
+            return kind, pattern
+    return _name_or_glob(body, location)
+
+
+def _not_yet(body: str, location: Location) -> Exception:
+    word = body.split(":", 1)[0]
+    if word in ("@detected", "@builtin"):
+        return fail(location, f"`{shorten(body)}`: {word} is not built yet", "name the modules")
+    return fail(location, f"`{shorten(body)}`: unknown kind of selector")
+
+
+def _folder(body: str, location: Location) -> str:
+    folder = body[1:].removesuffix("/")
+    folder = folder.removeprefix("kernel/")
+    parts = folder.split("/")
+    if not folder or any(part in ("", ".", "..") for part in parts):
+        raise fail(location, f"`{shorten(body)}`: a folder below kernel/ expected", "as in =drivers/usb")
+    return folder
+
+
+def _name_or_glob(body: str, location: Location) -> tuple[SelectorKind, str]:
+    if "/" in body:
+        raise fail(location, f"`{shorten(body)}` has a slash", f"a folder is written ={shorten(body.strip('/'))}")
+    if re.search(r"\.ko(\.xz|\.zst|\.gz)?$", body):
+        raise fail(location, f"`{shorten(body)}` is a file name", f"write {shorten(body.split('.ko')[0])}")
+    if _WILD.search(body):
+        return SelectorKind.GLOB, normalise_alias(body)
+    if ":" not in body and not _NAME.fullmatch(body):
+        raise fail(location, f"`{shorten(body)}` is no module name")
+    return SelectorKind.NAME, canonical(body)
+
+
+def normalise_alias(text: str) -> str:
+    """*text* with '-' written '_' outside of brackets, as kmod's alias_normalize (libkmod/libkmod-util.c, kmod 30)."""
+    if "-" not in text:
+        return text
+    if "[" not in text:
+        return text.replace("-", "_")
+    parts = re.split(r"(\[[^\]]*\])", text)
+    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in parts)
