@@ -371,7 +371,8 @@ def _rename_parameters(
             offsets = []
             for name in parameter_names(member, section):
                 renamed = name if "." in name else f"{member.name}.{name}"
-                if renamed in taken:
+                # Within one member a name may repeat with permission 0 (wm97xx-ts has three "mask"): its own affair.
+                if taken.get(renamed, member.file) != member.file:
                     raise MegamodError(f"{member.file}: parameter {renamed} is {taken[renamed]}'s too")
                 taken[renamed] = member.file
                 parameters.append(Parameter(member=member.name, name=name, renamed=renamed))

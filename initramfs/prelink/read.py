@@ -18,6 +18,7 @@ import numpy as np
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array, Section
+from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
 
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
@@ -103,7 +104,7 @@ def read_member(image: bytes, *, file: str) -> Member:
     _check_symbols(symbols, sections, strings, file)
     relas = _read_relas(sections, symtab, len(symbols), file)
     modinfo = _read_modinfo(sections, file)
-    name = _required(modinfo, "name", file).replace("-", "_")
+    name = _read_name(modinfo, file)
     _required(modinfo, "vermagic", file)
     this_module = _find(sections, THIS_MODULE)
     if this_module is None:
@@ -127,7 +128,7 @@ def read_member(image: bytes, *, file: str) -> Member:
         imports=imports,
         weak_imports=frozenset(int(i) for i in undefined[weak]),
         exports=_read_exports(sections, symbols, strings, relas, file),
-        init=_find_init(this_module, symbols, strings, relas, file),
+        init=_find_init(this_module, sections, symbols, strings, relas, file),
         this_module=this_module.index,
         name_offset=_find_name(this_module, _required(modinfo, "name", file), file),
     )
@@ -294,6 +295,15 @@ def _required(modinfo: Sequence[tuple[str, str]], key: str, file: str) -> str:
     return value
 
 
+def _read_name(modinfo: Sequence[tuple[str, str]], file: str) -> str:
+    """The module's name, ``-`` as ``_``. kbuild makes it of a file name (scripts/Makefile.lib, name-fix); it becomes part
+    of parameter names and of the plan, where a dot or a blank would mean something else."""
+    name = _required(modinfo, "name", file)
+    if len(name) > NAME_LIMIT[64] or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name):
+        raise MegamodError(f"{file}: .modinfo: name={name[:80]!r} is no module name")
+    return name.replace("-", "_")
+
+
 def _read_versions(sections: Sequence[Section], file: str) -> tuple[dict[str, int], bool, bool]:
     """CRCs of the imports: __versions (struct modversion_info, 64 bytes) and, from 6.14, the extended pair.
 
@@ -340,6 +350,11 @@ def _read_exports(
             value_symbol, value_addend = fields[12 * entry]
             name = _text_at(sections, symbols, fields[12 * entry + 4], where)
             namespace = _text_at(sections, symbols, fields[12 * entry + 8], where) if 12 * entry + 8 in fields else ""
+            home = int(symbols["st_shndx"][value_symbol])
+            value = int(symbols["st_value"][value_symbol]) + value_addend
+            # Its end too is a place that a symbol may have.
+            if not 0 < home < len(sections) or not sections[home].alloc or not 0 <= value <= sections[home].size:
+                raise MegamodError(f"{where}+{12 * entry:#x}: the export {name} lies in no section")
             gpl = table.name == "__ksymtab_gpl"
             if flags is not None:
                 # 7.0+: one byte an export, bit 0 = GPL only (include/linux/module_symbol.h, KSYM_FLAG_GPL_ONLY).
@@ -349,8 +364,8 @@ def _read_exports(
             found.append(
                 Export(
                     name=name,
-                    section=int(symbols["st_shndx"][value_symbol]),
-                    value=int(symbols["st_value"][value_symbol]) + value_addend,
+                    section=home,
+                    value=value,
                     crc=crcs[entry] if crcs else None,
                     gpl=gpl,
                     namespace=namespace,
@@ -392,7 +407,12 @@ def _text_at(sections: Sequence[Section], symbols: Array, field: tuple[int, int]
 
 
 def _find_init(
-    this_module: Section, symbols: Array, strings: bytes, relas: Sequence[tuple[int, Array]], file: str
+    this_module: Section,
+    sections: Sequence[Section],
+    symbols: Array,
+    strings: bytes,
+    relas: Sequence[tuple[int, Array]],
+    file: str,
 ) -> tuple[int, int] | None:
     for target, rows in relas:
         if target != this_module.index:
@@ -402,7 +422,10 @@ def _find_init(
                 shndx = int(symbols["st_shndx"][symbol])
                 if not 0 < shndx < elf.SHN_LORESERVE:
                     raise MegamodError(f"{file}: init_module is not defined in a section")
-                return shndx, int(symbols["st_value"][symbol]) + addend
+                home, value = sections[shndx], int(symbols["st_value"][symbol]) + addend
+                if not home.sh_flags & elf.SHF_EXECINSTR or not home.alloc or not 0 <= value < len(home.data):
+                    raise MegamodError(f"{file}: init_module at {home.name}+{value:#x} is no code")
+                return shndx, value
     return None
 
 

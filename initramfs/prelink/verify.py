@@ -307,8 +307,12 @@ def _check_parameters(read: _Read, members: Sequence[Member]) -> None:
             raise _fail(read.name, "__param is lost")
         return
     rows = read.relocations[section.index]
+    rows = rows[np.argsort(rows["offset"], kind="stable")]
     names = [_text(read, *_place(read, r)) for r in rows[rows["offset"] % 40 == 0]]
-    if len(names) != section.size // 40 or len(set(names)) != len(names) or "" in names:
+    visible = [
+        name for place, name in enumerate(names) if struct.unpack_from("<H", section.data, 40 * place + 24)[0] & 0o777
+    ]
+    if len(names) != section.size // 40 or len(set(visible)) != len(visible) or "" in names:
         raise _fail(read.name, "__param: names are missing or not unique")
     if len([n for n in names if "." in n]) != expected:
         raise _fail(read.name, f"__param: {len(names)} entries, the members have {expected}")
