@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megamod.initramfs.prelink.compact import compact
+from megamod.initramfs.prelink.costs import cost_notes
 from megamod.initramfs.prelink.donors import find_donors, neighbours
 from megamod.initramfs.prelink.emit import emit
 from megamod.initramfs.prelink.glue import Parameter, make_glue
@@ -98,5 +99,5 @@ def prelink(
         map=link_map,
         has_results=glue.has_results,
         relocations=(sum(len(rows) for member in placed for _, rows in member.relas), int(found.kernel.sum())),
-        notes=remarks,
+        notes=(*remarks, *cost_notes(tables, options)),
     )

@@ -296,8 +296,8 @@ def _required(modinfo: Sequence[tuple[str, str]], key: str, file: str) -> str:
 
 
 def _read_name(modinfo: Sequence[tuple[str, str]], file: str) -> str:
-    """The module's name, ``-`` as ``_``. kbuild makes it of a file name (scripts/Makefile.lib, name-fix); it becomes part
-    of parameter names and of the plan, where a dot or a blank would mean something else."""
+    """The module's name, ``-`` as ``_``. kbuild makes it of a file name (scripts/Makefile.lib, name-fix); it becomes
+    part of parameter names and of the plan, where a dot or a blank would mean something else."""
     name = _required(modinfo, "name", file)
     if len(name) > NAME_LIMIT[64] or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name):
         raise MegamodError(f"{file}: .modinfo: name={name[:80]!r} is no module name")
