@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from megamod.initramfs.prelink.glue import parameter_names
+from megamod.initramfs.prelink.parameters import parameter_names
 from megamod.initramfs.prelink.read import Member
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Option

@@ -15,5 +15,10 @@ class MegamodError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        line = " ".join(self.message.split("\n"))
-        return f"{line} (hint: {self.hint})" if self.hint else line
+        line = f"{self.message} (hint: {self.hint})" if self.hint else self.message
+        # File names and module texts come from anywhere: no line breaks, no terminal sequences.
+        return "".join(c if c.isprintable() else _escaped(c) for c in " ".join(line.split("\n")))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Selector
 from megamod.profiles.selectors import ParsedSelector, SelectorKind, normalise_alias, parse_selector
+from megamod.profiles.sets import shipped_set
 from megamod.profiles.tree import ModuleTree
 from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 
@@ -17,31 +18,39 @@ from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """What a selector found: *modules* sorted, *builtin* the names that are linked into the kernel, *exact* whether
-    it is the very name of its one module."""
+    it is the very name of its one module. *detected* has the reason of each for `@detected`."""
 
     selector: ParsedSelector
     modules: tuple[str, ...]
     builtin: tuple[str, ...]
     exact: bool
+    detected: Mapping[str, str]
 
-    @property
-    def reason(self) -> str:
-        """Why these modules are in, in a few words."""
+    def reason_of(self, name: str) -> str:
+        """Why the module *name* is in, in a few words."""
         if self.exact:
             return "named"
+        if name in self.detected:
+            return f"detected: {self.detected[name]}"
         if self.selector.is_name:
             return f"provides {self.selector.pattern}"
         return f"matches {shorten(self.selector.text.removeprefix('?'))}"
 
 
-def match(selector: Selector, tree: ModuleTree) -> Match:
-    """What *selector* names in *tree*; raises a located MegamodError for nothing, unless it is optional."""
+def match(selector: Selector, tree: ModuleTree, detected: Mapping[str, str]) -> Match:
+    """What *selector* names in *tree*; raises a located MegamodError for nothing, unless it is optional.
+
+    *detected* is what `@detected` stands for, module → reason.
+    """
     parsed = parse_selector(selector)
+    if parsed.kind is SelectorKind.DETECTED:
+        # A machine may need nothing but what is built in.
+        return Match(selector=parsed, modules=tuple(sorted(detected)), builtin=(), exact=False, detected=detected)
     modules, builtin = _find(parsed, tree)
     if not modules and not builtin and not parsed.optional:
         raise _nothing(parsed, tree)
     exact = parsed.is_name and modules == (parsed.pattern,)
-    return Match(selector=parsed, modules=modules, builtin=builtin, exact=exact)
+    return Match(selector=parsed, modules=modules, builtin=builtin, exact=exact, detected={})
 
 
 def _find(selector: ParsedSelector, tree: ModuleTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -55,9 +64,16 @@ def _find(selector: ParsedSelector, tree: ModuleTree) -> tuple[tuple[str, ...], 
         below = tuple(sorted(name for name, module in tree.modules.items() if _is_below(module.relpath, parts)))
         inside = tuple(sorted(name for name, path in tree.builtin_paths.items() if _is_below(path, parts)))
         return below, inside
+    if selector.kind is SelectorKind.SET:
+        found = [_find(parse_selector(entry), tree) for entry in shipped_set(pattern, selector.location)]
+        return _union(modules for modules, _builtin in found), _union(builtin for _modules, builtin in found)
     if selector.kind is SelectorKind.ALIAS:
         return tree.aliases.matching(pattern), tree.builtin_aliases.matching(pattern)
     return tree.aliases.providers(pattern), tree.builtin_aliases.providers(pattern)
+
+
+def _union(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({name for names in lists for name in names}))
 
 
 def _globbed(names: Iterable[str], pattern: str) -> tuple[str, ...]:

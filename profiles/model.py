@@ -102,7 +102,10 @@ class Root:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A whole profile, `extends` resolved and defaults filled in."""
+    """A whole profile, `extends` resolved and defaults filled in.
+
+    *modprobe* is where modprobe.d is read: "none", "host", or a folder.
+    """
 
     name: str
     source: str
@@ -118,6 +121,7 @@ class Profile:
     compress: Compress = "zstd"
     fallback: Fallback = "none"
     allow_taint: bool = False
+    modprobe: str = "none"
 
     @property
     def stages(self) -> tuple[Stage, ...]:

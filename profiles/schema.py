@@ -38,7 +38,7 @@ MAX_STAGE = 55 - len("megamod_")
 """A stage becomes the module `megamod_<stage>`; struct module's name holds 55 characters on 64-bit kernels
 (MODULE_NAME_LEN, include/linux/module.h, 6.1)."""
 
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "tracing": get_args(model.Tracing),
         "unwind": get_args(model.Unwind),
@@ -49,7 +49,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _LATER = ("firmware", "files", "sign", "output", "skip", "storage", "overlay", "verity")
-_KEYS = ("name", "extends", CRITICAL, "deferred", "exclude", "options", "root", *_CHOICES, "allow-taint")
+KEYS = ("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "root", *CHOICES, "allow-taint")
 _MAX_EXTENDS = 16
 
 
@@ -112,7 +112,7 @@ def _read_draft(path: Path) -> Draft:
     for key_node, _value in root.value:
         if isinstance(key_node, ScalarNode) and key_node.value in _LATER:
             raise fail(where(key_node, file), f"`{key_node.value}` is not built yet", "leave it out")
-    keys = {key: value for key, (_key_node, value) in keys_of(root, file, "profile", _KEYS).items()}
+    keys = {key: value for key, (_key_node, value) in keys_of(root, file, "profile", KEYS).items()}
     top = where(root, file)
     return Draft(
         path=path,
@@ -124,7 +124,7 @@ def _read_draft(path: Path) -> Draft:
         exclude=_selectors(keys["exclude"], file, "exclude") if "exclude" in keys else (),
         options=_options(keys["options"], file) if "options" in keys else (),
         root=parse_root(keys["root"], file) if "root" in keys else None,
-        settings=_settings(keys, file),
+        settings=_settings(keys, file) | _modprobe(keys, path),
     )
 
 
@@ -137,7 +137,7 @@ def _name(node: Node, file: str) -> str:
 
 def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool]:
     settings: dict[str, str | bool] = {}
-    for key, allowed in _CHOICES.items():
+    for key, allowed in CHOICES.items():
         if key in keys:
             settings[key] = choice_of(keys[key], file, key, allowed)
     if settings.get("fallback") == "modules":
@@ -145,6 +145,20 @@ def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool]:
     if "allow-taint" in keys:
         settings["allow_taint"] = flag_of(keys["allow-taint"], file, "allow-taint")
     return settings
+
+
+def _modprobe(keys: Mapping[str, Node], path: Path) -> dict[str, str]:
+    if "modprobe-d" not in keys:
+        return {}
+    node, file = keys["modprobe-d"], str(path)
+    text = text_of(node, file, "modprobe-d: `host` or a folder")
+    if text in ("host", "none"):
+        return {"modprobe": text}
+    folder = path.parent / text
+    if "/" not in text or "\0" in text or not folder.is_dir():
+        hint = "`host` reads /etc/modprobe.d, /run/modprobe.d and /lib/modprobe.d; a folder has a slash"
+        raise fail(where(node, file), f"modprobe-d: no such folder: {shorten(text)}", hint)
+    return {"modprobe": str(folder)}
 
 
 def _selector(node: Node, file: str, what: str) -> Selector:
@@ -304,13 +318,15 @@ def _check_removals(selectors: tuple[Selector, ...]) -> None:
 
 
 def _check_twice(stages: list[Stage]) -> None:
-    seen: dict[tuple[SelectorKind, str], tuple[str, Location]] = {}
+    seen: dict[tuple[SelectorKind, str, bool], tuple[str, Location]] = {}
     for stage in stages:
         for selector in stage.selectors:
             parsed = parse_selector(selector)
-            if parsed.key in seen:
-                other, first = seen[parsed.key]
+            # `@detected` stands for other modules in the critical stage than in a deferred one.
+            key = (*parsed.key, parsed.kind is SelectorKind.DETECTED and stage.name == CRITICAL)
+            if key in seen:
+                other, first = seen[key]
                 again = "twice in" if other == stage.name else f"in two stages, {other} and"
                 place = f"first at {first}" if first.file != selector.location.file else f"first in line {first.line}"
                 raise fail(selector.location, f"{shorten(selector.text)} is {again} {stage.name}", place)
-            seen[parsed.key] = (stage.name, selector.location)
+            seen[key] = (stage.name, selector.location)

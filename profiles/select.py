@@ -13,178 +13,68 @@ Guarantees: a module is in one stage; everything that it needs is in that stage 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.levels import initcall_level
-from megamod.profiles.match import Match, match, nearest_modules
-from megamod.profiles.model import Location, Profile, Selector, Trigger
+from megamod.profiles.match import nearest_modules
+from megamod.profiles.model import Location, Option, Profile, Selector, canonical
+from megamod.profiles.modprobed import ModprobeConfig, host_config, read_config
+from megamod.profiles.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
 from megamod.profiles.tree import ModuleTree, Softdep
+from megamod.profiles.wishes import Detect, Notes, Wish, culprit_of, find_excluded, find_wishes, without_excluded
 from megamod.profiles.yamlnodes import fail
 
-_SHOWN = 8
+__all__ = ["Cause", "LeftOut", "SelectedModule", "SelectedStage", "Selection", "select"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedModule:
-    """A module of a stage. *reason* is a short text ("named", "needed by ext4", "softdep of btrfs").
+def select(profile: Profile, tree: ModuleTree, *, detect: Detect | None = None) -> Selection:
+    """The selection of *profile* from *tree*; raises MegamodError, located in the profile or in the tree.
 
-    *rank* is (initcall level, place in modules.order), the order of a static link among modules that do not depend on
-    each other. *after* names selected modules whose init should come first by a softdep; a cycle may break the wish.
+    *detect* answers for `@detected`; without it this machine is looked at, if the profile asks for that.
     """
-
-    name: str
-    path: Path
-    relpath: str
-    reason: str
-    rank: tuple[int, int]
-    after: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedStage:
-    """A stage and its modules, sorted by name."""
-
-    name: str
-    trigger: Trigger | None
-    modules: tuple[SelectedModule, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """The modules of all stages, the critical stage first; *notes* say what differs from what the profile asks for."""
-
-    profile: Profile
-    tree: ModuleTree
-    stages: tuple[SelectedStage, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """A module that a stage asks for; *named* by its own name, or found by a pattern or an alias."""
-
-    stage: int
-    match: Match
-
-    @property
-    def named(self) -> bool:
-        return self.match.exact
-
-
-@dataclass(slots=True, kw_only=True)
-class _Notes:
-    """What the user should hear, gathered so that a pattern over hundreds of modules gives a line, not hundreds."""
-
-    lines: list[str] = field(default_factory=list)
-    groups: dict[str, list[str]] = field(default_factory=dict)
-
-    def group(self, heading: str, name: str) -> None:
-        names = self.groups.setdefault(heading, [])
-        if name not in names:
-            names.append(name)
-
-    def result(self) -> tuple[str, ...]:
-        grouped = (f"{heading}: {_names(names)}" for heading, names in self.groups.items())
-        return (*self.lines, *grouped)
-
-
-def _names(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more
-
-
-def select(profile: Profile, tree: ModuleTree) -> Selection:
-    """The selection of *profile* from *tree*; raises MegamodError, located in the profile or in the tree."""
-    notes = _Notes()
-    excluded = _excluded(profile, tree, notes)
-    wishes = _wishes(profile, tree, notes)
-    wishes = _without_excluded(profile, wishes, excluded, tree, notes)
-    softdeps = _Softdeps(tree=tree)
+    notes = Notes()
+    config = _modprobe_config(profile)
+    excluded = find_excluded(profile, tree, notes)
+    wishes = find_wishes(profile, tree, config, detect or _this_machine(tree), notes)
+    wishes = without_excluded(profile, wishes, excluded, tree, notes)
+    softdeps = _Softdeps(tree=tree, config=config)
     placed = _place(profile, wishes, excluded, softdeps, notes)
     # From here on no module changes its stage.
     _check_cycles(placed, tree)
     _check_files(placed, tree)
     _check_options(profile, placed, tree, notes)
+    profile = replace(profile, options=_merged_options(profile, placed, config))
     stages = _stages(profile, placed, softdeps, notes)
-    return Selection(profile=profile, tree=tree, stages=stages, notes=notes.result())
+    left_out = tuple(gone for name, gone in sorted(notes.left_out.items()) if name not in placed)
+    return Selection(profile=profile, tree=tree, stages=stages, notes=notes.result(), left_out=left_out)
 
 
-def _match(selector: Selector, tree: ModuleTree, notes: _Notes) -> Match:
-    found = match(selector, tree)
-    if not found.modules and not found.builtin:
-        notes.group("not in this kernel, and optional", found.selector.text.removeprefix("?"))
-    return found
+def _this_machine(tree: ModuleTree) -> Detect:
+    def look() -> tuple[Mapping[str, str], Mapping[str, str]]:
+        from megamod.profiles.detect import detect
+        from megamod.profiles.machine import Machine
+
+        return detect(Machine(root=Path("/")), tree).by_stage()
+
+    return look
 
 
-def _excluded(profile: Profile, tree: ModuleTree, notes: _Notes) -> dict[str, Location]:
-    """Excluded module → where the profile says so."""
-    excluded: dict[str, Location] = {}
-    for selector in profile.exclude:
-        found = _match(selector, tree, notes)
-        for name in found.modules:
-            excluded.setdefault(name, selector.location)
-        if found.selector.is_name and not found.modules:
-            for name in found.builtin:
-                notes.group("built into the kernel, so not excluded", name)
-    return excluded
-
-
-def _wishes(profile: Profile, tree: ModuleTree, notes: _Notes) -> dict[str, _Wish]:
-    """Module → the stage that asks for it: its name counts before a pattern, then the earlier stage."""
-    wishes: dict[str, _Wish] = {}
-    for index, stage in enumerate(profile.stages):
-        for selector in stage.selectors:
-            found = _match(selector, tree, notes)
-            for name in found.modules:
-                if name not in wishes or (found.exact and not wishes[name].named):
-                    wishes[name] = _Wish(stage=index, match=found)
-            if found.selector.is_name or not found.modules:
-                for name in found.builtin:
-                    notes.group("built into the kernel, skipped", name)
-    return wishes
-
-
-def _without_excluded(
-    profile: Profile,
-    wishes: Mapping[str, _Wish],
-    excluded: Mapping[str, Location],
-    tree: ModuleTree,
-    notes: _Notes,
-) -> dict[str, _Wish]:
-    kept: dict[str, _Wish] = {}
-    for name, wish in wishes.items():
-        culprit = _culprit(name, excluded, tree)
-        if culprit is None:
-            kept[name] = wish
-            continue
-        must = wish.named and not wish.match.selector.optional
-        stage = profile.stages[wish.stage].name
-        if must and culprit == name:
-            message = f"{name} is excluded, and stage {stage} names it at {wish.match.selector.location}"
-            raise fail(excluded[name], message, f'take one of the two out; `"!{name}"` removes an inherited entry')
-        if must:
-            message = f"{name} needs {culprit}, which is excluded at {excluded[culprit]}"
-            raise fail(wish.match.selector.location, message, f"`?{name}` leaves it out")
-        if culprit != name:
-            notes.group(f"left out, because they need {culprit}, which is excluded", name)
-    return kept
-
-
-def _culprit(name: str, excluded: Mapping[str, Location], tree: ModuleTree) -> str | None:
-    """The excluded module that keeps *name* out: itself, or the first found of those it needs."""
-    if not excluded:
+def _modprobe_config(profile: Profile) -> ModprobeConfig | None:
+    if profile.modprobe == "none":
         return None
-    seen, queue = {name}, [name]
-    for module in queue:
-        if module in excluded:
-            return module
-        fresh = [need for need in tree.modules[module].depends if need not in seen]
-        seen.update(fresh)
-        queue.extend(fresh)
-    return None
+    return host_config() if profile.modprobe == "host" else read_config([Path(profile.modprobe)])
+
+
+def _merged_options(
+    profile: Profile, placed: Mapping[str, _Placed], config: ModprobeConfig | None
+) -> tuple[Option, ...]:
+    """The profile's options and, for what it says nothing of, those that modprobe.d has for selected modules."""
+    said = {(option.module, canonical(option.parameter)) for option in profile.options}
+    more = config.options if config else ()
+    fresh = (o for o in more if o.module in placed and (o.module, canonical(o.parameter)) not in said)
+    return (*profile.options, *fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,13 +82,16 @@ class _Softdeps:
     """Soft dependencies with their aliases resolved; unresolved ones are passed over, as modprobe does."""
 
     tree: ModuleTree
+    config: ModprobeConfig | None
     _cache: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(modules to come before, modules to come after) *name*."""
         if name not in self._cache:
             softdep = self.tree.softdeps.get(name, Softdep())
-            self._cache[name] = (self._resolve(name, softdep.pre), self._resolve(name, softdep.post))
+            own = self.config.softdeps.get(name, Softdep()) if self.config else Softdep()
+            before, after = (*own.pre, *softdep.pre), (*own.post, *softdep.post)
+            self._cache[name] = (self._resolve(name, before), self._resolve(name, after))
         return self._cache[name]
 
     def _resolve(self, name: str, words: Iterable[str]) -> tuple[str, ...]:
@@ -208,56 +101,81 @@ class _Softdeps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placed:
+    """Where a module goes and why: what SelectedModule says of it."""
+
     stage: int
     reason: str
+    cause: Cause
+    selector: Selector | None = None
+    by: str | None = None
+    promoted_from: str | None = None
 
 
 def _place(
     profile: Profile,
-    wishes: Mapping[str, _Wish],
+    wishes: Mapping[str, Wish],
     excluded: Mapping[str, Location],
     softdeps: _Softdeps,
-    notes: _Notes,
+    notes: Notes,
 ) -> dict[str, _Placed]:
     """Module → stage and reason. Modules asked for come first in each stage, so that their reason is that one."""
     placed: dict[str, _Placed] = {}
+
+    def excluded_at(name: str) -> Location:
+        return excluded[culprit_of(name, excluded, softdeps.tree) or name]
+
     for index in range(len(profile.stages)):
         own = [name for name, wish in wishes.items() if wish.stage == index and name not in placed]
         own.sort(key=lambda name: (not wishes[name].named, name))
         for name in own:
-            placed[name] = _Placed(stage=index, reason=wishes[name].match.reason)
+            found = wishes[name].match
+            cause = Cause.NAMED if found.exact else Cause.MATCHED
+            placed[name] = _Placed(
+                stage=index, reason=found.reason_of(name), cause=cause, selector=found.selector.written
+            )
         queue = own
         while queue:
-            needs = [need for name in queue for need in _needs(name, softdeps, index, wishes)]
+            needs = [(need, cause, name) for name in queue for need, cause in _needs(name, softdeps, index, wishes)]
             queue = []
-            for name, reason in needs:
+            for name, cause, by in needs:
                 if name in placed:
                     continue
-                if _culprit(name, excluded, softdeps.tree):
+                if culprit_of(name, excluded, softdeps.tree):
                     # Only a softdep gets here: what hard dependencies lack is out already.
                     notes.group("excluded, although a selected module has a softdep on them", name)
+                    notes.leave_out(name, f"excluded, although {by} has a softdep on it", excluded_at(name))
                     continue
-                if name in wishes and wishes[name].stage != index:
-                    reason = _promote(profile, name, reason, index, wishes[name], notes)
-                placed[name] = _Placed(stage=index, reason=reason)
+                reason = f"needed by {by}" if cause is Cause.DEPENDENCY else f"softdep of {by}"
+                wish = wishes.get(name)
+                promoted = wish is not None and wish.stage != index
+                if wish is not None and promoted:
+                    reason = _promote(profile, name, reason, index, wish, notes)
+                placed[name] = _Placed(
+                    stage=index,
+                    reason=reason,
+                    cause=cause,
+                    selector=wish.match.selector.written if wish else None,
+                    by=by,
+                    promoted_from=profile.stages[wish.stage].name if wish and promoted else None,
+                )
                 queue.append(name)
     return placed
 
 
-def _needs(name: str, softdeps: _Softdeps, stage: int, wishes: Mapping[str, _Wish]) -> Iterable[tuple[str, str]]:
-    """(module, reason) of everything that comes along with *name*."""
+def _needs(name: str, softdeps: _Softdeps, stage: int, wishes: Mapping[str, Wish]) -> Iterable[tuple[str, Cause]]:
+    """(module, cause) of everything that comes along with *name*."""
     for need in softdeps.tree.modules[name].depends:
-        yield need, f"needed by {name}"
+        yield need, Cause.DEPENDENCY
     before, after = softdeps.of(name)
     for need in before:
-        yield need, f"softdep of {name}"
+        yield need, Cause.SOFTDEP
     for need in after:
         # What is to come after a module may as well come with a later stage that asks for it.
         if need not in wishes or wishes[need].stage <= stage:
-            yield need, f"softdep of {name}"
+            yield need, Cause.SOFTDEP
 
 
-def _promote(profile: Profile, name: str, reason: str, stage: int, wish: _Wish, notes: _Notes) -> str:
+def _promote(profile: Profile, name: str, reason: str, stage: int, wish: Wish, notes: Notes) -> str:
     """The reason of a module that an earlier stage than the one that asked for it needs; a note tells the user."""
     old, new = profile.stages[wish.stage].name, profile.stages[stage].name
     if wish.named:
@@ -301,7 +219,7 @@ def _check_files(placed: Iterable[str], tree: ModuleTree) -> None:
             raise MegamodError(message, hint="run depmod, or unpack the kernel's modules again")
 
 
-def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: _Notes) -> None:
+def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: Notes) -> None:
     for option in profile.options:
         name = option.module
         if name in placed:
@@ -319,7 +237,7 @@ def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: Module
 
 
 def _stages(
-    profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: _Notes
+    profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
 ) -> tuple[SelectedStage, ...]:
     wishes_before = _init_wishes(placed, softdeps)
     stages = []
@@ -338,6 +256,10 @@ def _stages(
                 reason=placed[name].reason,
                 rank=(initcall_level(name), softdeps.tree.modules[name].order),
                 after=wishes_before[name],
+                cause=placed[name].cause,
+                selector=placed[name].selector,
+                by=placed[name].by,
+                promoted_from=placed[name].promoted_from,
             )
             for name in names
         )

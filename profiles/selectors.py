@@ -7,6 +7,8 @@
 | `=drivers/usb` | every module below that folder of `kernel/`; each part may hold `*`, `?`, `[…]` |
 | `alias:usb:v046D*` | every module with an alias that matches, the alias taken as a plain text |
 | `modalias:pci:v00008086d…` | every module that modprobe would load for that modalias |
+| `@detected` | what this machine needs: the way to its root in the critical stage, the rest in a deferred one |
+| `@builtin:usb-storage` | a set of data/sets.yaml |
 | `?ext4` | the same, and no error if nothing matches |
 """
 
@@ -34,6 +36,8 @@ class SelectorKind(StrEnum):
     PATH = "path"
     ALIAS = "alias"
     MODALIAS = "modalias"
+    DETECTED = "detected"
+    SET = "set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,11 @@ class ParsedSelector:
     optional: bool
     text: str
     location: Location
+
+    @property
+    def written(self) -> Selector:
+        """The selector as the profile has it."""
+        return Selector(text=self.text, location=self.location)
 
     @property
     def is_name(self) -> bool:
@@ -75,7 +84,7 @@ def _kind_and_pattern(body: str, location: Location) -> tuple[SelectorKind, str]
     if body.startswith(REMOVE):
         raise fail(location, f"`{shorten(body)}`: nothing is inherited here", "`!name` works with `extends`, in lists")
     if body.startswith("@"):
-        raise _not_yet(body, location)
+        return _special(body, location)
     if body.startswith("="):
         return SelectorKind.PATH, _folder(body, location)
     for kind in (SelectorKind.ALIAS, SelectorKind.MODALIAS):
@@ -87,11 +96,12 @@ def _kind_and_pattern(body: str, location: Location) -> tuple[SelectorKind, str]
     return _name_or_glob(body, location)
 
 
-def _not_yet(body: str, location: Location) -> Exception:
-    word = body.split(":", 1)[0]
-    if word in ("@detected", "@builtin"):
-        return fail(location, f"`{shorten(body)}`: {word} is not built yet", "name the modules")
-    return fail(location, f"`{shorten(body)}`: unknown kind of selector")
+def _special(body: str, location: Location) -> tuple[SelectorKind, str]:
+    if body == "@detected":
+        return SelectorKind.DETECTED, body
+    if body.startswith("@builtin:") and body != "@builtin:":
+        return SelectorKind.SET, body.removeprefix("@builtin:")
+    raise fail(location, f"`{shorten(body)}`: unknown kind of selector", "@detected and @builtin:NAME are known")
 
 
 def _folder(body: str, location: Location) -> str:

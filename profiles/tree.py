@@ -46,6 +46,19 @@ class Softdep:
     post: tuple[str, ...] = ()
 
 
+def parse_softdep(words: Iterable[str]) -> Softdep:
+    """What follows the module's name in a softdep line. Words before the first `pre:` or `post:` mean nothing
+    (kmod_config_add_softdep, libkmod-config.c, kmod 30)."""
+    lists: dict[str, list[str]] = {"pre:": [], "post:": []}
+    current: list[str] = []
+    for word in words:
+        if word in lists:
+            current = lists[word]
+        else:
+            current.append(word)
+    return Softdep(pre=tuple(lists["pre:"]), post=tuple(lists["post:"]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModuleTree:
     """The modules of one kernel. Names are canonical ('_'); *folder* is lib/modules/KVER, *release* its name.
@@ -84,17 +97,8 @@ class ModuleTree:
         first line only (kmod issue 33) and leaves the rest to the kernel's own request_module."""
         found: dict[str, Softdep] = {}
         for name, words in self._dependency_lines("modules.softdep", "softdep"):
-            # Words before the first `pre:` or `post:` mean nothing (kmod_config_add_softdep, libkmod-config.c,
-            # kmod 30).
-            lists: dict[str, list[str]] = {"pre:": [], "post:": []}
-            current: list[str] = []
-            for word in words:
-                if word in lists:
-                    current = lists[word]
-                else:
-                    current.append(word)
-            old = found.get(name, Softdep())
-            found[name] = Softdep(pre=(*old.pre, *lists["pre:"]), post=(*old.post, *lists["post:"]))
+            softdep, old = parse_softdep(words), found.get(name, Softdep())
+            found[name] = Softdep(pre=(*old.pre, *softdep.pre), post=(*old.post, *softdep.post))
         return found
 
     @cached_property

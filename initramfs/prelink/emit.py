@@ -144,7 +144,7 @@ def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, g
     if not resolution.has_versions:
         return
     crcs: dict[str, int | None] = {**glue.versions, **resolution.kernel}
-    wanted = [LAYOUT, *sorted(imports)] if LAYOUT in crcs else sorted(imports)
+    wanted = [LAYOUT, *sorted(set(imports) - {LAYOUT})] if LAYOUT in crcs else sorted(imports)
     rows = [(crc, name) for name in wanted if (crc := crcs.get(name)) is not None]
     if resolution.has_extended_versions:
         words = np.array([crc for crc, _ in rows], "<u4").tobytes()

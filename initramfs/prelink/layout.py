@@ -20,6 +20,7 @@ from megamod.profiles.errors import MegamodError
 KSYMTAB_ENTRY = 12
 _PERCPU_LIMIT = 8 << 10  # PERCPU_MODULE_RESERVE, include/linux/percpu.h
 _PAGE = 4096
+_MODULE_AREA = 1 << 30  # MODULES_LEN with CONFIG_RANDOMIZE_BASE, arch/x86/include/asm/pgtable_64_types.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,13 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
         if output.name == ".data..percpu" and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
             raise MegamodError(
                 f".data..percpu: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
+                hint="split the stage in two",
+            )
+        if sum(sizes) > _MODULE_AREA:
+            largest = max(output.inputs, key=lambda number: tables.where(number)[1].size)
+            raise MegamodError(
+                f"{tables.where(largest)[0].file}: with it {output.name} makes the megamodule larger than the "
+                f"{_MODULE_AREA} bytes that a kernel has for all modules",
                 hint="split the stage in two",
             )
     return Layout(offset=offset, sizes=tuple(sizes), pieces=pieces, exports=exports)

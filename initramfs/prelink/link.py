@@ -11,12 +11,13 @@ from megamod.initramfs.prelink.compact import compact
 from megamod.initramfs.prelink.costs import cost_notes
 from megamod.initramfs.prelink.donors import find_donors, neighbours
 from megamod.initramfs.prelink.emit import emit
-from megamod.initramfs.prelink.glue import Parameter, make_glue
+from megamod.initramfs.prelink.glue import make_glue
 from megamod.initramfs.prelink.layout import layout
 from megamod.initramfs.prelink.mapfile import make_map
 from megamod.initramfs.prelink.merge import merge
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.order import Rank, order
+from megamod.initramfs.prelink.parameters import Parameter
 from megamod.initramfs.prelink.read import Member, read_members
 from megamod.initramfs.prelink.relocate import relocate
 from megamod.initramfs.prelink.resolve import resolve

@@ -14,8 +14,9 @@ import numpy as np
 
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array
-from megamod.initramfs.prelink.glue import PARAM_SIZE, Glue
+from megamod.initramfs.prelink.glue import Glue
 from megamod.initramfs.prelink.options import PrelinkOptions
+from megamod.initramfs.prelink.parameters import PARAM_SIZE
 from megamod.initramfs.prelink.policy import ENTRY_SIZES, How, Placement, place
 from megamod.initramfs.prelink.read import THIS_MODULE, Export, Member
 from megamod.profiles.errors import MegamodError
@@ -153,7 +154,10 @@ def _group(
         for number in numbers:
             flags |= sections[number].sh_flags & (elf.SHF_WRITE | elf.SHF_ALLOC | elf.SHF_EXECINSTR)
         if flags & elf.SHF_WRITE and flags & elf.SHF_EXECINSTR:
-            number = next(n for n in numbers if sections[n].sh_flags & elf.SHF_WRITE)
+            writable = [n for n in numbers if sections[n].sh_flags & elf.SHF_WRITE]
+            code = [n for n in numbers if sections[n].sh_flags & elf.SHF_EXECINSTR]
+            # The odd one out, and not the glue, which comes last.
+            number = min(sorted([writable, code], key=len), key=lambda found: found[0] >= int(section_base[-1]))[0]
             raise MegamodError(
                 f"{_file_of(everyone, section_base, number)}: {name} would be writable and executable at once"
             )

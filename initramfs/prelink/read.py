@@ -17,6 +17,7 @@ import numpy as np
 
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.check import check_member
 from megamod.initramfs.prelink.elf import Array, Section
 from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
@@ -25,8 +26,8 @@ SIGNATURE_MAGIC = b"~Module signature appended~\n"
 THIS_MODULE = ".gnu.linkonce.this_module"
 # Sanity bounds: far above anything real (the largest Debian module has 93 sections and 8 MB of data), low enough that
 # a damaged header cannot make us ask for all memory.
-_MAX_SECTION = 1 << 30
-_MAX_ALIGN = 1 << 21
+_MAX_SECTION = 1 << 28
+_MAX_ALIGN = 1 << 16  # the kernel keeps no alignment above a page (module_alloc()), which is 64 KiB at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def read_member(image: bytes, *, file: str) -> Member:
     undefined = np.flatnonzero((symbols["st_shndx"] == elf.SHN_UNDEF) & (symbols["st_name"] != 0))
     imports = {int(i): _string(strings, int(symbols["st_name"][i])) for i in undefined}
     weak = symbols["st_info"][undefined] >> 4 == elf.STB_WEAK
-    return Member(
+    member = Member(
         name=name,
         file=file,
         machine=machine,
@@ -132,6 +133,8 @@ def read_member(image: bytes, *, file: str) -> Member:
         this_module=this_module.index,
         name_offset=_find_name(this_module, _required(modinfo, "name", file), file),
     )
+    check_member(member)
+    return member
 
 
 def strip_signature(image: bytes, *, file: str) -> bytes:
@@ -349,6 +352,8 @@ def _read_exports(
                 raise MegamodError(f"{where}+{12 * entry:#x}: an entry without relocations")
             value_symbol, value_addend = fields[12 * entry]
             name = _text_at(sections, symbols, fields[12 * entry + 4], where)
+            if not name:
+                raise MegamodError(f"{where}+{12 * entry:#x}: an export without a name")
             namespace = _text_at(sections, symbols, fields[12 * entry + 8], where) if 12 * entry + 8 in fields else ""
             home = int(symbols["st_shndx"][value_symbol])
             value = int(symbols["st_value"][value_symbol]) + value_addend
@@ -402,8 +407,10 @@ def _text_at(sections: Sequence[Section], symbols: Array, field: tuple[int, int]
     offset = int(symbols["st_value"][symbol]) + addend
     if not 0 < shndx < len(sections) or not 0 <= offset < sections[shndx].size:
         raise MegamodError(f"{where}: a name lies outside its section")
-    data = bytes(sections[shndx].data[offset : offset + 1024])
-    return data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    text, end, _ = bytes(sections[shndx].data[offset : offset + 1024]).partition(b"\0")
+    if not end or not text.isascii() or not text.decode("ascii").isprintable():
+        raise MegamodError(f"{where}: a name that is no text: {text[:40]!r}")
+    return text.decode("ascii")
 
 
 def _find_init(

@@ -7,59 +7,28 @@ expectations from the members' own files. A megamodule that fails here is never 
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.policy import ENTRY_SIZES
 from megamod.initramfs.prelink.read import Member
-from megamod.profiles.errors import MegamodError
+from megamod.initramfs.prelink.reread import RELA, Written, failure, place_of, reread, symbol_name, text_at
 
-_RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
-_SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 _MODVERSION = np.dtype([("crc", "<u8"), ("name", "S56")])
 # arch/x86/kernel/module.c apply_relocate_add(): type → bytes that must be zero.
 _WIDTH = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
 _UNIQUE = ("init_module",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Section:
-    index: int
-    name: str
-    kind: str
-    flags: int
-    align: int
-    data: memoryview
-    size: int
-    link: int
-    info: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
-    """The finished file, read again. relocations: target section → records."""
-
-    name: str
-    sections: tuple[_Section, ...]
-    by_name: Mapping[str, _Section]
-    symbols: Array
-    strings: bytes
-    relocations: Mapping[int, Array]
-
-
 def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) -> tuple[str, ...]:
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
     name = str(link_map["name"])
-    read = _reread(data, name)
+    read = reread(data, name)
     _check_sections(read)
     _check_relocations(read)
     _check_struct_module(read, members)
@@ -73,138 +42,71 @@ def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) 
     return _remarks(members)
 
 
-def _fail(read_name: str, text: str) -> MegamodError:
-    return MegamodError(
-        f"{read_name}: verify: {text}", hint="nothing was written; this is a defect of megamod, report it"
-    )
-
-
-def _reread(data: bytes, name: str) -> _Read:
-    try:
-        file = ELFFile(io.BytesIO(data))
-        view = memoryview(data)
-        sections = []
-        for index, section in enumerate(file.iter_sections()):
-            header = section.header
-            stored = header["sh_type"] not in ("SHT_NOBITS", "SHT_NULL")
-            end = header["sh_offset"] + header["sh_size"] if stored else header["sh_offset"]
-            if end > len(data):
-                raise _fail(name, f"section {section.name} ends beyond the file")
-            sections.append(
-                _Section(
-                    index=index,
-                    name=section.name,
-                    kind=str(header["sh_type"]),
-                    flags=int(header["sh_flags"]),
-                    align=int(header["sh_addralign"]),
-                    data=view[header["sh_offset"] : end],
-                    size=int(header["sh_size"]),
-                    link=int(header["sh_link"]),
-                    info=int(header["sh_info"]),
-                )
-            )
-    except ELFError as error:
-        raise _fail(name, f"not readable: {error}") from error
-    symtabs = [s for s in sections if s.kind == "SHT_SYMTAB"]
-    if len(symtabs) != 1:
-        raise _fail(name, f"{len(symtabs)} symbol tables")
-    relocations = {}
-    for table in sections:
-        if table.kind == "SHT_RELA":
-            if table.info in relocations or table.link != symtabs[0].index:
-                raise _fail(name, f"{table.name}: a second table for one section, or no symbol table")
-            relocations[table.info] = np.frombuffer(table.data, _RELA)
-    return _Read(
-        name=name,
-        sections=tuple(sections),
-        by_name={s.name: s for s in sections if s.flags & 2},
-        symbols=np.frombuffer(symtabs[0].data, _SYM),
-        strings=bytes(sections[symtabs[0].link].data),
-        relocations=relocations,
-    )
-
-
-def _check_sections(read: _Read) -> None:
+def _check_sections(read: Written) -> None:
     """Names unique among SHF_ALLOC ones, nothing writable and executable, tables of whole entries, no BTF."""
     if len(read.sections) >= 0xFF00:
-        raise _fail(read.name, f"{len(read.sections)} sections")
+        raise failure(read.name, f"{len(read.sections)} sections")
     seen: set[str] = set()
     for section in read.sections:
         if not section.flags & 2:
             continue
         if not section.name or section.name in seen:
-            raise _fail(read.name, f"section name '{section.name}' is empty or not unique")
+            raise failure(read.name, f"section name '{section.name}' is empty or not unique")
         seen.add(section.name)
         if section.flags & 5 == 5:
-            raise _fail(read.name, f"{section.name} is writable and executable")
+            raise failure(read.name, f"{section.name} is writable and executable")
         if section.name in ENTRY_SIZES and section.size % ENTRY_SIZES[section.name]:
-            raise _fail(
+            raise failure(
                 read.name, f"{section.name}: {section.size} bytes are no whole entries of {ENTRY_SIZES[section.name]}"
             )
         if section.name in (".BTF", ".BTF.base"):
-            raise _fail(read.name, "BTF was not dropped")
+            raise failure(read.name, "BTF was not dropped")
     percpu = read.by_name.get(".data..percpu")
     if percpu is not None and (percpu.size > 8192 or percpu.align > 4096):
-        raise _fail(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
+        raise failure(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
 
 
-def _check_relocations(read: _Read) -> None:
+def _check_relocations(read: Written) -> None:
     """Each in bounds, of a type the kernel knows, against a real symbol, over zeros, and no two on one byte."""
     for target, rows in read.relocations.items():
         section = read.sections[target]
         if not section.flags & 2 or section.kind == "SHT_NOBITS":
-            raise _fail(read.name, f"relocations for {section.name}, which holds no bytes")
+            raise failure(read.name, f"relocations for {section.name}, which holds no bytes")
         widths = np.zeros(256, np.int64)
         for kind, width in _WIDTH.items():
             widths[kind] = width
         width = widths[np.minimum(rows["type"], 255)]
         if not width.all():
-            raise _fail(read.name, f"{section.name}: relocation type {int(rows['type'][np.argmin(width)])}")
+            raise failure(read.name, f"{section.name}: relocation type {int(rows['type'][np.argmin(width)])}")
         if (rows["symbol"] == 0).any() or int(rows["symbol"].max()) >= len(read.symbols):
-            raise _fail(read.name, f"{section.name}: a relocation without a symbol")
+            raise failure(read.name, f"{section.name}: a relocation without a symbol")
         start = rows["offset"].astype(np.int64)
         if (start + width > section.size).any():
-            raise _fail(read.name, f"{section.name}: a relocation ends outside the section")
+            raise failure(read.name, f"{section.name}: a relocation ends outside the section")
         order = np.argsort(start, kind="stable")
         overlap = start[order][1:] < (start + width)[order][:-1]
         if overlap.any():
-            raise _fail(read.name, f"{section.name}+{int(start[order][1:][np.argmax(overlap)]):#x}: two relocations")
+            raise failure(read.name, f"{section.name}+{int(start[order][1:][np.argmax(overlap)]):#x}: two relocations")
         content = np.frombuffer(section.data, np.uint8)
         for size in (4, 8):
             places = start[width == size]
             field = content[places[:, None] + np.arange(size)].any(axis=1)
             if field.any():
-                raise _fail(read.name, f"{section.name}+{int(places[np.argmax(field)]):#x}: bytes under a relocation")
+                raise failure(read.name, f"{section.name}+{int(places[np.argmax(field)]):#x}: bytes under a relocation")
 
 
-def _symbol(read: _Read, index: int) -> str:
-    at = int(read.symbols["name"][index])
-    return read.strings[at : read.strings.index(b"\0", at)].decode()
-
-
-def _place(read: _Read, row: np.void) -> tuple[int, int]:
-    """(section, offset) that a relocation points to; section 0 for an undefined symbol."""
-    symbol = read.symbols[int(row["symbol"])]
-    return int(symbol["shndx"]), int(symbol["value"]) + int(row["addend"])
-
-
-def _text(read: _Read, section: int, offset: int) -> str:
-    data = bytes(read.sections[section].data[offset : offset + 4096])
-    return data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
-
-
-def _check_struct_module(read: _Read, members: Sequence[Member]) -> None:
+def _check_struct_module(read: Written, members: Sequence[Member]) -> None:
     """One struct module of the members' size, our name in it, its init pointing to code that starts as members' do."""
     section = read.by_name.get(".gnu.linkonce.this_module")
     if section is None or section.size != members[0].sections[members[0].this_module].size:
-        raise _fail(read.name, "struct module is missing or of another size")
+        raise failure(read.name, "struct module is missing or of another size")
     if bytes(section.data).strip(b"\0") != read.name.encode():
-        raise _fail(read.name, "struct module holds more than the name")
-    rows = read.relocations.get(section.index, np.empty(0, _RELA))
+        raise failure(read.name, "struct module holds more than the name")
+    rows = read.relocations.get(section.index, np.empty(0, RELA))
     if not len(rows) and all(member.init is None for member in members):
         return  # a library on its own (PrelinkOptions.results)
     if len(rows) != 1:
-        raise _fail(read.name, f"struct module has {len(rows)} relocations, one is right")
+        raise failure(read.name, f"struct module has {len(rows)} relocations, one is right")
     inits = {
         int(row["r_offset"])
         for m in members
@@ -213,16 +115,16 @@ def _check_struct_module(read: _Read, members: Sequence[Member]) -> None:
         for row in table
         if m.symbol_name(int(row["r_sym"])) in _UNIQUE
     }
-    home, offset = _place(read, rows[0])
+    home, offset = place_of(read, rows[0])
     if int(rows[0]["offset"]) not in inits or not read.sections[home].flags & 4:
-        raise _fail(read.name, "struct module's init does not point to code")
+        raise failure(read.name, "struct module's init does not point to code")
     starts = [bytes(m.sections[m.init[0]].data[m.init[1] : m.init[1] + 4]) for m in members if m.init is not None]
     endbr = b"\xf3\x0f\x1e\xfa"
     if endbr in starts and bytes(read.sections[home].data[offset : offset + 4]) != endbr:
-        raise _fail(read.name, "the glue does not start with endbr64")
+        raise failure(read.name, "the glue does not start with endbr64")
 
 
-def _check_modinfo(read: _Read, members: Sequence[Member]) -> None:
+def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
     section = read.by_name.get(".modinfo")
     entries = [
         e.decode("utf-8", "backslashreplace").partition("=")
@@ -232,15 +134,15 @@ def _check_modinfo(read: _Read, members: Sequence[Member]) -> None:
     for key, _, value in entries:
         info.setdefault(key, []).append(value)
     if info.get("name") != [read.name] or info.get("license") != ["GPL"]:
-        raise _fail(read.name, ".modinfo: name or license")
+        raise failure(read.name, ".modinfo: name or license")
     if {m.info("vermagic") for m in members} != set(info.get("vermagic", [])):
-        raise _fail(read.name, ".modinfo: vermagic is not that of every member")
+        raise failure(read.name, ".modinfo: vermagic is not that of every member")
     namespaces = {n for m in members for n in m.infos("import_ns")}
     if namespaces != set(info.get("import_ns", [])):
-        raise _fail(read.name, ".modinfo: namespaces")
+        raise failure(read.name, ".modinfo: namespaces")
 
 
-def _check_exports(read: _Read, members: Sequence[Member]) -> None:
+def _check_exports(read: Written, members: Sequence[Member]) -> None:
     """Sorted as bsearch needs them, and each with its member's CRC, in the GPL table if it was there."""
     expected = {e.name: e for m in members for e in m.exports}
     found: dict[str, bool] = {}
@@ -248,30 +150,30 @@ def _check_exports(read: _Read, members: Sequence[Member]) -> None:
         section = read.by_name.get(table)
         if section is None or not section.size:
             continue
-        rows = read.relocations.get(section.index, np.empty(0, _RELA))
-        names = {int(r["offset"]) // 12: _text(read, *_place(read, r)) for r in rows[rows["offset"] % 12 == 4]}
+        rows = read.relocations.get(section.index, np.empty(0, RELA))
+        names = {int(r["offset"]) // 12: text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % 12 == 4]}
         ordered = [names.get(i, "") for i in range(section.size // 12)]
         encoded = [n.encode() for n in ordered]
         if any(a >= b for a, b in pairwise(encoded)) or "" in names.values():
-            raise _fail(read.name, f"{table} is not sorted")
+            raise failure(read.name, f"{table} is not sorted")
         crcs = read.by_name.get(table.replace("ksymtab", "kcrctab"))
         words = np.frombuffer(crcs.data, "<u4").tolist() if crcs is not None else [None] * len(ordered)
         flags = read.by_name.get("__kflagstab")
         for place, (name, crc) in enumerate(zip(ordered, words, strict=True)):
             gpl = bool(flags.data[place] & 1) if flags is not None else table == "__ksymtab_gpl"
             if name not in expected or expected[name].crc != crc or expected[name].gpl != gpl:
-                raise _fail(read.name, f"{table}: {name}: not what the member exports")
+                raise failure(read.name, f"{table}: {name}: not what the member exports")
             found[name] = gpl
     if set(found) != set(expected):
-        raise _fail(read.name, f"exports lost: {', '.join(sorted(set(expected) - set(found))[:3])}")
+        raise failure(read.name, f"exports lost: {', '.join(sorted(set(expected) - set(found))[:3])}")
 
 
-def _check_versions(read: _Read, members: Sequence[Member]) -> None:
+def _check_versions(read: Written, members: Sequence[Member]) -> None:
     """Every undefined symbol has its one version entry, with the CRC that the members have."""
     undefined = np.flatnonzero((read.symbols["shndx"] == 0) & (read.symbols["name"] != 0))
-    names = {_symbol(read, int(i)) for i in undefined}
+    names = {symbol_name(read, int(i)) for i in undefined}
     if len(names) != len(undefined):
-        raise _fail(read.name, "an undefined symbol is listed twice")
+        raise failure(read.name, "an undefined symbol is listed twice")
     if not any(m.has_versions for m in members):
         return
     section = read.by_name.get("__versions")
@@ -279,46 +181,46 @@ def _check_versions(read: _Read, members: Sequence[Member]) -> None:
     versions = {name.decode(): crc for crc, name in table}
     crcs, texts = read.by_name.get("__version_ext_crcs"), read.by_name.get("__version_ext_names")
     if (crcs is None) != (texts is None):
-        raise _fail(read.name, "one half of the extended versions is missing")
+        raise failure(read.name, "one half of the extended versions is missing")
     if crcs is not None and texts is not None:
         listed = bytes(texts.data).split(b"\0")[:-1]
         words = np.frombuffer(crcs.data, "<u4").tolist()
         if len(listed) != len(words):
-            raise _fail(read.name, "extended versions: names and CRCs differ in number")
+            raise failure(read.name, "extended versions: names and CRCs differ in number")
         versions |= {n.decode(): c for n, c in zip(listed, words, strict=True)}
     if len(versions) < len(table):
-        raise _fail(read.name, "__versions: an entry twice")
+        raise failure(read.name, "__versions: an entry twice")
     weak = {m.imports[i] for m in members for i in m.weak_imports}
     lost = names - versions.keys() - weak
     if lost:
-        raise _fail(read.name, f"__versions: no entry for {sorted(lost)[0]}")
+        raise failure(read.name, f"__versions: no entry for {sorted(lost)[0]}")
     for member in members:
         for name, crc in member.versions.items():
             if versions.get(name, crc) != crc:
-                raise _fail(read.name, f"__versions: {name} differs from {member.file}'s")
+                raise failure(read.name, f"__versions: {name} differs from {member.file}'s")
 
 
-def _check_parameters(read: _Read, members: Sequence[Member]) -> None:
+def _check_parameters(read: Written, members: Sequence[Member]) -> None:
     """Names unique, one entry for each of the members'."""
     section = read.by_name.get("__param")
     expected = sum(s.size // 40 for m in members for s in m.sections if s.name == "__param" and s.alloc)
     if section is None:
         if expected:
-            raise _fail(read.name, "__param is lost")
+            raise failure(read.name, "__param is lost")
         return
     rows = read.relocations[section.index]
     rows = rows[np.argsort(rows["offset"], kind="stable")]
-    names = [_text(read, *_place(read, r)) for r in rows[rows["offset"] % 40 == 0]]
+    names = [text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % 40 == 0]]
     visible = [
         name for place, name in enumerate(names) if struct.unpack_from("<H", section.data, 40 * place + 24)[0] & 0o777
     ]
     if len(names) != section.size // 40 or len(set(visible)) != len(visible) or "" in names:
-        raise _fail(read.name, "__param: names are missing or not unique")
+        raise failure(read.name, "__param: names are missing or not unique")
     if len([n for n in names if "." in n]) != expected:
-        raise _fail(read.name, f"__param: {len(names)} entries, the members have {expected}")
+        raise failure(read.name, f"__param: {len(names)} entries, the members have {expected}")
 
 
-def _check_pairs(read: _Read) -> None:
+def _check_pairs(read: Written) -> None:
     """Tables that are read by the same index have the same number of entries."""
     for one, size_one, other, size_other in (
         (".orc_unwind", 6, ".orc_unwind_ip", 4),
@@ -328,12 +230,12 @@ def _check_pairs(read: _Read) -> None:
     ):
         a, b = read.by_name.get(one), read.by_name.get(other)
         if a is not None and b is not None and a.size // size_one != b.size // size_other:
-            raise _fail(read.name, f"{one} and {other} differ in number")
+            raise failure(read.name, f"{one} and {other} differ in number")
     if (".orc_unwind" in read.by_name) != (".orc_unwind_ip" in read.by_name):
-        raise _fail(read.name, "half an unwind table")
+        raise failure(read.name, "half an unwind table")
 
 
-def _check_bytes(read: _Read, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
     """Every chunk holds its member's bytes, but for fields that a relocation of the member covers (and the opcode of a
     silenced trace call), and no two chunks share a byte."""
     ends: dict[str, list[tuple[int, int]]] = {}
@@ -348,7 +250,7 @@ def _check_bytes(read: _Read, members: Sequence[Member], link_map: Mapping[str, 
         output = read.by_name[chunk["output"]]
         for at, out, size in pieces:
             if out + size > output.size:
-                raise _fail(read.name, f"{member.file}: {source.name} ends outside {output.name}")
+                raise failure(read.name, f"{member.file}: {source.name} ends outside {output.name}")
             if output.kind == "SHT_NOBITS":
                 continue
             before = np.frombuffer(source.data[at : at + size], np.uint8) if len(source.data) else np.zeros(size, "u1")
@@ -361,11 +263,11 @@ def _check_bytes(read: _Read, members: Sequence[Member], link_map: Mapping[str, 
     for name, spans in ends.items():
         spans.sort()
         if any(end > start for (_, end), (start, _) in pairwise(spans)):
-            raise _fail(read.name, f"{name}: two chunks share a byte")
+            raise failure(read.name, f"{name}: two chunks share a byte")
 
 
 def _check_changed(
-    read: _Read, member: Member, section: str, changed: Array, rows: Array | None, link_map: Mapping[str, Any]
+    read: Written, member: Member, section: str, changed: Array, rows: Array | None, link_map: Mapping[str, Any]
 ) -> None:
     starts = np.sort(rows["r_offset"].astype(np.int64)) if rows is not None else np.empty(0, np.int64)
     if rows is not None:
@@ -379,17 +281,17 @@ def _check_changed(
     else:
         inside = np.zeros(len(changed), bool)
     if not inside.all():
-        raise _fail(read.name, f"{member.file}: {section}+{int(changed[np.argmin(inside)]):#x}: a byte was changed")
+        raise failure(read.name, f"{member.file}: {section}+{int(changed[np.argmin(inside)]):#x}: a byte was changed")
 
 
-def _check_order(read: _Read, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
     """The glue calls each init once, and none before what the member needs."""
     glue = next(c for c in link_map["chunks"] if c["member"] < 0 and c["output"] == ".init.text")
     output = read.by_name[".init.text"]
-    rows = read.relocations.get(output.index, np.empty(0, _RELA))
+    rows = read.relocations.get(output.index, np.empty(0, RELA))
     targets: dict[int, tuple[int, int]] = {}
     for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
-        section, offset = _place(read, row)
+        section, offset = place_of(read, row)
         if section:
             targets[int(row["offset"])] = (section, offset + 4)
     code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
@@ -404,14 +306,14 @@ def _check_order(read: _Read, members: Sequence[Member], link_map: Mapping[str, 
         if name == ".init.text":
             sites += _near_calls(code, glue["offset"], home[1])
         if not sites:
-            raise _fail(read.name, f"{member.file}: its init is never called")
+            raise failure(read.name, f"{member.file}: its init is never called")
         called.append(sites[0])
     if called != sorted(called):
-        raise _fail(read.name, "the inits are called out of order")
+        raise failure(read.name, "the inits are called out of order")
     names = [m["name"] for m in link_map["members"]]
     for place, entry in enumerate(link_map["members"]):
         if any(names.index(needed) >= place for needed in entry["depends"]):
-            raise _fail(read.name, f"{entry['name']} comes before what it needs")
+            raise failure(read.name, f"{entry['name']} comes before what it needs")
 
 
 def _near_calls(code: bytes, base: int, target: int) -> list[int]:

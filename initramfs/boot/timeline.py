@@ -1,0 +1,199 @@
+"""``megamod boot``: an image in QEMU, and the timeline that its console showed, as a table or JSON.
+
+Needs a kernel that fits the image. Guarantees that the disks given are not changed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megamod.initramfs.boot.console import Event, EventKind, Timeline, parse_console
+from megamod.initramfs.boot.qemu import QemuResult, run_qemu
+from megamod.initramfs.image import read_image
+from megamod.initramfs.plan import PLAN_PATH
+from megamod.initramfs.steps import human_seconds, table
+from megamod.profiles.errors import MegamodError
+
+JSON_VERSION = 1
+_SHOWN_FAILURES = 20
+
+# How long a guest may take to power off after its last stage; one that stays up is then ended, and that is no failure.
+_LINGER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootReport:
+    """A finished boot. *ok*: user space was reached, and the guest ended, or had nothing left to load, in time."""
+
+    timeline: Timeline
+    result: QemuResult
+
+    @property
+    def ok(self) -> bool:
+        """Whether the boot counts as good."""
+        return self.timeline.user_space and not self.result.timed_out
+
+    @property
+    def exit_status(self) -> int:
+        """0 if `ok`, else 1."""
+        return 0 if self.ok else 1
+
+    def as_table(self) -> str:
+        """The table, the failures, how it ended and, if it is not `ok`, the end of the console."""
+        lines = [timeline_table(self.timeline), "", self._ending()]
+        if not self.ok:
+            lines += ["the console's last lines:", *(f"  {line}" for line in self.result.tail().splitlines())]
+        return "\n".join(lines)
+
+    def as_json(self) -> str:
+        """The same as a JSON document."""
+        ending = {
+            "ok": self.ok,
+            "timed_out": self.result.timed_out,
+            "status": self.result.returncode,
+            "accelerator": self.result.accel,
+            "host_seconds": round(self.result.seconds, 3),
+        }
+        if not self.ok:
+            ending["console_tail"] = self.result.tail()
+        return json.dumps({**timeline_dict(self.timeline), **ending}, indent=2, ensure_ascii=False) + "\n"
+
+    def _ending(self) -> str:
+        result = self.result
+        how = f"under {result.accel.upper()} in {result.seconds:.1f} s of this machine's time"
+        if result.timed_out:
+            return f"ended by the timeout, {how}"
+        if not self.timeline.user_space:
+            return f"user space was not reached, {how}"
+        return f"{'all stages loaded, the guest was still up' if result.stopped else 'the guest has ended'}, {how}"
+
+
+def boot_image(
+    image: Path,
+    *,
+    vmlinuz: Path,
+    disks: Sequence[Path] = (),
+    append: str = "",
+    icount: bool = False,
+    timeout: float = 120.0,
+    memory: int = 512,
+) -> BootReport:
+    """Boot *image*, made by ``megamod build``, with the kernel *vmlinuz*; the arguments are those of `run_qemu`.
+
+    Without a ``root=`` in *append* the first disk is the root. The run ends when the guest does, or ten seconds after
+    user space was reached and the last stage was loaded. Raises MegamodError for a file that cannot be read and for an
+    image without a plan.
+    """
+    stages = _stages_that_end(image)
+    result = run_qemu(
+        image=image,
+        vmlinuz=vmlinuz,
+        disks=disks,
+        append=_command_line(append, has_disk=bool(disks)),
+        icount=icount,
+        timeout=timeout,
+        memory=memory,
+        until=_all_reached(stages),
+        linger=_LINGER_SECONDS,
+    )
+    return BootReport(timeline=parse_console(result.console), result=result)
+
+
+def _stages_that_end(image: Path) -> list[str]:
+    """The stages that come without anybody's doing."""
+    plan = next((entry.data for entry in read_image(image) if entry.path == PLAN_PATH), None)
+    if plan is None:
+        raise MegamodError(f"{image}: has no {PLAN_PATH}", hint="megamod build makes an image that has")
+    records = [line.split(" ") for line in plan.decode("ascii", "replace").splitlines()]
+    return [record[1] for record in records if record[0] == "stage" and record[2:3] != ["manual"]]
+
+
+def _all_reached(stages: Sequence[str]) -> str:
+    """A regular expression for a console that shows user space and all *stages* loaded, in any order."""
+    done = "".join(rf"(?=[\s\S]*megamod: stage {re.escape(stage)} done\n)" for stage in stages)
+    return rf"\A{done}[\s\S]*megamod: exec \S+\n"
+
+
+def _command_line(append: str, *, has_disk: bool) -> str:
+    words = append.split()
+    added = []
+    if has_disk and not any(word.startswith("root=") for word in words):
+        added.append("root=/dev/vda")
+    # The loader's lines have to reach the console whatever the words under test say.
+    if any(word == "quiet" or word.startswith("loglevel=") for word in words):
+        added.append("ignore_loglevel")
+    return " ".join([*added, append]).strip()
+
+
+def timeline_table(timeline: Timeline) -> str:
+    """The timeline as plain text: a line an event, then the failures."""
+    rows: list[list[str]] = []
+    before: float | None = None
+    for event in timeline.events:
+        passed = event.seconds - before if event.seconds is not None and before is not None else None
+        rows.append([_clock(event.seconds), "" if passed is None else f"+{human_seconds(passed)}", _words(event)])
+        before = event.seconds if event.seconds is not None else before
+    lines = [_right_but_last(["time", "after", "what"], rows)]
+    if timeline.failures:
+        lines.append(f"\nfailures ({len(timeline.failures)}):")
+        shown = timeline.failures[:_SHOWN_FAILURES]
+        lines += [f"  {_clock(failure.seconds)}  {failure.text}" for failure in shown]
+        if len(timeline.failures) > len(shown):
+            lines.append(f"  … and {len(timeline.failures) - len(shown)} more")
+    return "\n".join(lines)
+
+
+def timeline_dict(timeline: Timeline) -> dict[str, object]:
+    """The timeline for JSON; times are seconds on the kernel's clock, or null."""
+    return {
+        "version": JSON_VERSION,
+        "user_space": timeline.user_space,
+        "events": [
+            {"event": event.kind.value, "seconds": event.seconds, "name": event.name, "detail": event.detail}
+            for event in timeline.events
+        ],
+        "loads": [
+            {
+                "stage": load.stage,
+                "name": load.name,
+                "microseconds": load.microseconds,
+                "ok": load.ok,
+                "failed": load.failed,
+                "skipped": load.skipped,
+            }
+            for load in timeline.loads
+        ],
+        "failures": [{"seconds": failure.seconds, "text": failure.text} for failure in timeline.failures],
+    }
+
+
+def _words(event: Event) -> str:
+    match event.kind:
+        case EventKind.KERNEL:
+            return "kernel start"
+        case EventKind.INIT:
+            return f"init started: {event.detail}"
+        case EventKind.TRIGGERED:
+            return f"stage {event.name}: triggered by {event.detail}"
+        case EventKind.LOADED:
+            return f"stage {event.name}: {event.detail}"
+        case EventKind.ROOT:
+            return f"root mounted: {event.detail}"
+        case EventKind.USERSPACE:
+            return f"user space: {event.detail}"
+
+
+def _clock(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.6f}"
+
+
+def _right_but_last(header: list[str], rows: list[list[str]]) -> str:
+    """A table whose numbers are flush right and whose last column is free text."""
+    numbers = table(header[:-1], [row[:-1] for row in rows], left=0).splitlines()
+    width = max(len(line) for line in numbers)
+    texts = [header[-1], *(row[-1] for row in rows)]
+    return "\n".join(f"{line.ljust(width)}  {text}" for line, text in zip(numbers, texts, strict=True))

@@ -1,0 +1,141 @@
+"""A module made in memory: collects sections, symbols and relocations, and becomes a Member like one that was read.
+
+Source of the structures: include/linux/moduleparam.h, struct kernel_param and struct kparam_array (the same since 4.x).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink.elf import Section
+from megamod.initramfs.prelink.read import THIS_MODULE, Member
+
+
+@dataclass(slots=True)
+class Builder:
+    """Collects sections, symbols and relocations of the glue."""
+
+    names: list[str] = field(default_factory=lambda: [""])
+    data: list[bytearray] = field(default_factory=lambda: [bytearray()])
+    # st_name, st_shndx, st_info, st_size; all values are 0
+    symbols: list[tuple[int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0)])
+    strings: bytearray = field(default_factory=lambda: bytearray(1))
+    imports: dict[str, int] = field(default_factory=dict)
+    section_symbols: dict[int, int] = field(default_factory=dict)
+    relas: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict)
+
+    def add(self, name: str) -> int:
+        self.names.append(name)
+        self.data.append(bytearray())
+        index = len(self.names) - 1
+        self.symbols.append((0, index, elf.STT_SECTION, 0))
+        self.section_symbols[index] = len(self.symbols) - 1
+        return index
+
+    def index(self, name: str) -> int:
+        return self.names.index(name)
+
+    def buffer(self, name: str) -> bytearray:
+        return self.data[self.index(name)]
+
+    def undefined(self, name: str) -> int:
+        """The symbol of a kernel import."""
+        if name not in self.imports:
+            self.imports[name] = self.symbol(name)
+        return self.imports[name]
+
+    def symbol(self, name: str, shndx: int = elf.SHN_UNDEF, info: int = 0, size: int = 0) -> int:
+        self.symbols.append((len(self.strings), shndx, info, size))
+        self.strings += name.encode() + b"\0"
+        return len(self.symbols) - 1
+
+    def relocate(self, section: str, offset: int, kind: int, symbol: int, addend: int = 0) -> None:
+        self.relas.setdefault(self.index(section), []).append((offset, kind, symbol, addend))
+
+    def point(self, section: str, offset: int, target: str, addend: int, kind: int = x86_64.R_64) -> None:
+        """Relocate *section*+*offset* against a section of the glue."""
+        self.relocate(section, offset, kind, self.section_symbols[self.index(target)], addend)
+
+    def text(self, value: str) -> int:
+        """Add a string to .rodata and give its offset."""
+        rodata = self.buffer(".rodata")
+        offset = len(rodata)
+        rodata += value.encode() + b"\0"
+        return offset
+
+    def parameter(self, name: str, permission: int, array: int) -> None:
+        """A struct kernel_param with param_array_ops over the kparam_array at .rodata+*array*."""
+        table = self.buffer("__param")
+        at = len(table)
+        table += struct.pack("<QQQHbBxxxxQ", 0, 0, 0, permission, -1, 0, 0)
+        self.point("__param", at, ".rodata", self.text(name))
+        self.point("__param", at + 8, THIS_MODULE, 0)
+        self.relocate("__param", at + 16, x86_64.R_64, self.undefined("param_array_ops"))
+        self.point("__param", at + 32, ".rodata", array)
+
+    def array(self, elements: int, size: int, operations: str, data: int, count: int | None) -> int:
+        """A struct kparam_array in .rodata over .data+*data*; *count* is where the kernel stores how many were set."""
+        rodata = self.buffer(".rodata")
+        rodata += bytes(-len(rodata) % 8)
+        at = len(rodata)
+        rodata += struct.pack("<IIQQQ", elements, size, 0, 0, 0)
+        if count is not None:
+            self.point(".rodata", at + 8, ".data", count)
+        self.relocate(".rodata", at + 16, x86_64.R_64, self.undefined(operations))
+        self.point(".rodata", at + 24, ".data", data)
+        return at
+
+    def build(self, name: str, machine: int, this_module: int, crcs: Mapping[str, int]) -> Member:
+        sections = tuple(self._section(index) for index in range(len(self.names)))
+        table = np.zeros(len(self.symbols), elf.SYM64)
+        for column, values in zip(
+            ("st_name", "st_shndx", "st_info", "st_size"), zip(*self.symbols, strict=True), strict=True
+        ):
+            table[column] = values
+        relas = tuple(
+            (target, np.array([(o, t, s, a) for o, t, s, a in rows], elf.RELA64))
+            for target, rows in sorted(self.relas.items())
+        )
+        imported = {symbol: text for text, symbol in self.imports.items()}
+        return Member(
+            name=name,
+            file="glue",
+            machine=machine,
+            sections=sections,
+            symbols=table,
+            strings=bytes(self.strings),
+            relas=relas,
+            modinfo=(),
+            versions={text: crcs[text] for text in self.imports if text in crcs},
+            has_versions=False,
+            has_extended_versions=False,
+            imports=imported,
+            weak_imports=frozenset(),
+            exports=(),
+            init=None,
+            this_module=this_module,
+            name_offset=0,
+        )
+
+    def _section(self, index: int) -> Section:
+        name = self.names[index]
+        kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
+        flags = {".init.text": elf.SHF_EXECINSTR, ".data": elf.SHF_WRITE, THIS_MODULE: elf.SHF_WRITE}.get(name, 0)
+        align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
+        return Section(
+            index=index,
+            name=name,
+            sh_type=kind if index else elf.SHT_NULL,
+            sh_flags=(elf.SHF_ALLOC | flags) if index else 0,
+            size=len(self.data[index]),
+            sh_link=0,
+            sh_info=0,
+            sh_addralign=align.get(name, 1 if name == ".modinfo" else 4 if kind == elf.SHT_NOTE else 8),
+            sh_entsize=0,
+            data=memoryview(bytes(self.data[index])),
+        )

@@ -1,0 +1,146 @@
+# shellcheck shell=sh
+# What `tests/run.sh` and `initramfs/demo.sh` share: Debian packages, a virtual environment outside the tree, and megamod
+# installed into it as a wheel. Sourced with $top set to the root of the project. Everything that is made lies in
+# ${XDG_CACHE_HOME:-~/.cache}/megamod; a second run finds it and needs no network.
+
+: "${top:?is to be set}"
+
+# The wheel must be of the tree as it is, so a value of the caller's shell has no say.
+unset PYTHONPATH PYTHONHOME
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/megamod
+
+say() {
+	echo "setup: $*"
+}
+
+die() {
+	echo "setup: $*" >&2
+	exit 1
+}
+
+is_installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# need_packages NAME…: installs those that are missing. A|B is whichever of two names this release of Debian has.
+need_packages() {
+	command -v dpkg-query >/dev/null 2>&1 || die "this needs Debian, or a system made from it: no dpkg-query here"
+	missing=
+	for wanted in "$@"; do
+		is_installed "${wanted%%|*}" || is_installed "${wanted##*|}" || missing="$missing $wanted"
+	done
+	[ -n "$missing" ] || return 0
+	say "packages missing:$missing"
+	root=
+	if [ "$(id -u)" -ne 0 ]; then
+		if ! command -v sudo >/dev/null 2>&1; then
+			echo "setup: not root and no sudo; run this as root, then come back:" >&2
+			echo "    apt-get update && apt-get install --yes --no-install-recommends$(known_names)" >&2
+			exit 1
+		fi
+		root=sudo
+	fi
+	$root apt-get -qq update
+	names=$(known_names)
+	say "apt-get install$names"
+	# shellcheck disable=SC2086 # several words
+	$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $names
+}
+
+# The names in $missing, of two the one that apt knows.
+known_names() {
+	for wanted in $missing; do
+		if [ -n "$(apt-cache madison "${wanted%%|*}" 2>/dev/null)" ]; then
+			printf ' %s' "${wanted%%|*}"
+		else
+			printf ' %s' "${wanted##*|}"
+		fi
+	done
+}
+
+# Sets $python to the first Python of 3.11 or newer, with python3-venv installed where its venv has no pip.
+need_python() {
+	command -v python3 >/dev/null 2>&1 || need_packages python3
+	for python in python3 /usr/bin/python3; do
+		"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+		"$python" -c 'import ensurepip, venv' 2>/dev/null && return
+	done
+	/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+		die "Python 3.11 or newer is needed: Debian 12 (bookworm) and later have it"
+	need_packages python3-venv
+	python=/usr/bin/python3
+}
+
+# make_venv FOLDER STAMP: an empty virtual environment, unless there is one that was finished for the same STAMP.
+make_venv() {
+	[ "$(cat "$1/.megamod-stamp" 2>/dev/null)" = "$2" ] && return 1
+	say "virtual environment $1"
+	rm -rf "$1"
+	"$python" -m venv "$1"
+}
+
+build_requirements() {
+	"$python" - "$top/pyproject.toml" <<-'EOT'
+		import sys, tomllib
+		with open(sys.argv[1], "rb") as file:
+		    print("\n".join(tomllib.load(file)["build-system"]["requires"]))
+	EOT
+}
+
+# What the wheel is made of; what lies there besides (caches, a loader built in place) is none of it.
+source_files() {
+	(cd "$top" && find pyproject.toml README.md LICENSE loader profiles initramfs \
+		\( -name __pycache__ -o -path loader/bin -o -name '*.egg-info' \) -prune -o -type f -print | LC_ALL=C sort)
+}
+
+hash_of() {
+	(cd "$top" && source_files | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
+}
+
+# install_megamod EXTRAS: the tree as a wheel into $venv, with its dependencies and those of EXTRAS ('' or '[test]').
+install_megamod() {
+	need_python
+	mkdir -p "$cache"
+	# Two trees have two environments, and one set of build tools (ziglang is large).
+	venv=$cache/venv-$(printf %s "$top" | sha256sum | cut -c 1-12)
+	# Two runs at the same time must not fill one environment.
+	exec 9>"$cache/setup.lock"
+	flock 9
+	version=$("$python" -c 'import sys; print(sys.version, sys.prefix)')
+	requirements=$(build_requirements)
+	if make_venv "$cache/build-venv" "$version $requirements"; then
+		say "pip install" "$requirements" "wheel"
+		# shellcheck disable=SC2086 # several words
+		"$cache/build-venv/bin/python" -m pip install -qq $requirements wheel
+		echo "$version $requirements" >"$cache/build-venv/.megamod-stamp"
+	fi
+	if make_venv "$venv" "$version"; then
+		echo "$version" >"$venv/.megamod-stamp"
+	fi
+	sources=$(hash_of)
+	if [ "$(cat "$venv/.megamod-installed" 2>/dev/null)" != "$sources" ]; then
+		rm -f "$venv/.megamod-installed" "$venv"/.megamod-has*
+		build_wheel
+		say "pip install ${wheel##*/}"
+		"$venv/bin/python" -m pip install -qq --no-deps --force-reinstall "$wheel"
+		echo "$sources" >"$venv/.megamod-installed"
+	fi
+	if [ ! -e "$venv/.megamod-has$1" ]; then
+		say "pip install what megamod$1 needs"
+		"$venv/bin/python" -m pip install -qq "megamod$1"
+		: >"$venv/.megamod-has$1"
+	fi
+	exec 9>&-
+}
+
+# Sets $wheel. Built from a copy: setuptools leaves build/ and egg-info in the tree, and ships what a stale build/ holds.
+build_wheel() {
+	say "building the wheel"
+	copy=$cache/wheel
+	rm -rf "$copy"
+	mkdir -p "$copy/tree" "$copy/out"
+	(cd "$top" && source_files | tr '\n' '\0' | xargs -0 tar -cf - --) | tar -C "$copy/tree" -xf -
+	"$cache/build-venv/bin/python" -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir "$copy/out" \
+		"$copy/tree"
+	for wheel in "$copy"/out/*.whl; do :; done
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See cmdline.h. Words are cut as next_arg() does it (lib/cmdline.c, 6.1): white space outside double quotes ends a
+ * word, a quote may stand anywhere, and a value or a whole word in quotes loses them. A lone `--` ends the kernel's
+ * parameters (parse_args, kernel/params.c).
+ */
+#include "cmdline.h"
+
+static bool is_space(char c)
+{
+	/* lib/ctype.c has 0xa0 as a space too */
+	return c == ' ' || (c >= '\t' && c <= '\r') || (u8)c == 0xa0;
+}
+
+bool next_word(const char **at, struct word *word)
+{
+	const char *s = *at, *equals = NULL, *start, *end;
+	bool quoted, inside;
+
+	while (is_space(*s))
+		s++;
+	if (!*s)
+		return false;
+	word->raw = s;
+	quoted = inside = *s == '"';
+	if (quoted)
+		s++;
+	for (start = s; *s && (inside || !is_space(*s)); s++) {
+		if (*s == '=' && !equals && s > start)	/* next_arg() takes index 0 for "none yet" */
+			equals = s;
+		if (*s == '"')
+			inside = !inside;
+	}
+	*at = s;
+	word->raw_size = (size_t)(s - word->raw);
+	end = s;
+	word->value = NULL;
+	word->value_size = 0;
+	word->key = start;
+	if (equals) {
+		word->key_size = (size_t)(equals - start);
+		word->value = equals + 1;
+		if (*word->value == '"' && word->value < end) {
+			word->value++;
+			if (end > word->value && end[-1] == '"')
+				end--;
+			quoted = false;
+		}
+	}
+	if (quoted && end > start && end[-1] == '"')
+		end--;
+	if (word->value)
+		word->value_size = (size_t)(end - word->value);
+	else
+		word->key_size = (size_t)(end - start);
+	return !(word->raw_size == 2 && word->raw[0] == '-' && word->raw[1] == '-');
+}
+
+bool key_is(const struct word *word, const char *key)
+{
+	return same_module(word->key, word->key_size, key);
+}
+
+static void keep(char *to, size_t room, const struct word *word)
+{
+	struct text t = { to, room, 0, false };
+
+	text_reset(&t);
+	if (word->value)
+		text_add_bytes(&t, word->value, word->value_size);
+	if (t.cut)
+		text_reset(&t);	/* half a name would be the wrong name */
+}
+
+/* Joins the values of a repeated option by commas. */
+static void join(char *to, size_t room, const struct word *word)
+{
+	struct text t = { to, room, length(to), false };
+
+	if (t.used)
+		text_add(&t, ",");
+	if (word->value)
+		text_add_bytes(&t, word->value, word->value_size);
+}
+
+static u64 number(const struct word *word)
+{
+	const char *s = word->value;
+	u64 n = 0;
+
+	return s && take_number(&s, &n) ? n : 0;
+}
+
+static bool value_is(const struct word *word, const char *value)
+{
+	return word->value && word->value_size == length(value) && !memcmp(word->value, value, word->value_size);
+}
+
+/* Options whose value is kept as text. */
+static const struct {
+	const char *key;
+	u16 offset, room;
+} texts[] = {
+#define KEPT(key, field) { key, offsetof(struct options, field), sizeof(((struct options *)0)->field) }
+	KEPT("megamod.break", break_at), KEPT("root", root),   KEPT("rootfstype", fstype),
+	KEPT("rootflags", flags),	 KEPT("init", init),
+#undef KEPT
+};
+
+void read_options(const char *cmdline, struct options *o)
+{
+	struct word w;
+	size_t i;
+
+	while (next_word(&cmdline, &w)) {
+		for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+			if (key_is(&w, texts[i].key))
+				keep((char *)o + texts[i].offset, texts[i].room, &w);
+		if (key_is(&w, "megamod"))
+			o->off = value_is(&w, "off");
+		else if (key_is(&w, "megamod.debug"))
+			o->debug = !value_is(&w, "0");
+		else if (key_is(&w, "megamod.skip"))
+			join(o->skip, sizeof(o->skip), &w);
+		else if (key_is(&w, "megamod.deferred")) {
+			o->deferred_now = value_is(&w, "now");
+			o->deferred_off = value_is(&w, "off");
+		} else if (key_is(&w, "ro") || key_is(&w, "rw")) {
+			if (!w.value)
+				o->writable = w.key[1] == 'w';
+		} else if (key_is(&w, "rootwait")) {
+			o->wait_forever = !w.value;
+			o->wait_seconds = number(&w);
+		} else if (key_is(&w, "rootdelay"))
+			o->delay_seconds = number(&w);
+	}
+}
+
+bool in_list(const char *list, const char *name)
+{
+	const char *end;
+
+	while (*list) {
+		for (end = list; *end && *end != ','; end++)
+			;
+		if (same_module(list, (size_t)(end - list), name))
+			return true;
+		list = *end ? end + 1 : end;
+	}
+	return false;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernel command line: its words, cut as the kernel cuts them, and what the loader wants to know from it.
+ */
+#ifndef CMDLINE_H
+#define CMDLINE_H
+
+#include "text.h"
+
+/* One word of the command line, pointing into the text that it came from (which stays as it is). */
+struct word {
+	const char *raw;	/* as written, quotes included */
+	size_t raw_size;
+	const char *key;	/* before the '=', or the whole word */
+	size_t key_size;
+	const char *value;	/* after the '=', without the quotes around it; NULL if there is no '=' */
+	size_t value_size;
+};
+
+/* Takes the next word from *at; false at the end, which is also a lone `--`: what follows is for init. */
+bool next_word(const char **at, struct word *word);
+bool key_is(const struct word *word, const char *key);
+
+enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
+
+struct options {
+	bool off, debug;
+	bool deferred_now, deferred_off;
+	bool writable;			/* the last of ro and rw */
+	bool wait_forever;		/* rootwait */
+	u64 wait_seconds;		/* rootwait=N (6.7 and newer), 0 if not given */
+	u64 delay_seconds;		/* rootdelay=N */
+	char break_at[64];		/* megamod.break=, a comma-separated list */
+	char skip[VALUE_ROOM];			/* every megamod.skip=, joined by commas */
+	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM];	/* "" if not given */
+};
+
+/* Reads every option of the loader's own from the command line. */
+void read_options(const char *cmdline, struct options *options);
+/* Is `name` one of the comma-separated words of `list` ('-' and '_' equal)? */
+bool in_list(const char *list, const char *name);
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The loader: /init in the image, the first program after the kernel. It loads the critical stage, hands over to the
+ * root file system or a program in the image, and leaves a keeper behind for the deferred stages. main() is the recipe.
+ *
+ * As PID 1 it must not end by accident: every failure is told on the console, then there is a shell if the image has
+ * one, and then it ends on purpose, so that the kernel panics and panic= decides what becomes of the machine.
+ */
+#include "boot.h"
+#include "say.h"
+
+#define SOMEBODY_NANOSECONDS 2000000000ull
+
+static const struct {
+	const char *path, *type, *data;
+	unsigned long flags;
+} mounts[] = {
+	{ "/dev", "devtmpfs", "mode=0755", MS_NOSUID },
+	{ "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC },
+	{ "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC },
+	{ "/run", "tmpfs", "mode=0755,size=20%", MS_NOSUID | MS_NODEV },
+};
+
+/* Makes and mounts one of these folders and returns a handle on it; what cannot be mounted is used as it is. */
+static int mount_one(u32 i)
+{
+	long err = sys_mkdirat(AT_FDCWD, mounts[i].path, 0755);
+
+	if (err >= 0 || err == -EEXIST)
+		err = sys_mount(mounts[i].type, mounts[i].path, mounts[i].type, mounts[i].flags, mounts[i].data);
+	if (err < 0 && err != -EBUSY)	/* -EBUSY: mounted already */
+		warn("%s cannot be mounted: %s", mounts[i].path, errno_name(err));
+	return (int)sys_openat(AT_FDCWD, mounts[i].path, O_RDONLY | O_DIRECTORY, 0);
+}
+
+/* The kernel opens /dev/console for us only if the initramfs has that node (console_on_rootfs, init/main.c). */
+static void open_console(int dev)
+{
+	struct statx st;
+	long fd;
+
+	if (sys_statx(0, "", AT_EMPTY_PATH, &st) >= 0)
+		return;
+	fd = sys_openat(dev, "console", O_RDWR, 0);
+	if (fd < 0)
+		fd = sys_openat(dev, "null", O_RDWR, 0);
+	if (fd < 0)
+		return;
+	sys_dup3((int)fd, 1);
+	sys_dup3((int)fd, 2);
+	if (fd == 0)	/* the lowest free number: but it was opened close-on-exec */
+		fd = sys_dup3(1, 0);
+	else
+		sys_dup3((int)fd, 0);
+}
+
+static void mount_all(struct boot *boot)
+{
+	boot->dev = mount_one(0);
+	say_through(boot->dev);
+	boot->proc = mount_one(1);
+	boot->sys = mount_one(2);
+	boot->run = mount_one(3);
+	open_console(boot->dev);
+}
+
+static void read_command_line(struct boot *boot)
+{
+	long err = read_small(boot->proc, "cmdline", boot->cmdline, sizeof(boot->cmdline));
+
+	if (err < 0)
+		warn("/proc/cmdline cannot be read: %s", errno_name(err));
+	read_options(boot->cmdline, &boot->options);
+	say_debug(boot->options.debug);
+}
+
+static void break_at(const struct boot *boot, const char *point)
+{
+	if (!in_list(boot->options.break_at, point))
+		return;
+	say("break at %s", point);
+	if (have_shell())
+		run_shell(boot);
+	else
+		warn("no shell: the image has no /bin/sh");
+}
+
+/*
+ * Nothing else is left: the shell, if there is one. True if it is worth another try, after somebody was there; a shell
+ * that ended at once had no one at its console, and a machine that nobody looks at must come to panic=.
+ */
+static bool last_resort(struct boot *boot)
+{
+	u64 start = now();
+
+	if (!have_shell())
+		return false;
+	warn("emergency shell; when it ends, the last step is tried again");
+	run_shell(boot);
+	return now() - start > SOMEBODY_NANOSECONDS;
+}
+
+static void load_critical(struct boot *boot)
+{
+	struct stage *critical = &boot->plan.stages[0];
+
+	if (boot->options.off) {
+		say("off: nothing is loaded");
+		return;
+	}
+	load_stage(boot, critical, KIND_NOW);
+	if (critical->state == STATE_FAILED)
+		error("the critical stage failed; going on with what the kernel has built in");
+	write_mask(boot);
+	write_status(boot);
+	start_keeper(boot);
+}
+
+/* Returns only if it failed, and has said why. */
+static void hand_over(struct boot *boot)
+{
+	static bool mounted;	/* a second attempt may come after the mount */
+	const struct plan *p = &boot->plan;
+
+	switch (p->handover) {
+	case HAND_CMDLINE:
+		break_at(boot, "pre-mount");
+		if (!mounted)
+			mounted = mount_root(boot, p->stages[0].state == STATE_FAILED);
+		if (!mounted)
+			return;
+		break_at(boot, "pre-switch");
+		switch_root(boot);
+		return;
+	case HAND_EXEC:
+		break_at(boot, "pre-switch");
+		execute(boot, p->command, false);
+		return;
+	case HAND_CHAIN:
+		break_at(boot, "pre-switch");
+		execute(boot, p->command, true);
+	}
+}
+
+int main(int argc, char **argv, char **envp)
+{
+	static struct boot boot;
+
+	if (sys_getpid() != 1) {
+		error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
+		return 1;
+	}
+	boot.alive = -1;
+	boot.argc = argc;
+	boot.argv = argv;
+	boot.envp = envp;
+	mount_all(&boot);
+	say("start");
+	read_command_line(&boot);
+	if (!read_plan(PLAN_PATH, &boot.plan)) {
+		last_resort(&boot);
+		goto panic;
+	}
+	break_at(&boot, "pre-load");
+	load_critical(&boot);
+	do
+		hand_over(&boot);
+	while (last_resort(&boot));
+panic:
+	error("nothing is left to try: the kernel panics now, and panic= decides what follows");
+	return 1;
+}

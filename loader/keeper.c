@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The stage keeper: a child of PID 1 that stays in the initramfs while the real init starts, and loads each deferred
+ * stage when its trigger fires. It is an event loop around ppoll() and ends after the last stage.
+ *
+ * - Files of deferred loads are held open from the start, so they outlive the emptying of the initramfs.
+ * - The read end of a close-on-exec pipe, whose only write end PID 1 has, tells of the exec of the real init.
+ * - argv[0] begins with `@`: systemd leaves such a process alone (ROOT_STORAGE_DAEMONS in its documentation).
+ * - After that exec, paths are looked up from PID 1's root, entered through the handle on /proc, and from whatever is mounted
+ *   over it (`/..` at a root follows mounts: follow_dotdot and step_into, fs/namei.c, 6.1), because a generator's init moves
+ *   the real root there only later. A change of the mounts is an event too.
+ * - A stage is loaded when its trigger has fired and every earlier stage that it needs has been through; stages that do
+ *   not need each other do not wait for each other.
+ */
+#include "boot.h"
+#include "say.h"
+
+#define MILLISECOND 1000000ull
+
+enum { CONTROL_ROOM = 256, PATH_ROOM = 4096 };
+
+struct keeper {
+	struct boot *boot;
+	int alive;		/* read end of the pipe; -1 once user space has started */
+	int inotify, mounts, control;	/* -1: not there */
+	char line[CONTROL_ROOM];	/* an unfinished line from the control FIFO */
+	size_t line_used;
+};
+
+static struct stage *first_deferred(const struct keeper *k)
+{
+	return k->boot->plan.stages + 1;
+}
+
+static struct stage *end_of_stages(const struct keeper *k)
+{
+	return k->boot->plan.stages + k->boot->plan.stage_count;
+}
+
+static bool is_pending(const struct stage *s)
+{
+	return s->state == STATE_WAITING && s->fired == KIND_NONE;
+}
+
+/* ---- triggers ---- */
+
+static void fire(struct keeper *k, struct stage *s, enum kind by)
+{
+	s->fired = by;
+	if (s->watch >= 0)
+		sys_inotify_rm_watch(k->inotify, s->watch);
+	s->watch = -1;
+}
+
+/*
+ * Idle: in the time that the profile names, at least nine tenths of the processors' ticks were idle ones. Waiting for a
+ * disk does not count as idle: that is what a busy boot does. False too if /proc/stat cannot be read.
+ */
+static bool was_idle(struct keeper *k, struct stage *s)
+{
+	char line[256];
+	const char *at = line;
+	u64 n, idle = 0, total = 0, idle_before = s->idle, total_before = s->total;
+	long err = read_small(k->boot->proc, "stat", line, sizeof(line));
+	u32 i;
+
+	if (err < 0 && err != -E2BIG)
+		return false;
+	while (*at == 'c' || *at == 'p' || *at == 'u' || *at == ' ')
+		at++;
+	for (i = 0; i < 8 && take_number(&at, &n); i++) {	/* user nice system idle iowait irq softirq steal */
+		total += n;
+		if (i == 3)
+			idle = n;
+		at += *at == ' ';
+	}
+	s->idle = idle;
+	s->total = total;
+	return total > total_before && (idle - idle_before) * 10 >= (total - total_before) * 9;
+}
+
+/* Follows PID 1 to where its root is now. */
+static void enter_root(struct keeper *k)
+{
+	if (sys_fchdir(k->boot->proc) < 0 || sys_chroot("1/root") < 0 || sys_chroot("/..") < 0 || sys_chdir("/") < 0)
+		debug("the keeper stays in the initramfs");
+}
+
+static bool exists(const char *path)
+{
+	struct statx st;
+
+	return sys_statx(AT_FDCWD, path, 0, &st) >= 0;
+}
+
+/* Cuts the last component off; false if there is none. */
+static bool go_up(char *path)
+{
+	size_t n = length(path);
+
+	while (n > 1 && path[n - 1] != '/')
+		n--;
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	if (n == length(path))
+		return false;
+	path[n] = 0;
+	return true;
+}
+
+/* Watches the deepest existing folder above the stage's path; returns its watch, or a negative errno. */
+static long watch_above(struct keeper *k, const struct stage *s)
+{
+	static char path[PATH_ROOM];
+	struct text t = { path, sizeof(path), 0, false };
+	long watch = -ENAMETOOLONG;
+
+	text_reset(&t);
+	text_add(&t, s->path);
+	while (!t.cut && go_up(path)) {
+		watch = sys_inotify_add_watch(k->inotify, path,
+					      IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
+		if (watch != -ENOENT && watch != -ENOTDIR)
+			break;
+	}
+	return watch;
+}
+
+/*
+ * Looks for the path, and watches for it if it is not there. What comes into being between the two is found by the
+ * second round: it ends only when a round has neither found the path nor moved the watch.
+ */
+static void look_for_path(struct keeper *k, struct stage *s)
+{
+	const struct stage *other;
+	long watch;
+	bool shared;
+
+	for (;;) {
+		if (exists(s->path)) {
+			fire(k, s, KIND_PATH);
+			return;
+		}
+		watch = watch_above(k, s);
+		if (watch == s->watch)
+			return;
+		for (shared = false, other = first_deferred(k); other < end_of_stages(k); other++)
+			shared |= other != s && other->watch == s->watch;
+		if (s->watch >= 0 && !shared)
+			sys_inotify_rm_watch(k->inotify, s->watch);
+		s->watch = (int)watch;
+		if (watch < 0) {
+			debug("stage %s: nothing to watch: %s", s->name, errno_name(watch));
+			return;
+		}
+	}
+}
+
+static void look_for_paths(struct keeper *k)
+{
+	struct stage *s;
+
+	enter_root(k);
+	for (s = first_deferred(k); s < end_of_stages(k); s++)
+		if (is_pending(s) && s->kind == KIND_PATH)
+			look_for_path(k, s);
+}
+
+/* The real init is being executed: the clock of delays and timeouts starts here. */
+static void start_user_space(struct keeper *k)
+{
+	u64 t = now();
+	struct stage *s;
+
+	sys_close(k->alive);
+	k->alive = -1;
+	debug("user space has started");
+	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+		if (!is_pending(s))
+			continue;
+		if (s->timeout)
+			s->expires = t + s->timeout * MILLISECOND;
+		if (s->kind == KIND_USERSPACE)
+			fire(k, s, KIND_USERSPACE);
+		else if (s->kind == KIND_DELAY || s->kind == KIND_IDLE)
+			s->due = t + s->milliseconds * MILLISECOND;
+		if (s->kind == KIND_IDLE)
+			was_idle(k, s);
+	}
+	look_for_paths(k);
+}
+
+static void look_at_clock(struct keeper *k)
+{
+	u64 t = now();
+	struct stage *s;
+
+	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+		if (!is_pending(s))
+			continue;
+		if (s->due && t >= s->due) {
+			if (s->kind == KIND_DELAY || was_idle(k, s))
+				fire(k, s, s->kind);
+			else
+				s->due = t + s->milliseconds * MILLISECOND;
+		}
+		if (s->fired == KIND_NONE && s->expires && t >= s->expires)
+			fire(k, s, KIND_TIMEOUT);
+	}
+}
+
+/* A line with a stage's name loads any stage that still waits, whatever it waits for. */
+static void take_line(struct keeper *k, const char *line)
+{
+	struct stage *s;
+
+	for (s = first_deferred(k); s < end_of_stages(k); s++)
+		if (same(s->name, line)) {
+			if (is_pending(s))
+				fire(k, s, KIND_MANUAL);
+			return;
+		}
+	say("control: no stage is called %s", line);
+}
+
+static void read_control(struct keeper *k)
+{
+	char c;
+
+	while (sys_read(k->control, &c, 1) == 1) {
+		if (c == '\n') {
+			k->line[k->line_used] = 0;
+			if (k->line_used)
+				take_line(k, k->line);
+			k->line_used = 0;
+		} else if (k->line_used < CONTROL_ROOM - 1) {	/* a longer line is nobody's name */
+			k->line[k->line_used++] = c;
+		}
+	}
+}
+
+/* ---- loading ---- */
+
+static bool has_passed(const struct stage *s)
+{
+	return s->state == STATE_DONE || s->state == STATE_FAILED;
+}
+
+static bool needs_others(const struct keeper *k, const struct stage *s)
+{
+	const struct stage *other;
+
+	for (other = first_deferred(k); other < s; other++)
+		if ((s->needs >> (other - k->boot->plan.stages) & 1) && !has_passed(other))
+			return true;
+	return false;
+}
+
+static void load_and_tell(struct keeper *k, struct stage *s)
+{
+	s->state = STATE_LOADING;
+	write_status(k->boot);
+	load_stage(k->boot, s, s->fired);
+	write_status(k->boot);
+	if (s->failed || s->skipped)
+		write_mask(k->boot);
+}
+
+/* Loads what may be loaded; false when nothing is left to wait for. */
+static bool load_ready(struct keeper *k)
+{
+	struct stage *s = first_deferred(k);
+	bool left = false;
+
+	while (s < end_of_stages(k)) {
+		if (s->state == STATE_WAITING && s->fired != KIND_NONE && !needs_others(k, s)) {
+			load_and_tell(k, s);
+			s = first_deferred(k);	/* it may be what another waited for */
+			left = false;
+			continue;
+		}
+		left |= s->state == STATE_WAITING;
+		s++;
+	}
+	return left;
+}
+
+/* ---- the loop ---- */
+
+static u64 next_time(const struct keeper *k)
+{
+	const struct stage *s;
+	u64 next = 0;
+
+	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+		if (!is_pending(s))
+			continue;
+		if (s->due && (!next || s->due < next))
+			next = s->due;
+		if (s->expires && (!next || s->expires < next))
+			next = s->expires;
+	}
+	return next;
+}
+
+static void wait_and_look(struct keeper *k)
+{
+	struct pollfd polls[4] = {
+		{ .fd = k->alive, .events = POLLIN },	/* a negative handle is left out by the kernel */
+		{ .fd = k->inotify, .events = POLLIN },
+		{ .fd = k->alive < 0 ? k->mounts : -1, .events = POLLPRI },
+		{ .fd = k->control, .events = POLLIN },
+	};
+	struct timespec64 left = { 0, 0 };
+	u64 next = next_time(k), t = now();
+	char event[1024];
+	u32 rest;
+
+	if (next > t) {
+		left.sec = (s64)divide(next - t, 1000000000, &rest);
+		left.nsec = rest;
+	}
+	sys_ppoll(polls, 4, next ? &left : NULL);	/* interrupted: revents are 0, and the loop goes round */
+	if (polls[0].revents)
+		start_user_space(k);
+	if (polls[1].revents)
+		while (sys_read(k->inotify, event, sizeof(event)) > 0)
+			;
+	if (polls[1].revents || (polls[2].revents & (POLLPRI | POLLERR)))
+		look_for_paths(k);
+	if (polls[3].revents)
+		read_control(k);
+	look_at_clock(k);
+}
+
+static void open_control(struct keeper *k)
+{
+	long fd, err = sys_mkdirat(k->boot->run, "megamod", 0755);
+
+	if (err < 0 && err != -EEXIST)
+		goto failed;
+	err = sys_mknodat(k->boot->run, "megamod/control", S_IFIFO | 0600);
+	if (err < 0 && err != -EEXIST)
+		goto failed;
+	/* Open for writing too: without a writer it would be at its end for ever. */
+	err = fd = sys_openat(k->boot->run, "megamod/control", O_RDWR | O_NONBLOCK, 0);
+	if (err < 0)
+		goto failed;
+	k->control = (int)fd;
+	return;
+failed:
+	k->control = -1;
+	warn("/run/megamod/control cannot be made: %s", errno_name(err));
+}
+
+static void open_watches(struct keeper *k)
+{
+	const struct stage *s = first_deferred(k);
+
+	k->inotify = k->mounts = -1;
+	while (s < end_of_stages(k) && s->kind != KIND_PATH)
+		s++;
+	if (s == end_of_stages(k))
+		return;
+	k->inotify = (int)sys_inotify_init();
+	k->mounts = (int)sys_openat(k->boot->proc, "1/mountinfo", O_RDONLY, 0);
+	if (k->inotify < 0 || k->mounts < 0)
+		warn("paths cannot be watched (%s), only their timeouts count",
+		     errno_name(k->inotify < 0 ? k->inotify : k->mounts));
+}
+
+/* Every file of a deferred load; the limit is raised first, a stage may have many singles. */
+static void hold_files(struct keeper *k)
+{
+	struct plan *p = &k->boot->plan;
+	struct rlimit64 limit;
+	u32 i;
+
+	if (sys_get_nofile(&limit) >= 0) {
+		limit.soft = limit.hard;
+		sys_set_nofile(&limit);	/* if it stays low, opening fails below and is reported there */
+	}
+	for (i = first_deferred(k)->load; i < p->load_count; i++) {
+		p->loads[i].fd = (int)sys_openat(AT_FDCWD, p->loads[i].file, O_RDONLY, 0);
+		if (p->loads[i].fd < 0)
+			warn("%s cannot be opened: %s", p->loads[i].file, errno_name(p->loads[i].fd));
+	}
+}
+
+/* No terminal, no standard streams, a name that systemd knows. */
+static void detach(struct keeper *k)
+{
+	long null = sys_openat(k->boot->dev, "null", O_RDWR, 0);
+	int fd;
+
+	sys_setsid();
+	k->boot->argv[0][0] = '@';	/* in place: /proc/PID/cmdline shows this memory */
+	sys_set_name("megamod-keeper");
+	for (fd = 0; fd < 3; fd++) {
+		if (null < 0 || sys_dup3((int)null, fd) < 0)
+			sys_close(fd);
+	}
+	if (null > 2)
+		sys_close((int)null);
+}
+
+_Noreturn static void keep(struct boot *boot, int alive, int ready)
+{
+	static struct keeper k;
+	struct stage *s;
+
+	k.boot = boot;
+	k.alive = alive;
+	detach(&k);
+	hold_files(&k);
+	open_watches(&k);
+	open_control(&k);
+	sys_close(ready);	/* PID 1 goes on */
+	for (s = first_deferred(&k); s < end_of_stages(&k); s++) {
+		if (s->kind == KIND_NOW || boot->options.deferred_now)
+			s->fired = KIND_NOW;
+		else if (s->kind == KIND_USERSPACE && s->timeout)
+			s->expires = now() + s->timeout * MILLISECOND;
+	}
+	while (load_ready(&k))
+		wait_and_look(&k);
+	sys_unlinkat(boot->run, "megamod/control", 0);
+	debug("the keeper ends");
+	sys_exit(0);
+}
+
+void start_keeper(struct boot *boot)
+{
+	int alive[2], ready[2];
+	char byte;
+	long child, err;
+
+	if (boot->plan.stage_count < 2 || boot->options.deferred_off)
+		return;
+	err = sys_pipe(alive);
+	if (err < 0)
+		goto failed;
+	err = sys_pipe(ready);
+	if (err < 0)
+		goto close_alive;
+	err = child = sys_fork();
+	if (err < 0)
+		goto close_ready;
+	if (!child) {
+		sys_close(alive[1]);
+		sys_close(ready[0]);
+		keep(boot, alive[0], ready[1]);
+	}
+	sys_close(ready[1]);
+	while (sys_read(ready[0], &byte, 1) == -EINTR)
+		;
+	sys_close(ready[0]);
+	sys_close(alive[0]);
+	boot->alive = alive[1];	/* close-on-exec */
+	return;
+close_ready:
+	sys_close(ready[0]);
+	sys_close(ready[1]);
+close_alive:
+	sys_close(alive[0]);
+	sys_close(alive[1]);
+failed:
+	warn("the deferred stages are not loaded: %s", errno_name(err));
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The root file system: finding its device, waiting for it, mounting it at /root. The options are the kernel's own
+ * (init/do_mounts.c, 6.1), with one addition: words of rootflags= that mount(8) would turn into flags are turned into flags.
+ *
+ * Waiting is on the kernel's uevents. The socket is opened before the second look, so an event between the look and
+ * the wait cannot be lost; a device's node exists before its event is sent (device_add, drivers/base/core.c).
+ */
+#include "boot.h"
+#include "say.h"
+#include "superblock.h"
+
+enum {
+	WAIT_SECONDS = 30,	/* without rootwait: longer than a slow USB disk takes */
+	HURRY_SECONDS = 5,	/* when the critical stage failed: only built-in drivers can help */
+};
+
+#define SECOND 1000000000ull
+
+static const struct {
+	const char *word;
+	u32 set, clear;
+} flag_words[] = {
+	{ "defaults", 0, 0 },
+	{ "ro", MS_RDONLY, 0 },
+	{ "rw", 0, MS_RDONLY },
+	{ "nosuid", MS_NOSUID, 0 },
+	{ "nodev", MS_NODEV, 0 },
+	{ "noexec", MS_NOEXEC, 0 },
+	{ "sync", MS_SYNCHRONOUS, 0 },
+	{ "dirsync", MS_DIRSYNC, 0 },
+	{ "noatime", MS_NOATIME, 0 },
+	{ "nodiratime", MS_NODIRATIME, 0 },
+	{ "relatime", MS_RELATIME, 0 },
+	{ "strictatime", MS_STRICTATIME, 0 },
+	{ "lazytime", MS_LAZYTIME, 0 },
+};
+
+struct mounting {
+	struct boot *boot;
+	char source[VALUE_ROOM];	/* what mount() gets */
+	char name[256];			/* below /dev */
+	u32 flags;
+	char data[VALUE_ROOM];		/* rootflags= without the words that became flags */
+	long error;			/* of the last attempt */
+};
+
+static bool take_flag(const char *word, size_t size, u32 *flags)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(flag_words) / sizeof(flag_words[0]); i++)
+		if (length(flag_words[i].word) == size && !memcmp(word, flag_words[i].word, size)) {
+			*flags = (*flags | flag_words[i].set) & ~flag_words[i].clear;
+			return true;
+		}
+	return false;
+}
+
+static void split_flags(struct mounting *m)
+{
+	struct text data = { m->data, sizeof(m->data), 0, false };
+	const char *s = m->boot->options.flags, *end;
+
+	m->flags = MS_SILENT | (m->boot->options.writable ? 0 : MS_RDONLY);
+	text_reset(&data);
+	for (; *s; s = *end ? end + 1 : end) {
+		for (end = s; *end && *end != ','; end++)
+			;
+		if (take_flag(s, (size_t)(end - s), &m->flags))
+			continue;
+		if (data.used)
+			text_add(&data, ",");
+		text_add_bytes(&data, s, (size_t)(end - s));
+	}
+}
+
+/* One attempt with one type; a read-only medium gets a second one, as the kernel does it. */
+static long mount_as(struct mounting *m, const char *type)
+{
+	const char *data = m->data[0] ? m->data : NULL;
+	long err = sys_mount(m->source, "/root", type, m->flags, data);
+
+	if ((err == -EACCES || err == -EROFS) && !(m->flags & MS_RDONLY))
+		err = sys_mount(m->source, "/root", type, m->flags | MS_RDONLY, data);
+	if (err < 0) {
+		debug("%s is not mounted as %s: %s", m->source, type, errno_name(err));
+		m->error = err;
+		return err;
+	}
+	say("root %s %s mounted", m->source, type);
+	return 0;
+}
+
+/* Attempts each type of a comma-separated list. */
+static long mount_as_any(struct mounting *m, const char *types)
+{
+	char type[64];
+	struct text t = { type, sizeof(type), 0, false };
+	const char *end;
+	long err = -EINVAL;
+
+	for (; *types; types = *end ? end + 1 : end) {
+		for (end = types; *end && *end != ','; end++)
+			;
+		text_reset(&t);
+		text_add_bytes(&t, types, (size_t)(end - types));
+		err = mount_as(m, type);
+		if (err >= 0)
+			break;
+	}
+	return err;
+}
+
+/* An unknown superblock: every type that the kernel has and that needs a device, in its order (list_bdev_fs_names). */
+static long mount_as_known(struct mounting *m)
+{
+	static char types[4096];
+	char *line = types, *end;
+	long err = read_small(m->boot->proc, "filesystems", types, sizeof(types));
+
+	if (err < 0)
+		return err;
+	err = -EINVAL;
+	for (; *line && err < 0; line = end + 1) {
+		for (end = line; *end && *end != '\n'; end++)
+			;
+		if (!*end)
+			break;
+		*end = 0;
+		if (line[0] == '\t')	/* the others read `nodev\tNAME` */
+			err = mount_as(m, line + 1);
+	}
+	return err;
+}
+
+static long mount_device(struct mounting *m)
+{
+	struct superblock found = { .types = "" };
+	struct text source = { m->source, sizeof(m->source), 0, false };
+	long fd, err;
+
+	text_reset(&source);
+	text_format(&source, "/dev/%s", m->name);
+	if (m->boot->options.fstype[0])
+		return mount_as_any(m, m->boot->options.fstype);
+	fd = sys_openat(m->boot->dev, m->name, O_RDONLY, 0);
+	if (fd < 0)
+		return m->error = fd;
+	read_superblock((int)fd, &found);
+	sys_close((int)fd);
+	err = *found.types ? mount_as_any(m, found.types) : mount_as_known(m);
+	return err;
+}
+
+/* 0 if mounted, -ENODEV if what is wanted is not there yet, else what is final. */
+static long attempt(struct mounting *m)
+{
+	const struct options *o = &m->boot->options;
+	struct text source = { m->source, sizeof(m->source), 0, false };
+	long err = find_device(m->boot, o->root, m->name, sizeof(m->name));
+
+	if (err == -EINVAL && o->fstype[0]) {	/* a virtiofs tag, ubi0:name, host:/path: not a block device */
+		text_reset(&source);
+		text_add(&source, o->root);
+		return mount_as_any(m, o->fstype) < 0 ? -ENODEV : 0;
+	}
+	if (err >= 0) {
+		err = mount_device(m);
+		if (err == -ENXIO || err == -ENOMEDIUM)	/* the node is there, what it stands for is not */
+			err = -ENODEV;
+		else if (err == -ENODEV)
+			err = -EOPNOTSUPP;	/* mount()'s word for an unknown type */
+	}
+	return err;
+}
+
+static long open_events(void)
+{
+	struct sockaddr_nl address = { .family = AF_NETLINK, .groups = 1 };
+	long fd = sys_socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT), err;
+
+	if (fd < 0)
+		return fd;
+	err = sys_bind((int)fd, &address, sizeof(address));
+	if (err < 0) {
+		sys_close((int)fd);
+		return err;
+	}
+	return fd;
+}
+
+/* Waits for an event, at most until `until` (0: for ever); false if that passed. Takes all events that are there. */
+static bool wait_event(long fd, u64 until)
+{
+	struct pollfd poll = { .fd = (int)fd, .events = POLLIN };
+	struct timespec64 left = { 0, 0 };
+	char event[2048];
+	u32 rest;
+	u64 t = now();
+
+	if (until && t >= until)
+		return false;
+	if (until) {
+		left.sec = (s64)divide(until - t, 1000000000, &rest);
+		left.nsec = rest;
+	}
+	/* A kernel without CONFIG_NET has no events: then it is ten looks a second. */
+	if (fd < 0 && (!until || left.sec || left.nsec > 100000000)) {
+		left.sec = 0;
+		left.nsec = 100000000;
+	}
+	sys_ppoll(&poll, fd < 0 ? 0 : 1, until || fd < 0 ? &left : NULL);
+	while (fd >= 0 && sys_read((int)fd, event, sizeof(event)) > 0)
+		;
+	return true;	/* an interrupted or overrun wait only means one look more */
+}
+
+static void say_missing(struct boot *boot, const char *why)
+{
+	TEXT(names, 512);
+
+	text_reset(&names);
+	list_devices(boot, &names);
+	error("root %s: %s; block devices:%s", boot->options.root, why, names.used ? names.data : " none");
+}
+
+/* Waits for the device and mounts it; the seconds are the most it waits, 0 for ever. */
+static long mount_when_there(struct mounting *m, u64 seconds)
+{
+	u64 until = seconds ? now() + seconds * SECOND : 0;
+	long events = -EAGAIN, err;
+
+	for (;;) {
+		err = attempt(m);
+		if (err != -ENODEV)
+			break;
+		if (events == -EAGAIN) {
+			say("waiting for root %s", m->boot->options.root);
+			events = open_events();
+			if (events < 0)
+				debug("no uevents: %s", errno_name(events));
+		} else if (!wait_event(events, until)) {
+			break;
+		}
+	}
+	if (events >= 0)
+		sys_close((int)events);
+	return err;
+}
+
+bool mount_root(struct boot *boot, bool hurry)
+{
+	static struct mounting m;
+	const struct options *o = &boot->options;
+	u64 seconds = o->wait_forever ? 0 : WAIT_SECONDS;
+	TEXT(why, 128);
+	long err;
+
+	if (!o->root[0]) {
+		error("no root= on the kernel command line");
+		return false;
+	}
+	if (hurry)
+		seconds = HURRY_SECONDS;
+	if (o->wait_seconds)
+		seconds = o->wait_seconds;
+	m.boot = boot;
+	m.error = 0;
+	split_flags(&m);
+	if (o->delay_seconds) {
+		debug("rootdelay: %llu s", (unsigned long long)o->delay_seconds);
+		sys_ppoll(NULL, 0, &(struct timespec64){ .sec = (s64)o->delay_seconds });
+	}
+	err = mount_when_there(&m, seconds);
+	if (err >= 0)
+		return true;
+	if (err == -EINVAL && !m.error)
+		text_format(&why, "neither /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL= nor MAJ:MIN");
+	else if (err == -ENODEV && !m.error)
+		text_format(&why, "it did not appear within %llu s", (unsigned long long)seconds);
+	else
+		text_format(&why, "%s cannot be mounted: %s (%s)", m.source, errno_name(m.error),
+			    m.error == -ENODEV ? "no driver for its file system" : "the kernel may have said why, above");
+	say_missing(boot, why.data);
+	return false;
+}

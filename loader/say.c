@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See say.h. /dev/kmsg is opened anew for each line, because writes are limited to 10 in 5 s for each open file
+ * (devkmsg_write, kernel/printk/printk.c, 6.1). Levels: 6 for what goes as planned, 3 for errors, 4 for failures that the boot
+ * survives: `quiet` shows levels below 4.
+ */
+#include "say.h"
+
+/* A longer write is refused: LOG_LINE_MAX is 1024 less a prefix of 32 (48 later), kernel/printk/printk.c. */
+enum { LINE_ROOM = 960 };
+
+static int log_dev = -1;
+static bool debugging;
+
+#define ERROR(name) { name, #name }
+
+static const struct {
+	int number;
+	const char *name;
+} errors[] = {
+	ERROR(EPERM),	  ERROR(ENOENT),  ERROR(EIO),	    ERROR(ENXIO),  ERROR(E2BIG),  ERROR(ENOEXEC),
+	ERROR(EAGAIN),	  ERROR(ENOMEM),  ERROR(EACCES),    ERROR(EFAULT), ERROR(EBUSY),  ERROR(EEXIST),
+	ERROR(ENODEV),	  ERROR(ENOTDIR), ERROR(EISDIR),    ERROR(EINVAL), ERROR(EFBIG),  ERROR(ENOSPC),
+	ERROR(EROFS),	  ERROR(ENOSYS),  ERROR(ENODATA),   ERROR(EBADMSG), ERROR(EOPNOTSUPP), ERROR(ENOBUFS),
+	ERROR(ETIMEDOUT), ERROR(ENOKEY),  ERROR(ENOMEDIUM), ERROR(EKEYREJECTED),
+};
+
+static void put(const char *prefix, const char *format, va_list list)
+{
+	TEXT(line, LINE_ROOM);
+	long fd = -ENOENT;
+
+	text_add(&line, prefix);
+	text_format_list(&line, format, list);
+	if (line.used == LINE_ROOM - 1)
+		line.used--;
+	line.data[line.used++] = '\n';
+	if (log_dev >= 0)
+		fd = sys_openat(log_dev, "kmsg", O_WRONLY, 0);
+	/* Nobody is left to hear of a line that could not be written. */
+	if (fd >= 0) {
+		sys_write((int)fd, line.data, line.used);
+		sys_close((int)fd);
+	} else {
+		sys_write(2, line.data + 3, line.used - 3);
+	}
+}
+
+#define PUT(prefix)                        \
+	do {                               \
+		va_list list;              \
+		va_start(list, format);    \
+		put(prefix, format, list); \
+		va_end(list);              \
+	} while (0)
+
+void say(const char *format, ...)
+{
+	PUT("<6>megamod: ");
+}
+
+void warn(const char *format, ...)
+{
+	PUT("<3>megamod: ");
+}
+
+void error(const char *format, ...)
+{
+	PUT("<3>megamod: error: ");
+}
+
+void debug(const char *format, ...)
+{
+	if (debugging)
+		PUT("<6>megamod: debug: ");
+}
+
+void say_through(int dev)
+{
+	log_dev = dev;
+}
+
+void say_debug(bool on)
+{
+	debugging = on;
+}
+
+const char *errno_name(long err)
+{
+	static TEXT(number, 24);
+	size_t i;
+
+	if (err < 0)
+		err = -err;
+	for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+		if (errors[i].number == err)
+			return errors[i].name;
+	text_reset(&number);
+	text_format(&number, "%d", (int)err);
+	return number.data;
+}
+
+const char *errno_text(long err)
+{
+	switch (err < 0 ? -err : err) {
+	case EPERM:
+		return "lockdown, or kernel.modules_disabled";
+	case ENOENT:
+		return "the file, or a symbol that it needs, is missing";
+	case EEXIST:
+		return "it is there already";
+	case E2BIG:
+		return "its arguments are too long";
+	case ENOKEY:
+	case EKEYREJECTED:
+		return "the kernel wants a signature by a key that it knows";
+	}
+	return "the kernel may have said why, above";
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Handing over: into the root file system at /root, or to a program in the image. Everything that can be checked is
+ * checked before anything is destroyed.
+ */
+#include "boot.h"
+#include "folder.h"
+#include "say.h"
+
+enum {
+	MAX_ARGUMENTS = 256,
+	MAX_DEPTH = 32,		/* of folders in the initramfs */
+};
+
+struct emptying {
+	u32 major, minor;	/* of the initramfs: nothing beyond is touched */
+	u32 depth;
+};
+
+static const char *const mounts[] = { "/dev", "/proc", "/sys", "/run" };
+
+/* kernel_init, init/main.c */
+static const char *const inits[] = { "/sbin/init", "/etc/init", "/bin/init", "/bin/sh" };
+
+enum { INITS = sizeof(inits) / sizeof(inits[0]) };
+
+static bool is_program(const char *path)
+{
+	struct statx st;
+
+	return sys_statx(AT_FDCWD, path, 0, &st) >= 0 && (st.mode & S_IFMT) == S_IFREG &&
+	       sys_faccessat(AT_FDCWD, path, X_OK) >= 0;
+}
+
+static const char *init_at(const struct boot *boot, u32 i)
+{
+	if (boot->options.init[0])
+		return i ? NULL : boot->options.init;	/* as the kernel has it: this one or none */
+	return i < INITS ? inits[i] : NULL;
+}
+
+/* Looks for init with /root as the root, as its links may be absolute, and comes back. */
+static bool check_init(const struct boot *boot, int old)
+{
+	const char *path;
+	bool found = false;
+	u32 i;
+	long err = sys_chroot("/root");
+
+	if (err < 0) {
+		error("chroot /root: %s", errno_name(err));
+		return false;
+	}
+	for (i = 0; !found && (path = init_at(boot, i)); i++)
+		found = is_program(path);
+	err = sys_fchdir(old);
+	if (err >= 0)
+		err = sys_chroot(".");
+	if (err < 0)
+		error("no way back to the initramfs: %s", errno_name(err));
+	else if (!found)
+		error("no init in the root file system: %s is not there, or is not executable",
+		      boot->options.init[0] ? boot->options.init : "/sbin/init, /etc/init, /bin/init, /bin/sh");
+	return found && err >= 0;
+}
+
+static bool remove_entry(void *context, int folder, const char *name, u8 type)
+{
+	struct emptying *e = context;
+	struct statx st;
+	long err;
+
+	if (type == DT_DIR) {
+		err = sys_statx(folder, name, AT_SYMLINK_NOFOLLOW, &st);
+		if (err < 0 || st.dev_major != e->major || st.dev_minor != e->minor || e->depth == MAX_DEPTH)
+			return false;
+		e->depth++;
+		walk(folder, name, remove_entry, e);
+		e->depth--;
+	}
+	err = sys_unlinkat(folder, name, type == DT_DIR ? AT_REMOVEDIR : 0);
+	if (err < 0)
+		debug("%s stays in the initramfs: %s", name, errno_name(err));
+	return false;
+}
+
+/*
+ * The memory of the initramfs goes back to the kernel. Files that the keeper holds open stay until it closes them. A
+ * child does this beside the start of the real init: freeing takes about 2 us a page, 10 ms for an image of 20 MB.
+ */
+static void empty_initramfs(const struct boot *boot, int old, const struct statx *st)
+{
+	struct emptying e = { .major = st->dev_major, .minor = st->dev_minor };
+	long child = sys_fork();
+
+	if (child > 0)
+		return;
+	if (!child)
+		sys_close(boot->alive);	/* or the keeper would wait for us too */
+	walk(old, ".", remove_entry, &e);
+	if (!child)
+		sys_exit(0);
+}
+
+static void move_mounts(void)
+{
+	TEXT(to, 16);
+	size_t i;
+	long err;
+
+	for (i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++) {
+		text_reset(&to);
+		text_format(&to, "/root%s", mounts[i]);
+		err = sys_mount(mounts[i], to.data, NULL, MS_MOVE, NULL);
+		if (err >= 0)
+			continue;
+		say("%s is not carried over to the root file system: %s", mounts[i], errno_name(err));
+		sys_umount(mounts[i], MNT_DETACH);	/* or it would keep the initramfs from being emptied */
+	}
+}
+
+/* Returns only if execve() fails; the path is the first of `command`, the kernel's own arguments follow if asked. */
+static long start_program(struct boot *boot, struct fields command, bool forward)
+{
+	static char *argv[MAX_ARGUMENTS + 1];
+	const char *path = command.first;
+	u32 n = 0;
+	int i;
+
+	for (; command.count && n < MAX_ARGUMENTS; command.count--, command.first = next_field(command.first))
+		argv[n++] = (char *)command.first;
+	for (i = 1; forward && i < boot->argc && n < MAX_ARGUMENTS; i++)
+		argv[n++] = boot->argv[i];
+	argv[n] = NULL;
+	say("exec %s", path);
+	return sys_execve(path, argv, boot->envp);
+}
+
+void execute(struct boot *boot, struct fields command, bool forward)
+{
+	const char *path = command.first;
+	long err;
+
+	if (!is_program(path)) {
+		error("%s is not in the image, or is not executable", path);
+		return;
+	}
+	/* A generator's init mounts these itself, and takes it for a failure if they are mounted already. */
+	if (boot->plan.handover == HAND_CHAIN) {
+		sys_umount("/dev", MNT_DETACH);
+		sys_umount("/proc", MNT_DETACH);
+		sys_umount("/sys", MNT_DETACH);
+	}
+	err = start_program(boot, command, forward);
+	error("%s cannot be executed: %s", path, errno_name(err));
+}
+
+/* Puts /root in place of the initramfs, for this process. */
+static bool change_root(void)
+{
+	long err = sys_chdir("/root");
+
+	if (err >= 0)
+		err = sys_mount(".", "/", NULL, MS_MOVE, NULL);
+	if (err >= 0)
+		err = sys_chroot(".");
+	if (err >= 0)
+		err = sys_chdir("/");
+	if (err < 0)
+		error("the root cannot be changed: %s", errno_name(err));
+	return err >= 0;
+}
+
+void switch_root(struct boot *boot)
+{
+	struct statx old_st, new_st;
+	s64 type = sys_statfs_type("/");
+	struct fields command = { .count = 1 };
+	long old = sys_openat(AT_FDCWD, "/", O_RDONLY | O_DIRECTORY, 0), err;
+	u32 i;
+
+	if (old < 0) {
+		error("/: %s", errno_name(old));
+		return;
+	}
+	if ((type != (s64)RAMFS_MAGIC && type != (s64)TMPFS_MAGIC) ||
+	    sys_statx(AT_FDCWD, "/", 0, &old_st) < 0 || sys_statx(AT_FDCWD, "/root", 0, &new_st) < 0 ||
+	    (old_st.dev_major == new_st.dev_major && old_st.dev_minor == new_st.dev_minor)) {
+		error("/ is not an initramfs, or /root is not mounted: nothing is removed, the root stays");
+		return;
+	}
+	if (!check_init(boot, (int)old))
+		return;
+	move_mounts();
+	if (!change_root())
+		return;
+	empty_initramfs(boot, (int)old, &old_st);
+	sys_close((int)old);
+	for (i = 0; (command.first = init_at(boot, i)); i++) {
+		if (!is_program(command.first))
+			continue;
+		err = start_program(boot, command, true);
+		error("%s cannot be executed: %s", command.first, errno_name(err));
+	}
+}

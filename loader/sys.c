@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The part of sys.h that is written in assembly: the entry point and the system call instruction, once for each
+ * architecture, the wrappers over it, and the three functions that a compiler may call without being asked.
+ *
+ * At the entry point the stack pointer is at argc, followed by argv, NULL, envp, NULL (the psABI of each architecture,
+ * "process initialization"); start() unpacks it. riscv64 is linked without relaxation, so gp is not needed.
+ */
+#include "sys.h"
+
+int main(int argc, char **argv, char **envp);
+
+#if defined(__x86_64__)
+__asm__(".text\n.globl _start\n.type _start, %function\n_start:\n"
+	"	xor %ebp, %ebp\n"
+	"	mov %rsp, %rdi\n"
+	"	and $-16, %rsp\n"
+	"	call start\n"
+	"	hlt\n");
+
+static long sys(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+
+	__asm__ volatile("syscall"
+			 : "+a"(number)
+			 : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return number;
+}
+#elif defined(__aarch64__)
+__asm__(".text\n.globl _start\n.type _start, %function\n_start:\n"
+	"	mov x29, #0\n"
+	"	mov x30, #0\n"
+	"	mov x0, sp\n"
+	"	and sp, x0, #-16\n"
+	"	b start\n");
+
+static long sys(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+}
+#elif defined(__arm__)
+/* The rest may be Thumb, to be small; the entry is ARM, and the linker makes its call a switching one. */
+__asm__(".text\n.arm\n.globl _start\n.type _start, %function\n_start:\n"
+	"	mov r0, sp\n"
+	"	bic sp, sp, #7\n"
+	"	bl start\n"
+#if defined(__thumb__)
+	".thumb\n"
+#endif
+);
+
+/* r7 may be the frame pointer, so the number goes there inside the statement. */
+static long sys(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long r6 __asm__("r6") = number;
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d;
+	register long r4 __asm__("r4") = e;
+	register long r5 __asm__("r5") = f;
+
+	__asm__ volatile("push {r7}\n\tmov r7, r6\n\tsvc #0\n\tpop {r7}"
+			 : "+r"(r0)
+			 : "r"(r6), "r"(r1), "r"(r2), "r"(r3), "r"(r4), "r"(r5)
+			 : "memory");
+	return r0;
+}
+#else
+__asm__(".text\n.globl _start\n.type _start, %function\n_start:\n"
+	"	mv a0, sp\n"
+	"	andi sp, sp, -16\n"
+	"	tail start\n");
+
+static long sys(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long a7 __asm__("a7") = number;
+	register long a0 __asm__("a0") = a;
+	register long a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c;
+	register long a3 __asm__("a3") = d;
+	register long a4 __asm__("a4") = e;
+	register long a5 __asm__("a5") = f;
+
+	__asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5) : "memory");
+	return a0;
+}
+#endif
+
+#define P(pointer) ((long)(uintptr_t)(pointer))
+
+long sys_read(int fd, void *data, size_t size) { return sys(NR_read, fd, P(data), (long)size, 0, 0, 0); }
+long sys_write(int fd, const void *data, size_t size)
+{
+	return sys(NR_write, fd, P(data), (long)size, 0, 0, 0);
+}
+long sys_pread(int fd, void *data, size_t size, u64 offset)
+{
+#if defined(__arm__)	/* a 64-bit argument takes an even pair of registers */
+	return sys(NR_pread64, fd, P(data), (long)size, 0, (long)(u32)offset, (long)(u32)(offset >> 32));
+#else
+	return sys(NR_pread64, fd, P(data), (long)size, (long)offset, 0, 0);
+#endif
+}
+long sys_close(int fd) { return sys(NR_close, fd, 0, 0, 0, 0, 0); }
+long sys_openat(int at, const char *path, int flags, int mode)
+{
+	return sys(NR_openat, at, P(path), flags | O_CLOEXEC, mode, 0, 0);
+}
+long sys_mkdirat(int at, const char *path, int mode) { return sys(NR_mkdirat, at, P(path), mode, 0, 0, 0); }
+long sys_mknodat(int at, const char *path, int mode)
+{
+	return sys(NR_mknodat, at, P(path), mode, 0, 0, 0);
+}
+long sys_unlinkat(int at, const char *path, int flags)
+{
+	return sys(NR_unlinkat, at, P(path), flags, 0, 0, 0);
+}
+long sys_renameat(int at, const char *from, const char *to)
+{
+	return sys(NR_renameat2, at, P(from), at, P(to), 0, 0);
+}
+long sys_readlinkat(int at, const char *path, char *data, size_t size)
+{
+	return sys(NR_readlinkat, at, P(path), P(data), (long)size, 0, 0);
+}
+long sys_faccessat(int at, const char *path, int mode) { return sys(NR_faccessat, at, P(path), mode, 0, 0, 0); }
+long sys_statx(int at, const char *path, int flags, struct statx *out)
+{
+	return sys(NR_statx, at, P(path), flags, STATX_BASIC, P(out), 0);
+}
+long sys_getdents64(int fd, void *data, size_t size)
+{
+	return sys(NR_getdents64, fd, P(data), (long)size, 0, 0, 0);
+}
+s64 sys_statfs_type(const char *path)
+{
+	union { unsigned long type; u64 room[16]; } out = { .room = { 0 } };
+	long err;
+#if defined(__arm__)	/* struct statfs64 is packed to 84 bytes; the kernel takes 88 too (fs/statfs.c, arch/arm) */
+	err = sys(NR_statfs, P(path), 84, P(&out), 0, 0, 0);
+#else
+	err = sys(NR_statfs, P(path), P(&out), 0, 0, 0, 0);
+#endif
+	return err < 0 ? err : (s64)out.type;
+}
+long sys_mount(const char *from, const char *to, const char *type, unsigned long flags, const void *data)
+{
+	return sys(NR_mount, P(from), P(to), P(type), (long)flags, P(data), 0);
+}
+long sys_umount(const char *path, int flags) { return sys(NR_umount2, P(path), flags, 0, 0, 0, 0); }
+long sys_chroot(const char *path) { return sys(NR_chroot, P(path), 0, 0, 0, 0, 0); }
+long sys_chdir(const char *path) { return sys(NR_chdir, P(path), 0, 0, 0, 0, 0); }
+long sys_fchdir(int fd) { return sys(NR_fchdir, fd, 0, 0, 0, 0, 0); }
+long sys_fork(void) { return sys(NR_clone, SIGCHLD, 0, 0, 0, 0, 0); }
+long sys_execve(const char *path, char *const *argv, char *const *envp)
+{
+	return sys(NR_execve, P(path), P(argv), P(envp), 0, 0, 0);
+}
+long sys_wait(int *status) { return sys(NR_wait4, -1, P(status), 0, 0, 0, 0); }
+long sys_getpid(void) { return sys(NR_getpid, 0, 0, 0, 0, 0, 0); }
+long sys_setsid(void) { return sys(NR_setsid, 0, 0, 0, 0, 0, 0); }
+long sys_set_name(const char *name) { return sys(NR_prctl, PR_SET_NAME, P(name), 0, 0, 0, 0); }
+long sys_ioctl(int fd, unsigned long request, long argument)
+{
+	return sys(NR_ioctl, fd, (long)request, argument, 0, 0, 0);
+}
+long sys_dup3(int from, int to) { return sys(NR_dup3, from, to, 0, 0, 0, 0); }
+long sys_pipe(int fds[2]) { return sys(NR_pipe2, P(fds), O_CLOEXEC, 0, 0, 0, 0); }
+long sys_ppoll(struct pollfd *fds, unsigned count, const struct timespec64 *timeout)
+{
+	return sys(NR_ppoll, P(fds), (long)count, P(timeout), 0, 0, 0);
+}
+long sys_finit_module(int fd, const char *arguments)
+{
+	return sys(NR_finit_module, fd, P(arguments), 0, 0, 0, 0);
+}
+long sys_clock_gettime(struct timespec64 *out)
+{
+	return sys(NR_clock_gettime, CLOCK_MONOTONIC, P(out), 0, 0, 0, 0);
+}
+long sys_socket(int family, int type, int protocol) { return sys(NR_socket, family, type, protocol, 0, 0, 0); }
+long sys_bind(int fd, const void *address, size_t size)
+{
+	return sys(NR_bind, fd, P(address), (long)size, 0, 0, 0);
+}
+long sys_inotify_init(void) { return sys(NR_inotify_init1, IN_CLOEXEC | IN_NONBLOCK, 0, 0, 0, 0, 0); }
+long sys_inotify_add_watch(int fd, const char *path, u32 mask)
+{
+	return sys(NR_inotify_add_watch, fd, P(path), (long)mask, 0, 0, 0);
+}
+long sys_inotify_rm_watch(int fd, int watch) { return sys(NR_inotify_rm_watch, fd, watch, 0, 0, 0, 0); }
+long sys_set_nofile(const struct rlimit64 *limit)
+{
+	return sys(NR_prlimit64, 0, RLIMIT_NOFILE, P(limit), 0, 0, 0);
+}
+long sys_get_nofile(struct rlimit64 *limit)
+{
+	return sys(NR_prlimit64, 0, RLIMIT_NOFILE, 0, P(limit), 0, 0);
+}
+void *sys_map(size_t size)
+{
+	long at = sys(NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return at < 0 && at > -4096 ? NULL : (void *)(uintptr_t)at;
+}
+void sys_unmap(void *at, size_t size) { sys(NR_munmap, P(at), (long)size, 0, 0, 0, 0); }
+_Noreturn void sys_exit(int code)
+{
+	for (;;)
+		sys(NR_exit_group, code, 0, 0, 0, 0, 0);
+}
+
+/* The empty statements keep a compiler from recognising the loops and calling these functions from themselves. */
+void *memcpy(void *to, const void *from, size_t size)
+{
+	u8 *t = to;
+	const u8 *f = from;
+
+	for (; size; size--) {
+		*t++ = *f++;
+		__asm__ volatile("" : : : "memory");
+	}
+	return to;
+}
+
+void *memset(void *to, int byte, size_t size)
+{
+	u8 *t = to;
+
+	for (; size; size--) {
+		*t++ = (u8)byte;
+		__asm__ volatile("" : : : "memory");
+	}
+	return to;
+}
+
+int memcmp(const void *left, const void *right, size_t size)
+{
+	const u8 *l = left, *r = right;
+
+	for (; size; size--, l++, r++)
+		if (*l != *r)
+			return *l - *r;
+	return 0;
+}
+
+#if defined(__arm__)
+/* The EABI's names for the same; memset takes size before byte. */
+void __aeabi_memcpy(void *to, const void *from, size_t size) { memcpy(to, from, size); }
+void __aeabi_memcpy4(void *to, const void *from, size_t size) { memcpy(to, from, size); }
+void __aeabi_memcpy8(void *to, const void *from, size_t size) { memcpy(to, from, size); }
+void __aeabi_memset(void *to, size_t size, int byte) { memset(to, byte, size); }
+void __aeabi_memclr(void *to, size_t size) { memset(to, 0, size); }
+void __aeabi_memclr4(void *to, size_t size) { memset(to, 0, size); }
+void __aeabi_memclr8(void *to, size_t size) { memset(to, 0, size); }
+#endif
+
+_Noreturn __attribute__((used)) void start(long *stack)
+{
+	int argc = (int)stack[0];
+	char **argv = (char **)(stack + 1);
+
+	sys_exit(main(argc, argv, argv + argc + 1));
+}

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Sets up all that the tests need, checks form and types, and runs the tests: sh tests/run.sh [ARGUMENT OF pytest]…
+set -eu
+
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+# shellcheck source=initramfs/setup.sh
+. "$top/initramfs/setup.sh"
+
+need_packages qemu-system-x86 kmod busybox-static e2fsprogs btrfs-progs xfsprogs cpio binutils xz-utils zstd \
+	shellcheck 'libarchive13t64|libarchive13'
+install_megamod '[test]'
+py=$venv/bin/python
+
+step() {
+	echo "== $*"
+}
+
+cd "$top"
+step ruff
+"$py" -m ruff check .
+"$py" -m ruff format --check .
+
+step mypy
+# On the installed wheel, from elsewhere: in the tree the packages have other names.
+(cd "$cache" && "$py" -m mypy --config-file "$top/pyproject.toml" --cache-dir "$venv/mypy-cache" \
+	-p megamod.profiles -p megamod.initramfs -p megamod.loader)
+
+step shellcheck
+{
+	find initramfs profiles loader tests -name '*.sh'
+	echo .ci/run
+} | tr '\n' '\0' | xargs -0 shellcheck -x
+
+step kernels
+# Without a network the tests that need what is not in the cache are skipped, or fail where CI=true.
+"$py" - bookworm bookworm-backports sid <<-'EOT' || [ "${CI:-}" != true ]
+	import sys
+	from megamod.initramfs.boot.debian import fetch_kernel
+	from megamod.initramfs.boot.host import cache_folder
+	from megamod.profiles.errors import MegamodError
+	try:
+	    for suite in sys.argv[1:]:
+	        print(suite, fetch_kernel(suite, architecture="amd64", cache=cache_folder(), say=print).release, flush=True)
+	except MegamodError as error:
+	    sys.exit(f"megamod: {error}")
+EOT
+
+step pytest
+exec "$py" -m pytest -n 2 --dist worksteal "$@"
