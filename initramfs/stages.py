@@ -56,8 +56,8 @@ def split(
         if (reason := why_single(members[name]) or why_reserved(members[name], exports)) is not None
     }
     rounds = _rounds(inside, reasons, edges, members)
-    while reserved_now := _reserved_elsewhere(inside, reasons, rounds, members):
-        reasons |= reserved_now
+    while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):
+        reasons |= more
         rounds = _rounds(inside, reasons, edges, members)
     loads: list[Load] = []
     for number in range(max(rounds.values()) + 1):
@@ -95,6 +95,19 @@ def _reserved_elsewhere(
                 found[name] = f"imports {symbol}, which {owner} reserves for {names}"
                 break
     return found
+
+
+def _without_init(
+    reasons: Mapping[str, str], rounds: Mapping[str, int], members: Mapping[str, Member]
+) -> dict[str, str]:
+    """Members of a round in which nothing has an init function: there is no template for the glue's own."""
+    groups: dict[int, list[str]] = {}
+    for name in sorted(rounds.keys() - reasons.keys()):
+        groups.setdefault(rounds[name], []).append(name)
+    idle = [group for group in groups.values() if all(members[name].init is None for name in group)]
+    return {
+        name: "has no init function, and nothing that it could be merged with has" for group in idle for name in group
+    }
 
 
 def _rounds(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megamod.initramfs.prelink import elf, x86_64
-from megamod.initramfs.prelink.elf import Section
+from megamod.initramfs.prelink.elf import Array, Section
+from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 _LOADED_TYPES = frozenset([elf.SHT_PROGBITS, elf.SHT_NOTE, elf.SHT_NOBITS, 14, 15, 16, 0x70000001])
 # Keeps S + A within 64 bits; the largest in the kernels named above is 0x2000040.
 _MAX_ADDEND = 1 << 62
+_TABLE_TYPES = {
+    "__ksymtab": x86_64.R_PC32,
+    "__ksymtab_gpl": x86_64.R_PC32,
+    "__param": x86_64.R_64,
+    ".orc_unwind_ip": x86_64.R_PC32,
+}
 # Tables that are read by the same index: entry sizes.
 _PAIR = ((".orc_unwind", 6), (".orc_unwind_ip", 4))
 
@@ -67,37 +74,50 @@ def _check_symbols(member: Member) -> None:
 
 
 def _check_relocations(member: Member) -> None:
-    """No two on one byte, and no addend that S + A would overflow with."""
-    widths = np.zeros(256, np.int64)
-    for kind, known in x86_64.RELOCATIONS.items():
-        widths[kind] = known.width
+    """No two on one byte, no addend that S + A would overflow with, in tables the one type that they are made of."""
     for target, rows in member.relas:
-        where = f"{member.file}: {member.sections[target].name}"
+        section = member.sections[target]
+        where = f"{member.file}: {section.name}"
         far = np.abs(rows["r_addend"].astype(np.float64)) >= _MAX_ADDEND
         if far.any():
             row = rows[int(np.argmax(far))]
             raise MegamodError(f"{where}+{int(row['r_offset']):#x}: impossible addend {int(row['r_addend']):#x}")
         if member.machine != x86_64.MACHINE:
             continue
-        start = rows["r_offset"].astype(np.int64)
-        end = start + widths[np.minimum(rows["r_type"], 255)]
-        if (start[1:] >= end[:-1]).all():
-            continue
-        order = np.lexsort((end, start))
-        overlap = start[order][1:] < end[order][:-1]
-        if overlap.any():
-            place = int(start[order][1:][np.argmax(overlap)])
-            raise MegamodError(f"{where}+{place:#x}: two relocations for the same bytes")
+        other = rows["r_type"] != _TABLE_TYPES.get(section.name, rows["r_type"])
+        if other.any():
+            row = rows[int(np.argmax(other))]
+            raise MegamodError(f"{where}+{int(row['r_offset']):#x}: relocation type {int(row['r_type'])} in this table")
+        _check_overlaps(rows, where)
+
+
+def _check_overlaps(rows: Array, where: str) -> None:
+    widths = np.zeros(256, np.int64)
+    for kind, known in x86_64.RELOCATIONS.items():
+        widths[kind] = known.width
+    start = rows["r_offset"].astype(np.int64)
+    end = start + widths[np.minimum(rows["r_type"], 255)]
+    if (start[1:] >= end[:-1]).all():
+        return
+    order = np.lexsort((end, start))
+    overlap = start[order][1:] < end[order][:-1]
+    if overlap.any():
+        place = int(start[order][1:][np.argmax(overlap)])
+        raise MegamodError(f"{where}+{place:#x}: two relocations for the same bytes")
 
 
 def _check_init(member: Member) -> None:
-    """Pointers in struct module are written as such, or the copy that the megamodule takes would be none."""
+    """Struct module has room for a longer name, and its pointers are pointers: the megamodule takes a copy."""
+    this_module, name = member.sections[member.this_module], member.name_offset
+    room = NAME_LIMIT[64] + 1
+    if name + room > this_module.size:
+        raise MegamodError(f"{member.file}: {this_module.name}: the name at {name:#x} has no room for {room} bytes")
     for target, rows in member.relas:
         if target != member.this_module or member.machine != x86_64.MACHINE:
             continue
         for offset, kind, _symbol, _addend in rows.tolist():
             field = bytes(member.sections[target].data[offset : offset + 8])
-            if kind != x86_64.R_64 or field != bytes(8):
+            if kind != x86_64.R_64 or field != bytes(8) or name - 8 < offset < name + room:
                 raise MegamodError(
                     f"{member.file}: {member.sections[target].name}+{offset:#x}: no pointer that the kernel would fill"
                 )

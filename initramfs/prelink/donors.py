@@ -6,7 +6,7 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from megamod.initramfs.compress import read_module_bytes
@@ -41,8 +41,15 @@ def find_donors(members: Sequence[Member], others: Iterable[Path]) -> dict[str, 
     return found
 
 
-def neighbours(file: Path) -> list[Path]:
-    """Other module files of the tree that *file* lies in, sorted: below its lib/modules/KVER, or its own folder."""
-    file = file.resolve()
-    root = next((parent for parent in file.parents if parent.parent.name == "modules"), file.parent)
-    return sorted(path for path in root.rglob("*.ko*") if path.is_file() and path != file)
+def neighbours(file: Path) -> Iterator[Path]:
+    """Other module files of the tree that *file* lies in, sorted: below its lib/modules/KVER, or in its own folder.
+
+    Not below that: it may be /tmp or somebody's home. Nothing is looked at before the first is asked for.
+    """
+    try:
+        file = file.resolve()
+        root = next((parent for parent in file.parents if parent.parent.name == "modules"), None)
+        found = root.rglob("*.ko*") if root else file.parent.glob("*.ko*")
+        yield from sorted(path for path in found if path.is_file() and path != file)
+    except OSError:
+        return  # donors are a bonus

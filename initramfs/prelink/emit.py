@@ -115,7 +115,8 @@ def emit(
             file.link(index, symtab, header[4])
     first = tables.members[0]
     out = file.finish(first.machine, 0)
-    _write_build_id(out)
+    build_id = next(n for n, output in zip(outputs, tables.outputs, strict=True) if output.name == BUILD_ID)
+    _write_build_id(out, build_id)
     return bytes(out)
 
 
@@ -267,10 +268,11 @@ def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols)
     return table
 
 
-def _write_build_id(out: bytearray) -> None:
+def _write_build_id(out: bytearray, section: int) -> None:
     """SHA-1 over the file with a zero id, into our own note (ELF gABI, note header of 16 bytes with the name GNU)."""
-    note = struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(20)
-    at = out.index(note)
+    shoff = int(np.frombuffer(out[: elf.EHDR64.itemsize], elf.EHDR64)[0]["e_shoff"])
+    header = out[shoff + section * elf.SHDR64.itemsize :][: elf.SHDR64.itemsize]
+    at = int(np.frombuffer(header, elf.SHDR64)[0]["sh_offset"])
     out[at + 16 : at + 36] = hashlib.sha1(out, usedforsecurity=False).digest()
 
 

@@ -129,7 +129,7 @@ def _add_struct_module(builder: Builder, template: Member, name: str, *, may_lac
     if may_lack_init:
         return
     raise MegamodError(
-        f"{template.file}: no member has an init function, so the kernel would call nothing",
+        f"{template.file}: neither it nor another member has an init function, so the kernel would call nothing",
         hint="such libraries need no megamodule of their own; add the modules that use them",
     )
 

@@ -22,7 +22,9 @@ from megamod.initramfs.prelink.read import Member, read_members
 from megamod.initramfs.prelink.relocate import relocate
 from megamod.initramfs.prelink.resolve import resolve
 from megamod.initramfs.prelink.scan import scan
+from megamod.initramfs.prelink.singles import why_single
 from megamod.initramfs.prelink.verify import verify
+from megamod.profiles.errors import MegamodError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ def prelink(
     ranks: (initcall level, link order) by module name; after: init-order wishes; donors: CRCs of kernel symbols that
     the glue may import although no member does.
     """
+    for member in members:
+        _refuse_single(member)
     resolution = resolve(members, allow_taint=options.allow_taint)
     sequence = order(members, resolution, ranks=ranks or {}, after=after or {})
 
@@ -102,3 +106,9 @@ def prelink(
         relocations=(sum(len(rows) for member in placed for _, rows in member.relas), int(found.kernel.sum())),
         notes=(*remarks, *cost_notes(tables, options)),
     )
+
+
+def _refuse_single(member: Member) -> None:
+    reason = why_single(member)
+    if reason is not None:
+        raise MegamodError(f"{member.file}: it {reason}, so it cannot be merged", hint="load it on its own")

@@ -38,6 +38,8 @@ def make_map(
             row: dict[str, Any] = {"member": number, "section": section.name, "index": section.index}
             output = int(tables.section_output[whole])
             rebuilt = placement.how is How.SHARED and number >= 0
+            if output < 0 and number < 0:
+                continue  # a table of the glue that this kernel has no use for
             if output < 0 or rebuilt:
                 dropped.append({**row, "size": section.size, "why": "rebuilt" if rebuilt else placement.why})
             elif placement.how is How.SORTED:

@@ -86,6 +86,22 @@ _FOLDED = (
 )
 
 
+# One member's flags hold for the whole output section, so what is writable in one and not in another goes to the
+# section that is what it is: test_bpf of 6.1 has a writable .init.rodata, Rust modules of 7.2 a read-only .init.data.
+_BY_PROTECTION = {
+    (".rodata", True): ".data",
+    (".data", False): ".rodata",
+    (".init.rodata", True): ".init.data",
+    (".init.data", False): ".init.rodata",
+    (".exit.data", False): ".exit.rodata",
+}
+
+
+def is_packed(name: str) -> bool:
+    """Whether sections of that name follow each other without padding, whatever their sh_addralign says."""
+    return name in _PACKED
+
+
 def place(section: Section, options: PrelinkOptions) -> Placement:
     """The merge table's row for *section* under *options*."""
     name = section.name
@@ -111,7 +127,6 @@ def place(section: Section, options: PrelinkOptions) -> Placement:
         return Placement(how=How.ALIGNED, output=name)
     for prefix, output in _FOLDED:
         if name == prefix or name.startswith(prefix + "."):
-            if output == ".rodata" and section.sh_flags & SHF_WRITE:
-                output = ".data"
+            output = _BY_PROTECTION.get((output, bool(section.sh_flags & SHF_WRITE)), output)
             return Placement(how=How.ALIGNED, output=output)
     return Placement(how=How.ALIGNED, output=name)

@@ -258,8 +258,8 @@ def _check_symbols(symbols: Array, sections: Sequence[Section], strings: bytes, 
 def _read_relas(
     sections: Sequence[Section], symtab: Section, symbol_count: int, file: str
 ) -> tuple[tuple[int, Array], ...]:
-    """Relocations of SHF_ALLOC sections; those of debug sections are nobody's business here."""
-    found = []
+    """Relocations of SHF_ALLOC sections, one table for each; those of debug sections are nobody's business here."""
+    found: dict[int, list[Array]] = {}
     for section in sections:
         if section.sh_type not in (elf.SHT_RELA, elf.SHT_REL):
             continue
@@ -279,8 +279,9 @@ def _read_relas(
             raise MegamodError(
                 f"{file}: {target.name}+{int(table['r_offset'][bad]):#x}: a relocation outside the section"
             )
-        found.append((target.index, table))
-    return tuple(found)
+        found.setdefault(target.index, []).append(table)
+    # Several may apply to one section (the kernel takes them in turn); nothing here needs them apart.
+    return tuple((index, parts[0] if len(parts) == 1 else np.concatenate(parts)) for index, parts in found.items())
 
 
 def _read_modinfo(sections: Sequence[Section], file: str) -> tuple[tuple[str, str], ...]:

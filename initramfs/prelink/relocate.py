@@ -73,7 +73,8 @@ def _by_output(output: Array, rows: Array) -> Sequence[tuple[int, Array]]:
 def _silence(content: Array, rows: Array, tables: Tables, found: Scan) -> None:
     """``call __fentry__`` becomes the 5-byte NOP that ftrace would have written."""
     places = found.place[rows]
-    wrong = (places < 1) | (content[np.maximum(places - 1, 0)] != x86_64.CALL_OPCODE)
+    # The opcode must be this section's, not the end of what lies before it.
+    wrong = (tables.relocations.offset[rows] < 1) | (content[np.maximum(places - 1, 0)] != x86_64.CALL_OPCODE)
     if wrong.any():
         raise MegamodError(f"{site(tables, int(rows[np.argmax(wrong)]))}: not a call instruction")
     content[places[:, None] - 1 + np.arange(5)] = np.frombuffer(x86_64.TRACE_NOP, np.uint8)

@@ -164,6 +164,9 @@ def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int
         )
     if any(m.has_versions for m in members):
         for member in members:
+            for export in member.exports:
+                if export.crc is None:
+                    raise MegamodError(f"{member.file}: __kcrctab: no version (CRC) for the export {export.name}")
             for index, name in member.imports.items():
                 if name not in exporters and name not in member.versions and index not in member.weak_imports:
                     raise MegamodError(f"{member.file}: __versions: no entry for the import {name}")

@@ -12,8 +12,8 @@ _COMPARES_NAME = frozenset(["thinkpad_acpi", "qemu_fw_cfg"])
 def why_single(member: Member) -> str | None:
     """The reason why *member* must stay on its own, None if it may be merged."""
     if member.info("livepatch") is not None or any(s.name.startswith(".klp.") for s in member.sections):
-        return "a livepatch finds its sections and symbols by name"
-    if member.name in _COMPARES_NAME:
+        return "is a livepatch, which finds its sections and symbols by name"
+    if member.name in _COMPARES_NAME and member.section("__param") is not None:
         return "compares the names of its own parameters"
     if any(s.name in (".kcfi_traps", "__kcfi_traps", ".cfi_sites") and s.size for s in member.sections):
         return "is built with kCFI, whose checks of the merged init are not made yet"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from megamod.initramfs.prelink.elf import Array
-from megamod.initramfs.prelink.policy import ENTRY_SIZES
+from megamod.initramfs.prelink.policy import ENTRY_SIZES, is_packed
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.reread import RELA, Written, failure, place_of, reread, symbol_name, text_at
 
@@ -179,6 +179,8 @@ def _check_versions(read: Written, members: Sequence[Member]) -> None:
     section = read.by_name.get("__versions")
     table = np.frombuffer(section.data, _MODVERSION).tolist() if section is not None else []
     versions = {name.decode(): crc for crc, name in table}
+    if len(versions) < len(table):
+        raise failure(read.name, "__versions: an entry twice")
     crcs, texts = read.by_name.get("__version_ext_crcs"), read.by_name.get("__version_ext_names")
     if (crcs is None) != (texts is None):
         raise failure(read.name, "one half of the extended versions is missing")
@@ -187,11 +189,13 @@ def _check_versions(read: Written, members: Sequence[Member]) -> None:
         words = np.frombuffer(crcs.data, "<u4").tolist()
         if len(listed) != len(words):
             raise failure(read.name, "extended versions: names and CRCs differ in number")
+        if len(set(listed)) < len(listed):
+            raise failure(read.name, "__version_ext_names: a name twice")
         versions |= {n.decode(): c for n, c in zip(listed, words, strict=True)}
-    if len(versions) < len(table):
-        raise failure(read.name, "__versions: an entry twice")
     weak = {m.imports[i] for m in members for i in m.weak_imports}
-    lost = names - versions.keys() - weak
+    # kernel/module/version.c check_modstruct_version() wants it although nothing imports it.
+    layout = {"module_layout"} & {name for m in members for name in m.versions}
+    lost = (names | layout) - versions.keys() - weak
     if lost:
         raise failure(read.name, f"__versions: no entry for {sorted(lost)[0]}")
     for member in members:
@@ -236,8 +240,9 @@ def _check_pairs(read: Written) -> None:
 
 
 def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
-    """Every chunk holds its member's bytes, but for fields that a relocation of the member covers (and the opcode of a
-    silenced trace call), and no two chunks share a byte."""
+    """Nothing of a member is lost; every chunk is aligned and holds its member's bytes, but for fields that a
+    relocation of the member covers (and the opcode of a silenced trace call), and no two chunks share a byte."""
+    _check_complete(read, members, link_map)
     ends: dict[str, list[tuple[int, int]]] = {}
     rows = {(i, target): table for i, m in enumerate(members) for target, table in m.relas}
     for chunk in link_map["chunks"]:
@@ -248,6 +253,9 @@ def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str
         member = members[chunk["member"]]
         source = member.sections[chunk["index"]]
         output = read.by_name[chunk["output"]]
+        align = 1 if "pieces" in chunk or not source.size or is_packed(source.name) else source.sh_addralign
+        if chunk.get("offset", 0) % align or output.align % align:
+            raise failure(read.name, f"{member.file}: {source.name} is not aligned in {output.name}")
         for at, out, size in pieces:
             if out + size > output.size:
                 raise failure(read.name, f"{member.file}: {source.name} ends outside {output.name}")
@@ -266,18 +274,26 @@ def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str
             raise failure(read.name, f"{name}: two chunks share a byte")
 
 
+def _check_complete(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+    known = {(row["member"], row["index"]) for kind in ("chunks", "dropped") for row in link_map[kind]}
+    for number, member in enumerate(members):
+        for section in member.sections:
+            if section.alloc and (number, section.index) not in known:
+                raise failure(read.name, f"{member.file}: {section.name} is lost")
+
+
 def _check_changed(
     read: Written, member: Member, section: str, changed: Array, rows: Array | None, link_map: Mapping[str, Any]
 ) -> None:
-    starts = np.sort(rows["r_offset"].astype(np.int64)) if rows is not None else np.empty(0, np.int64)
     if rows is not None:
-        by_start = rows[np.argsort(rows["r_offset"], kind="stable")]
-        width = np.where(np.isin(by_start["r_type"], [1, 24]), 8, 4)
+        rows = rows[np.argsort(rows["r_offset"], kind="stable")]
+        starts = rows["r_offset"].astype(np.int64)
+        width = np.where(np.isin(rows["r_type"], [1, 24]), 8, np.where(rows["r_type"] == 0, 0, 4))
         at = np.searchsorted(starts, changed, side="right") - 1
         inside = (at >= 0) & (changed < starts[at] + width[at])
         if link_map["options"]["tracing"] == "off":
-            following = np.minimum(at + 1, len(starts) - 1)
-            inside |= starts[following] == changed + 1
+            traced = [i for i, name in member.imports.items() if name == "__fentry__"]
+            inside |= np.isin(changed + 1, starts[np.isin(rows["r_sym"], traced)])
     else:
         inside = np.zeros(len(changed), bool)
     if not inside.all():

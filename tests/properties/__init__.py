@@ -1,0 +1,1 @@
+"""Random prelinks of real modules, judged by the oracle."""
