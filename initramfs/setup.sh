@@ -44,7 +44,7 @@ need_packages() {
 	names=$(known_names)
 	say "apt-get install$names"
 	# shellcheck disable=SC2086 # several words
-	$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $names
+	$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends $names
 }
 
 # The names in $missing, of two the one that apt knows.
@@ -131,6 +131,13 @@ install_megamod() {
 		: >"$venv/.megamod-has$1"
 	fi
 	exec 9>&-
+}
+
+# Gives $venv the compiler of the build tools, by a link: it is large, and only the tests of the loader want it there.
+share_ziglang() {
+	for folder in "$cache"/build-venv/lib/python3.*/site-packages/ziglang; do
+		ln -sfn "$folder" "$(echo "$venv"/lib/python3.*/site-packages)/ziglang"
+	done
 }
 
 # Sets $wheel. Built from a copy: setuptools leaves build/ and egg-info in the tree, and ships what a stale build/ holds.

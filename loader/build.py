@@ -34,12 +34,11 @@ _FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie"),
     *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-ffunction-sections", "-fdata-sections"),
     *("-nostdlib", "-static", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-s"),
-    # arm64 kernels may have pages of 64 KiB, and segments of different protection must not share one.
-    "-Wl,-z,max-page-size=65536",
 )
 
-# Oz: a smaller program than zig's own meaning of -Os.
-_ZIG_FLAGS = ("-Xclang", "-Oz")
+# Oz: a smaller program than zig's own meaning of -Os. arm64 kernels may have pages of 64 KiB, and segments of different
+# protection must not share one.
+_ZIG_FLAGS = ("-Xclang", "-Oz", "-Wl,-z,max-page-size=65536")
 
 # No floating point anywhere, so its registers need not be saved. arm: any ARMv6 (Raspberry Pi Zero) and newer, and the
 # short instructions, which zig takes only in this form.
@@ -54,7 +53,14 @@ _ZIG_TARGETS = {
     "riscv64": ("-target", "riscv64-linux-musl", "-mno-relax"),
 }
 
-_EXTRA_FLAGS = {"riscv64": ("-mno-relax",), "x86_64": ("-mgeneral-regs-only",), "aarch64": ("-mgeneral-regs-only",)}
+# GNU ld would fill the file up to a page between code and constants.
+_OWN_FLAGS = ("-Wl,-z,noseparate-code",)
+_OWN_TARGETS = {
+    "x86_64": ("-mgeneral-regs-only",),
+    "aarch64": ("-mgeneral-regs-only", "-Wl,-z,max-page-size=65536"),
+    "arm": (),
+    "riscv64": ("-mno-relax",),
+}
 
 
 def loader_binary(arch: str) -> bytes:
@@ -167,7 +173,7 @@ def _own_flags(own: Sequence[str], arch: str) -> list[str]:
             f"loader for {arch}: MEGAMOD_CC ({shlex.join(own)}) compiles for {target}",
             hint="name a target in MEGAMOD_CC, or unset it",
         )
-    return [*_FLAGS, *_EXTRA_FLAGS.get(arch, ())]
+    return [*_FLAGS, *_OWN_FLAGS, *_OWN_TARGETS[arch]]
 
 
 def _target_of(own: Sequence[str]) -> str:

@@ -33,35 +33,50 @@ static int mount_one(u32 i)
 	return (int)sys_openat(AT_FDCWD, mounts[i].path, O_RDONLY | O_DIRECTORY, 0);
 }
 
-/* The kernel opens /dev/console for us only if the initramfs has that node (console_on_rootfs, init/main.c). */
-static void open_console(int dev)
+/*
+ * The kernel opens /dev/console for us only if the initramfs has that node (console_on_rootfs, init/main.c, 6.1).
+ * Where it has not, the three numbers are taken before anything else can get them. True if that was necessary.
+ */
+static bool hold_streams(void)
 {
 	struct statx st;
 	long fd;
 
 	if (sys_statx(0, "", AT_EMPTY_PATH, &st) >= 0)
-		return;
-	fd = sys_openat(dev, "console", O_RDWR, 0);
+		return false;
+	do
+		fd = sys_openat(AT_FDCWD, "/", O_RDONLY | O_DIRECTORY, 0);
+	while (fd >= 0 && fd < 3);
+	if (fd >= 0)
+		sys_close((int)fd);
+	return true;
+}
+
+static void open_console(int dev)
+{
+	long fd = sys_openat(dev, "console", O_RDWR, 0);
+	int stream;
+
 	if (fd < 0)
 		fd = sys_openat(dev, "null", O_RDWR, 0);
 	if (fd < 0)
-		return;
-	sys_dup3((int)fd, 1);
-	sys_dup3((int)fd, 2);
-	if (fd == 0)	/* the lowest free number: but it was opened close-on-exec */
-		fd = sys_dup3(1, 0);
-	else
-		sys_dup3((int)fd, 0);
+		return;	/* init gets none */
+	for (stream = 0; stream < 3; stream++)
+		sys_dup3((int)fd, stream);
+	sys_close((int)fd);
 }
 
 static void mount_all(struct boot *boot)
 {
+	bool bare = hold_streams();
+
 	boot->dev = mount_one(0);
 	say_through(boot->dev);
 	boot->proc = mount_one(1);
 	boot->sys = mount_one(2);
 	boot->run = mount_one(3);
-	open_console(boot->dev);
+	if (bare)
+		open_console(boot->dev);
 }
 
 static void read_command_line(struct boot *boot)

@@ -2,10 +2,10 @@
  *
  * One finit_module call a load: its argument text, the call, the results.
  *
- * The arguments of a call are the profile's, then the words of the kernel command line that belong to it (later ones win,
- * as parse_args takes them in turn), then the members to leave out, then async_probe. A member is left out when the
- * user asks for it or when one that it needs in an earlier load is not there: its init would call into code that was
- * never initialised.
+ * The arguments of a call are the profile's, then the words of the kernel command line that belong to it (later ones
+ * win, as parse_args takes them in turn), then the members to leave out, then async_probe. A member is left out when
+ * the user asks for it or when one that it needs in an earlier load is not there: its init would call into code that
+ * was never initialised.
  */
 #include "boot.h"
 #include "say.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * /run/modprobe.d/megamod.conf: keeps udev and modprobe from inserting a member a second time, and anything that needs a
- * failed one from being inserted at all. kmod reads that folder, and /run survives the switch of the root.
+ * /run/modprobe.d/megamod.conf: keeps udev and modprobe from inserting a member a second time, and anything that needs
+ * a failed one from being inserted at all. kmod reads that folder, and /run survives the switch of the root.
  *
  * `blacklist` stops requests by alias, `install` those by name and by dependency, and an empty softdep makes kmod heed
  * `install` for a module that has a softdep of its own (kmod 30). A deferred module is masked from the start: it is

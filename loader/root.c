@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The root file system: finding its device, waiting for it, mounting it at /root. The options are the kernel's own
- * (init/do_mounts.c, 6.1), with one addition: words of rootflags= that mount(8) would turn into flags are turned into flags.
+ * (init/do_mounts.c, 6.1), with one addition: words of rootflags= that mount(8) would turn into flags become flags.
  *
  * Waiting is on the kernel's uevents. The socket is opened before the second look, so an event between the look and
  * the wait cannot be lost; a device's node exists before its event is sent (device_add, drivers/base/core.c).

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
  * See say.h. /dev/kmsg is opened anew for each line, because writes are limited to 10 in 5 s for each open file
- * (devkmsg_write, kernel/printk/printk.c, 6.1). Levels: 6 for what goes as planned, 3 for errors, 4 for failures that the boot
- * survives: `quiet` shows levels below 4.
+ * (devkmsg_write, kernel/printk/printk.c, 6.1). Levels: 6 for what goes as planned, 3 for failures: `quiet` shows
+ * levels below 4.
  */
 #include "say.h"
 
 /* A longer write is refused: LOG_LINE_MAX is 1024 less a prefix of 32 (48 later), kernel/printk/printk.c. */
 enum { LINE_ROOM = 960 };
 
-static int log_dev = -1;
+static int log_dev_plus_one;	/* 0: none; so that there is no initialised data */
 static bool debugging;
 
 #define ERROR(name) { name, #name }
 
 static const struct {
-	int number;
-	const char *name;
+	u8 number;
+	char name[13];
 } errors[] = {
 	ERROR(EPERM),	  ERROR(ENOENT),  ERROR(EIO),	    ERROR(ENXIO),  ERROR(E2BIG),  ERROR(ENOEXEC),
 	ERROR(EAGAIN),	  ERROR(ENOMEM),  ERROR(EACCES),    ERROR(EFAULT), ERROR(EBUSY),  ERROR(EEXIST),
@@ -35,8 +35,8 @@ static void put(const char *prefix, const char *format, va_list list)
 	if (line.used == LINE_ROOM - 1)
 		line.used--;
 	line.data[line.used++] = '\n';
-	if (log_dev >= 0)
-		fd = sys_openat(log_dev, "kmsg", O_WRONLY, 0);
+	if (log_dev_plus_one > 0)
+		fd = sys_openat(log_dev_plus_one - 1, "kmsg", O_WRONLY, 0);
 	/* Nobody is left to hear of a line that could not be written. */
 	if (fd >= 0) {
 		sys_write((int)fd, line.data, line.used);
@@ -77,7 +77,7 @@ void debug(const char *format, ...)
 
 void say_through(int dev)
 {
-	log_dev = dev;
+	log_dev_plus_one = dev + 1;
 }
 
 void say_debug(bool on)

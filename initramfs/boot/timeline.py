@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamod.initramfs.boot.console import Event, EventKind, Timeline, parse_console
+from megamod.initramfs.boot.console import Event, EventKind, Failure, Timeline, parse_console
 from megamod.initramfs.boot.qemu import QemuResult, run_qemu
 from megamod.initramfs.image import read_image
 from megamod.initramfs.plan import PLAN_PATH
@@ -141,10 +141,16 @@ def timeline_table(timeline: Timeline) -> str:
     if timeline.failures:
         lines.append(f"\nfailures ({len(timeline.failures)}):")
         shown = timeline.failures[:_SHOWN_FAILURES]
-        lines += [f"  {_clock(failure.seconds)}  {failure.text}" for failure in shown]
+        lines += [f"  {_clock(failure.seconds)}  {failure_words(failure)}" for failure in shown]
         if len(timeline.failures) > len(shown):
             lines.append(f"  … and {len(timeline.failures) - len(shown)} more")
     return "\n".join(lines)
+
+
+def failure_words(failure: Failure) -> str:
+    """The text of a failure for people: one that is no fault says so."""
+    # A driver's init may look for its device at once; the others register, and wait for one.
+    return f"{failure.text} (its hardware is not there)" if failure.text.endswith("failed: -ENODEV") else failure.text
 
 
 def timeline_dict(timeline: Timeline) -> dict[str, object]:

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Between plan.c, which cuts the file into fields, and records.c, which knows what they mean.
+ */
+#ifndef READER_H
+#define READER_H
+
+#include "plan.h"
+
+struct reader {
+	const char *path;
+	u32 line;
+	struct plan *plan;
+	enum place { HEAD, BODY, TAIL } place;	/* records come in this order */
+	bool have_root;
+	const char *problem;	/* the first one */
+	const char *detail;	/* what it is about, or NULL */
+};
+
+/* Keeps the first problem; always false. */
+bool refuse(struct reader *reader, const char *problem, const char *detail);
+/* Takes one line's fields into the plan; false after refuse(). */
+bool take_record(struct reader *reader, struct fields fields);
+
+#endif

@@ -1,0 +1,384 @@
+"""Parts of the loader on this machine: small C programs around one of its files, fed with texts and file systems."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megamod.loader import build
+
+_WORDS = """
+#include "cmdline.h"
+static void put(const char *s, size_t n) { write_all(1, s, n); }
+int main(int argc, char **argv, char **envp)
+{
+    static struct options o;
+    struct word w;
+    const char *at = argv[1];
+    (void)argc; (void)envp;
+    while (next_word(&at, &w)) {
+        put(w.key, w.key_size); put("\\0", 1);
+        if (w.value) { put("=", 1); put(w.value, w.value_size); }
+        put("\\0", 1); put(w.raw, w.raw_size); put("\\0", 1);
+    }
+    read_options(argv[1], &o);
+    put("\\1", 1);
+    put(o.root, length(o.root)); put("\\0", 1); put(o.skip, length(o.skip)); put("\\0", 1);
+    put(o.writable ? "rw" : "ro", 2); put("\\0", 1); put(in_list(o.skip, "snd_pcm") ? "skip" : "load", 4);
+    return 0;
+}
+"""
+
+_PLAN = """
+#include "plan.h"
+#include "say.h"
+int main(int argc, char **argv, char **envp)
+{
+    static struct plan plan;
+    u32 i;
+    TEXT(t, 4096);
+    (void)argc; (void)envp;
+    if (!read_plan(argv[1], &plan))
+        return 1;
+    text_format(&t, "%u %u %u\\n", plan.stage_count, plan.load_count, plan.member_count);
+    for (i = 0; i < plan.stage_count; i++)
+        text_format(&t, "%s %s %s %llu %llu needs %llu\\n", plan.stages[i].name, kind_name(plan.stages[i].kind),
+                    plan.stages[i].path ? plan.stages[i].path : "-", (unsigned long long)plan.stages[i].milliseconds,
+                    (unsigned long long)plan.stages[i].timeout, (unsigned long long)plan.stages[i].needs);
+    for (i = 0; i < plan.member_count; i++)
+        text_format(&t, "%s stage %u\\n", plan.members[i].name, stage_of(&plan, i));
+    write_all(1, t.data, t.used);
+    return 0;
+}
+"""
+
+_DISK = """
+#include "superblock.h"
+int main(int argc, char **argv, char **envp)
+{
+    struct superblock s;
+    struct partition p;
+    TEXT(t, 1024);
+    long fd = sys_openat(AT_FDCWD, argv[1], O_RDONLY, 0);
+    (void)argc; (void)envp;
+    if (argv[2][0] == 's' && read_superblock((int)fd, &s))
+        text_format(&t, "%s|%s|%s", s.types, s.uuid, s.label);
+    if (argv[2][0] == 'p' && read_partition((int)fd, (u32)(argv[2][1] - '0'), &p))
+        text_format(&t, "%s|%s", p.uuid, p.label);
+    write_all(1, t.data, t.used);
+    return 0;
+}
+"""
+
+_UUID = "5f0c2d3a-8a54-4f0e-9c8e-0123456789ab"
+_UUID_BYTES = bytes.fromhex(_UUID.replace("-", ""))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Callable[..., Path]:
+    """``program(text, "plan.c", "text.c")``: the C program *text* with files of the loader."""
+
+    def make(text: str, *parts: str) -> Path:
+        folder = tmp_path_factory.mktemp("program")
+        source = folder / "main.c"
+        source.write_text(text)
+        own = Path(build.__file__).parent
+        target = folder / "program"
+        target.write_bytes(
+            build.compile_program("x86_64", [source, *(own / part for part in (*parts, "text.c", "sys.c"))])
+        )
+        target.chmod(0o755)
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def words(program) -> Path:
+    return program(_WORDS, "cmdline.c")
+
+
+@pytest.fixture(scope="module")
+def check_plan(program, tmp_path_factory) -> Callable[[bytes], tuple[str, str]]:
+    """``check_plan(text)``: what the parser understood, and what it complains of, without the file's name."""
+    parser = program(_PLAN, "plan.c", "records.c", "say.c")
+    path = tmp_path_factory.mktemp("plan") / "plan"
+
+    def check(text: bytes) -> tuple[str, str]:
+        path.write_bytes(text)
+        result = subprocess.run([parser, path], capture_output=True, check=False)
+        assert result.returncode == bool(result.stderr), result
+        return result.stdout.decode(), result.stderr.decode("latin-1").removeprefix(f"megamod: error: {path}:").strip()
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def look(program) -> Callable[..., str]:
+    """``look(path)``: type, UUID and label as the loader reads them; ``look(path, "p1")``: the first partition's."""
+    reader = program(_DISK, "superblock.c")
+
+    def run(path: Path, what: str = "s") -> str:
+        return subprocess.run([reader, path, what], capture_output=True, check=True).stdout.decode()
+
+    return run
+
+
+# ---- the command line ----
+
+
+def _kernel_words(line: str) -> list[tuple[str, str | None]]:
+    """next_arg() of lib/cmdline.c (6.1), called as parse_args() of kernel/params.c calls it."""
+    found = []
+    space = " \t\n\v\f\r"
+    line = line.lstrip(space)
+    while line:
+        quoted = inside = line[0] == '"'
+        if quoted:
+            line = line[1:]
+        equals = 0
+        i = 0
+        while i < len(line):
+            if line[i] in space and not inside:
+                break
+            if equals == 0 and line[i] == "=":
+                equals = i
+            if line[i] == '"':
+                inside = not inside
+            i += 1
+        word = list(line[:i])
+        value_at = None
+        if equals:
+            value_at = equals + 1
+            if value_at < i and word[value_at] == '"':
+                value_at += 1
+                if word[i - 1] == '"':
+                    word[i - 1] = "\0"
+        if quoted and i > 0 and word[i - 1] == '"':
+            word[i - 1] = "\0"
+        text = "".join(word)
+        if equals:
+            assert value_at is not None
+            item = (text[:equals], text[value_at:].partition("\0")[0])
+        else:
+            item = (text.partition("\0")[0], None)
+        if item == ("--", None):
+            break
+        found.append(item)
+        line = line[i:].lstrip(space)
+    return found
+
+
+def _loader_words(words: Path, line: str) -> tuple[list[tuple[str, str | None]], list[str]]:
+    output = subprocess.run([words, line], capture_output=True, check=True).stdout.decode()
+    listed, _, options = output.partition("\1")
+    parts = listed.split("\0")[:-1]
+    pairs = [(key, value[1:] if value else None) for key, value in zip(parts[::3], parts[1::3], strict=True)]
+    assert all(raw in line for raw in parts[2::3])
+    return pairs, options.split("\0")
+
+
+@settings(max_examples=400, deadline=None)
+@given(line=st.text(alphabet='ab=". -\t', max_size=24))
+def test_command_line_is_cut_as_the_kernel_cuts_it(words, line):
+    expected = _kernel_words(line)
+    # A lone quoted `"--"` ends the kernel's list too; for the loader only the bare word does.
+    assert _loader_words(words, line)[0][: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ('root="LABEL=my disk" rw', ["LABEL=my disk", "", "rw", "load"]),
+        ("root=/dev/a root=/dev/b rw ro", ["/dev/b", "", "ro", "load"]),
+        ("megamod.skip=a,snd-pcm megamod.skip=b root=x -- root=y", ["x", "a,snd-pcm,b", "ro", "skip"]),
+        ("rootfoo=1 ro=1 rw=2 megamod.skip=snd_pcm_oss", ["", "snd_pcm_oss", "ro", "load"]),
+        (f"root={'x' * 5000}", ["", "", "ro", "load"]),
+    ],
+)
+def test_options_are_taken_from_the_command_line(words, line, options):
+    assert _loader_words(words, line)[1] == options
+
+
+# ---- the plan ----
+
+_HEAD = b"megamod-plan 1\nkernel 6.1.0\nfallback none\nroot cmdline\n"
+_CRITICAL = _HEAD + b"stage critical now - 0\n"
+
+
+def test_plan_with_every_record_is_understood(check_plan):
+    text = _HEAD + b"probe async\nstage critical now - 0\n"
+    text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nmember y\nprefix z\nrequests\n"
+    text += b"single /megamod/b.ko b 0 1\nargument k=v\n"
+    text += b"stage one userspace - 0\nsingle /megamod/c.ko c 2\nstage two delay 250 9000\n"
+    text += b"stage three path /run/a%20b 0\nmerged /megamod/d.ko d 0\nmember m 0 3\nmember n\n"
+    text += b"stage four idle 500 0\nstage five manual - 0\nsoftdep x\ndependents 0 p q\ndependents 4 r\n"
+    understood, complaint = check_plan(text)
+    assert complaint == ""
+    assert understood.splitlines() == [
+        "6 4 6",
+        "critical now - 0 0 needs 0",
+        "one userspace - 0 0 needs 1",
+        "two delay - 250 9000 needs 0",
+        "three path /run/a b 0 0 needs 3",
+        "four idle - 500 0 needs 0",
+        "five manual - 0 0 needs 0",
+        *("x stage 0", "y stage 0", "b stage 0", "c stage 1", "m stage 3", "n stage 3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"", "0: no stage: the file was cut off"),
+        (b"megamod-plan 2\n", "1: the first line is not: megamod-plan 1"),
+        (_HEAD, "4: no stage: the file was cut off"),
+        (_CRITICAL + b"single /a", "6: the last line has no end: the file was cut off"),
+        (_CRITICAL + b"surprise 1\n", "6: unknown record surprise"),
+        (_CRITICAL + b"\n", "6: an empty line, or a space at its end"),
+        (_CRITICAL + b"single /a a \n", "6: an empty line, or a space at its end"),
+        (_CRITICAL + b"single  /a a\n", "6: two spaces, or a space at an end"),
+        (_CRITICAL + b"single /a\ta\n", "6: a byte that ought to be escaped"),
+        (_CRITICAL + b"single /a \xc3\xa4\n", "6: a byte that ought to be escaped"),
+        (_CRITICAL + b"single /a %2\n", "6: a bad %XX escape"),
+        (_CRITICAL + b"single /a a%\n", "6: a bad %XX escape"),
+        (_CRITICAL + b"single /a %00\n", "6: a bad %XX escape"),
+        (_CRITICAL + b"single /a\n", "6: wrong number of fields: single"),
+        (_CRITICAL + b"stage two delay 5\n", "6: wrong number of fields: stage"),
+        (_CRITICAL + b"requests 1\n", "6: wrong number of fields: requests"),
+        (_CRITICAL + b"single /a a 0\n", "6: not the id of an earlier load: 0"),
+        (_CRITICAL + b"merged /a a 1\nmember x\nmember y 0\n", "8: not the id of an earlier load: 0"),
+        (_CRITICAL + b"single /a a\nsingle /b b zero\n", "7: not a decimal number: zero"),
+        (_CRITICAL + b"single /a a\nmember x\n", "7: a member outside a merged load: x"),
+        (_CRITICAL + b"merged /a a 2\n", "6: neither 0 nor 1: 2"),
+        (_CRITICAL + b"argument a=b\n", "6: an argument outside a load: a=b"),
+        (_CRITICAL + b"prefix a\n", "6: a prefix outside a load: a"),
+        (_CRITICAL + b"requests\n", "6: requests outside a load"),
+        (_CRITICAL + b"kernel 5\n", "6: out of order: kernel"),
+        (_CRITICAL + b"softdep a\nstage two manual - 0\n", "7: out of order: stage"),
+        (_CRITICAL + b"dependents 0 a\n", "6: not a plan id: 0"),
+        (_CRITICAL + b"stage two sometime - 0\n", "6: unknown trigger sometime"),
+        (_CRITICAL + b"stage two timeout - 0\n", "6: unknown trigger timeout"),
+        (_CRITICAL + b"stage two path run/a 0\n", "6: not an absolute path: run/a"),
+        (_CRITICAL + b"stage two manual 5 0\n", "6: this trigger takes no argument: 5"),
+        (_CRITICAL + b"stage two delay 5s 0\n", "6: not a decimal number: 5s"),
+        (_CRITICAL + b"stage two delay 99999999999999999999 0\n", "6: not a decimal number: 99999999999999999999"),
+        (_CRITICAL + b"".join(b"stage s%d manual - 0\n" % n for n in range(64)), "69: more than 64 stages"),
+        (_HEAD + b"stage first now - 0\n", "5: the first stage must be: critical now"),
+        (_HEAD + b"single /a a\n", "5: a load before the first stage"),
+        (_HEAD + b"root cmdline\n", "5: a second root record"),
+        (_HEAD + b"probe sync\n", "5: unknown probe record sync"),
+        (b"megamod-plan 1\nfallback modules\n", "2: unknown fallback modules"),
+        (b"megamod-plan 1\nroot exec\n", "2: unknown root record exec"),
+        (b"megamod-plan 1\nroot chain /a b\n", "2: unknown root record chain"),
+        (b"megamod-plan 1\nkernel x\nstage critical now - 0\n", "3: a stage before kernel and root"),
+    ],
+)
+def test_broken_plan_is_refused_with_its_line(check_plan, text, complaint):
+    assert check_plan(text) == ("", complaint)
+
+
+def test_plan_cut_off_anywhere_is_refused_or_shorter_by_whole_records(check_plan):
+    text = (
+        _CRITICAL
+        + b"merged /a a 1\nmember x\nmember y\nstage two delay 5 7\nsingle /b b 0\nsoftdep x\ndependents 1 q\n"
+    )
+    for end in range(len(text)):
+        understood, complaint = check_plan(text[:end])
+        assert bool(understood) != bool(complaint)
+        assert not understood or text[:end].endswith(b"\n")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.binary(max_size=80), at=st.integers(0, 200))
+def test_damaged_plan_never_crashes_the_parser(check_plan, text, at):
+    whole = _CRITICAL + b"merged /a a 1\nmember x\nstage two delay 5 7\nsingle /b b 0\ndependents 1 q\n"
+    check_plan(whole[:at] + text + whole[at + len(text) :])
+
+
+def test_large_plan_is_read_whole(check_plan):
+    lines = b"".join(b"member module_number_%d\n" % n for n in range(100_000))
+    text = _CRITICAL + b"merged /a a 1\n" + lines + b"stage two manual - 0\nsingle /b b 99999\n"
+    text = text.replace(b"member", b"argument x=%41\nmember", 1)
+    understood, complaint = check_plan(text)
+    assert complaint == "" and understood.startswith("2 2 100001\n")
+
+
+# ---- file systems and partitions ----
+
+
+def test_ext4_is_recognised_with_its_uuid_and_label(look, make_disk_image, tmp_path):
+    (tmp_path / "empty").mkdir()
+    disk = make_disk_image(tmp_path / "empty", label="sixteen-bytes-lo", uuid=_UUID)
+    assert look(disk) == f"ext4,ext3,ext2|{_UUID}|sixteen-bytes-lo"
+
+
+@pytest.mark.parametrize(("filesystem", "label"), [("btrfs", "a label with spaces"), ("xfs", "twelve-bytes")])
+def test_btrfs_and_xfs_are_recognised_with_their_uuid_and_label(look, make_disk_image, tmp_path, filesystem, label):
+    (tmp_path / "empty").mkdir()
+    disk = make_disk_image(tmp_path / "empty", filesystem=filesystem, label=label, uuid=_UUID)
+    assert look(disk) == f"{filesystem}|{_UUID}|{label}"
+
+
+def _block(*pieces: tuple[int, bytes]) -> bytes:
+    data = bytearray(69632)
+    for offset, piece in pieces:
+        data[offset : offset + len(piece)] = piece
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        # blkid calls these the same: offsets of include/linux/f2fs_fs.h, fs/erofs/erofs_fs.h, fs/squashfs/squashfs_fs.h
+        (
+            _block((1024, bytes.fromhex("1020f5f2")), (1132, _UUID_BYTES), (1148, "größe".encode("utf-16-le"))),
+            f"f2fs|{_UUID}|größe",
+        ),
+        (_block((1024, bytes.fromhex("e2e1f5e0")), (1072, _UUID_BYTES), (1088, b"rom")), f"erofs|{_UUID}|rom"),
+        (_block((0, b"hsqs")), "squashfs||"),
+        (
+            _block((82, b"FAT32   "), (67, bytes.fromhex("efbeadde")), (71, b"BOOT DISK  "), (510, b"\x55\xaa")),
+            "vfat|dead-beef|BOOT DISK",
+        ),
+        (
+            _block((54, b"FAT16   "), (39, bytes.fromhex("efbeadde")), (43, b"NO NAME    "), (510, b"\x55\xaa")),
+            "vfat|dead-beef|",
+        ),
+        (_block((510, b"\x55\xaa")), ""),
+        # an external journal has the magic number of ext4, and the UUID of nobody's root
+        (_block((1080, b"\x53\xef"), (1120, b"\x08\0\0\0"), (1128, _UUID_BYTES)), ""),
+        (b"hsqs" + bytes(100), ""),
+        (b"", ""),
+    ],
+)
+def test_superblock_is_recognised(look, tmp_path, data, found):
+    path = tmp_path / "disk"
+    path.write_bytes(data)
+    assert look(path) == found
+
+
+def test_partition_of_an_mbr_is_named_as_the_kernel_names_it(look, tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(_block((440, struct.pack("<I", 0x0A1B2C3D)), (510, b"\x55\xaa")))
+    assert look(path, "p2") == "0a1b2c3d-02|"
+    path.write_bytes(os.urandom(16) * 64)
+    assert look(path, "p2") == ""
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_partition_of_a_gpt_has_its_guid_and_name(look, tmp_path, sector):
+    header = struct.pack("<8s64xQII", b"EFI PART", 2, 128, 128)
+    guid = "00112233-4455-6677-8899-aabbccddeeff"
+    stored = bytes.fromhex("33221100554477668899aabbccddeeff")
+    entry = struct.pack("<16s16s24x72s", b"", stored, "the root".encode("utf-16-le"))
+    path = tmp_path / "disk"
+    path.write_bytes(_block((sector, header), (2 * sector + 128, entry), (510, b"\x55\xaa")))
+    assert look(path, "p2") == f"{guid}|the root"
