@@ -197,7 +197,9 @@ def make_plan(
                     name=item.load.module,
                     merged=item.merged is not None,
                     has_results=item.merged is not None and item.merged.has_results,
-                    modules=tuple(PlanModule(name=n, needs=tuple(sorted(edges[n] & earlier))) for n in names),
+                    modules=tuple(
+                        PlanModule(name=n, needs=tuple(sorted(edges[n] & {*earlier, *names}))) for n in names
+                    ),
                     arguments=arguments(options, members, names, merged=item.merged is not None),
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=item.merged is not None and item.merged.requests,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from megamod.initramfs.image import atomic_write
+from megamod.initramfs.image import atomic_write_all
 from megamod.initramfs.prelink.link import prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.steps import Steps, counted, human_bytes
@@ -18,9 +19,8 @@ from megamod.profiles.errors import MegamodError
 def prelink_command(
     *, modules: tuple[Path, ...], output: Path, map_file: Path | None, name: str | None, steps: Steps, **options: Any
 ) -> None:
-    """``megamod prelink``: both files are written only after the link has been verified."""
-    if map_file is not None and map_file.absolute() == output.absolute():
-        raise MegamodError(f"{output}: --map names the output itself")
+    """``megamod prelink``: nothing is written before the link has been verified, then both files or none of them."""
+    _check_names(modules, output, map_file)
     chosen = PrelinkOptions(name=name or _name_from(output), **options)
     with steps.step("prelink") as step:
         megamodule = prelink_files(modules, chosen)
@@ -29,9 +29,20 @@ def prelink_command(
         step.note(f"relocations {before:,} → {after:,}")
     for note in megamodule.notes:
         steps.say(f"  note: {note}")
+    files = [(output, megamodule.data)]
     if map_file is not None:
-        atomic_write(map_file, json.dumps(megamodule.map, separators=(",", ":")).encode() + b"\n")
-    atomic_write(output, megamodule.data)
+        files.append((map_file, json.dumps(megamodule.map, separators=(",", ":")).encode() + b"\n"))
+    atomic_write_all(files)
+
+
+def _check_names(modules: tuple[Path, ...], output: Path, map_file: Path | None) -> None:
+    """No file is both read and written, or written twice."""
+    taken = {os.path.realpath(module): "a module to link" for module in modules}
+    for path in filter(None, (output, map_file)):
+        place = os.path.realpath(path)
+        if place in taken:
+            raise MegamodError(f"{path}: cannot be written: is {taken[place]} too", hint="choose another name")
+        taken[place] = "the output"
 
 
 def _name_from(output: Path) -> str:

@@ -6,7 +6,10 @@ when unpacked raises MegamodError; nothing here trusts a size that the input sta
 
 from __future__ import annotations
 
+import errno
 import lzma
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -125,12 +128,27 @@ def read_module_bytes(path: Path) -> bytes:
 
     Whether it is an ELF file is for the reader of it to say. Errors begin with *path*.
     """
+    return decompress(read_regular(path, limit=MAX_MODULE), limit=MAX_MODULE, source=str(path))
+
+
+def read_regular(path: Path, *, limit: int) -> bytes:
+    """The bytes of a regular file, at most *limit*; a device or a pipe could go on for ever, or never begin."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MODULE + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "not a regular file"
+                raise MegamodError(f"{path}: {what}")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise MegamodError(f"{path}: {error.strerror}") from None
-    return decompress(data, limit=MAX_MODULE, source=str(path))
+    if len(data) > limit:
+        raise MegamodError(f"{path}: is larger than {limit} bytes")
+    return data
 
 
 def _gunzip(data: bytes, limit: int) -> tuple[bytes, int]:

@@ -12,12 +12,12 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from megamod.initramfs.compress import MAX_OUTPUT, compress, decompress_stream, detect
+from megamod.initramfs.compress import MAX_OUTPUT, compress, decompress_stream, detect, read_regular
 from megamod.initramfs.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
 from megamod.profiles.errors import MegamodError
 
@@ -66,14 +66,7 @@ def read_image(path: Path) -> list[Entry]:
 
 def read_file(path: Path) -> bytes:
     """The bytes of *path*, at most 1 GiB."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_OUTPUT + 1)
-    except OSError as error:
-        raise MegamodError(f"{path}: {error.strerror}") from None
-    if len(data) > MAX_OUTPUT:
-        raise MegamodError(f"{path}: is larger than {MAX_OUTPUT} bytes")
-    return data
+    return read_regular(path, limit=MAX_OUTPUT)
 
 
 def segments(data: bytes, *, source: str) -> Iterator[Segment]:
@@ -125,44 +118,70 @@ def atomic_write(path: Path, data: bytes) -> None:
     missing, cannot be written or is full. On any error, on Ctrl-C, SIGTERM and SIGHUP the file beside it is removed
     and *path* is as it was.
     """
-    if str(path) == "-":
-        raise MegamodError("-: standard output is not supported", hint="give a file name")
+    atomic_write_all([(path, data)])
+
+
+def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
+    """`atomic_write` for files that belong together: all lie on the disk, beside their paths, before the first takes
+    its name. So what can fail leaves every one as it was."""
     try:
-        target = path.resolve()
-        if target.exists() and not target.is_file():
-            what = "a folder" if target.is_dir() else "not a regular file"
-            raise MegamodError(f"{path}: cannot be written: is {what}")
-        # The name may be as long as the file system allows, so the temporary one does not contain it.
-        temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
-        with _signals_raised():
-            _write_beside(temporary, target, data)
-    except (OSError, RuntimeError) as error:
-        # Path.resolve raises RuntimeError for a loop of links in Python 3.11 and 3.12.
-        number = error.errno if isinstance(error, OSError) else errno.ELOOP
-        assert number is not None
-        raise MegamodError(f"{path}: cannot be written: {os.strerror(number)}", hint=_HINTS.get(number)) from None
+        with _signals_raised(), contextlib.ExitStack() as temporaries:
+            ready = []
+            for path, data in files:
+                with _errors_of(path):
+                    target = _target_of(path)
+                    # The name may be as long as the file system allows, so the temporary one does not contain it.
+                    temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
+                    temporaries.callback(_remove, temporary)
+                    _write_whole(temporary, data)
+                    ready.append((path, temporary, target))
+            for path, temporary, target in ready:
+                with _errors_of(path):
+                    temporary.replace(target)
+                    _sync_folder(target.parent)
     except _StoppedError as stop:
         # Ends the process as the signal would have, now that nothing is left behind.
         signal.signal(stop.number, signal.SIG_DFL)
         signal.raise_signal(stop.number)
 
 
-def _write_beside(temporary: Path, target: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(target)
+        yield
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise MegamodError(f"{path}: cannot be written: {os.strerror(number)}", hint=_HINTS.get(number)) from None
+
+
+def _target_of(path: Path) -> Path:
+    """The regular file, there or not, that *path* stands for."""
+    if str(path) == "-":
+        raise MegamodError("-: standard output is not supported", hint="give a file name")
+    with contextlib.suppress(FileNotFoundError):
+        path.stat()  # for a loop of links: what resolve() says of one differs between Python versions
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "not a regular file"
+        raise MegamodError(f"{path}: cannot be written: is {what}")
+    return target
+
+
+def _write_whole(temporary: Path, data: bytes) -> None:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
     finally:
-        # After the rename there is nothing of this name.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    _sync_folder(target.parent)
+        os.close(descriptor)
+
+
+def _remove(temporary: Path) -> None:
+    # After the rename there is nothing of this name.
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

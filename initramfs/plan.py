@@ -9,10 +9,11 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     fallback none
     root cmdline | root exec PATH ARG… | root chain PATH
     probe async                      only if asked for
-    stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -; TIMEOUT
-    ms, 0 none merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
+    stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -;
+                                     TIMEOUT milliseconds, 0 none
+    merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
     argument TEXT                    words for the load above
-    member NAME [ID…]                in init order; ID: what it needs of earlier loads
+    member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests                         the load above may call request_module() from an init
     single FILE NAME [ID…]           a module on its own
@@ -34,7 +35,7 @@ PLAN_PATH = "megamod/plan"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanModule:
-    """A member or single, and the names of the modules of earlier loads that it needs."""
+    """A member or single, and the names of the earlier modules, of its own load too, that it needs."""
 
     name: str
     needs: tuple[str, ...]
@@ -100,13 +101,11 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
         yield _record("merged", load.file, load.name, "1" if load.has_results else "0")
     for module in load.modules:
         ids = [str(number) for number in sorted(numbers[name] for name in module.needs)]
+        numbers[module.name] = len(numbers)
         if load.merged:
             yield _record("member", module.name, *ids)
         else:
             yield _record("single", load.file, module.name, *ids)
-    # Only now: what a member needs of its own load is the glue's business.
-    for module in load.modules:
-        numbers[module.name] = len(numbers)
     yield from (_record("argument", text) for text in load.arguments)
     yield from (_record("prefix", name) for name in load.prefixes)
     if load.requests:

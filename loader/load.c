@@ -24,8 +24,8 @@ static struct member *members_of(struct boot *boot, const struct load *load)
 	return boot->plan.members + load->member;
 }
 
-/* The name of something that m needs and that is not there, or NULL. */
-static const char *missing_for(const struct boot *boot, const struct member *m)
+/* The name of something with an id below limit that m needs and that is not there, or NULL. */
+static const char *missing_for(const struct boot *boot, const struct member *m, u64 limit)
 {
 	struct fields f = m->needs;
 	const char *at;
@@ -33,7 +33,7 @@ static const char *missing_for(const struct boot *boot, const struct member *m)
 
 	for (; f.count; f.count--, f.first = next_field(f.first)) {
 		at = f.first;
-		if (take_number(&at, &id) && boot->plan.members[id].fate != FATE_OK)
+		if (take_number(&at, &id) && id < limit && boot->plan.members[id].fate != FATE_OK)
 			return boot->plan.members[id].name;
 	}
 	return NULL;
@@ -49,7 +49,7 @@ static u32 choose(struct boot *boot, const struct load *load)
 		m[i].fate = FATE_PENDING;
 		if (in_list(boot->options.skip, m[i].name))
 			m[i].fate = FATE_ASKED;
-		else if (m[i].needs.count && missing_for(boot, &m[i]))
+		else if (m[i].needs.count && missing_for(boot, &m[i], load->member))	/* within it, the glue decides */
 			m[i].fate = FATE_NEEDS;
 		out += m[i].fate != FATE_PENDING;
 	}
@@ -210,7 +210,7 @@ static void set_all(struct boot *boot, const struct load *load, enum fate fate)
 
 static void say_skipped(const struct boot *boot, const struct member *m)
 {
-	const char *other = missing_for(boot, m);
+	const char *other = missing_for(boot, m, ~0ull);
 
 	if (m->fate == FATE_ASKED)
 		say("member %s skipped: asked for", m->name);
@@ -336,6 +336,21 @@ static void count_fates(struct boot *boot, struct stage *stage, const struct loa
 		    (unsigned long long)divide(nanoseconds, 1000, NULL), ok, failed, skipped);
 }
 
+/* ENOEXEC is what a module of another kernel gives: says so if that is what it is. */
+static void say_release(const struct boot *boot)
+{
+	char release[128];
+	size_t n;
+
+	if (read_small(boot->proc, "sys/kernel/osrelease", release, sizeof(release)) <= 0)
+		return;
+	for (n = 0; release[n] && release[n] != '\n'; n++)
+		;
+	release[n] = 0;
+	if (!same(release, boot->plan.release))
+		warn("the image is for kernel %s, this is %s", boot->plan.release, release);
+}
+
 /* Returns the call's errno (positive), 0 if it went well or was not made. */
 static int run_load(struct boot *boot, struct stage *stage, struct load *load)
 {
@@ -357,13 +372,15 @@ static int run_load(struct boot *boot, struct stage *stage, struct load *load)
 		err = 0;
 	if (err < 0) {
 		warn("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
+		if (err == -ENOEXEC)
+			say_release(boot);
 		set_all(boot, load, FATE_FAILED);
 	} else if (able) {
 		read_results(boot, load);
 	} else {
 		set_all(boot, load, FATE_OK);
 	}
-	count_fates(boot, stage, load, start ? start : 1);
+	count_fates(boot, stage, load, err < 0 ? 0 : start ? start : 1);
 	return (int)-err;
 }
 

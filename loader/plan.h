@@ -31,7 +31,7 @@ enum fate {
 /* A merged member or a single; its index is its plan id. */
 struct member {
 	const char *name;
-	struct fields needs;	/* plan ids in earlier loads, decimal */
+	struct fields needs;	/* plan ids of earlier members, decimal */
 	enum fate fate;
 };
 

@@ -40,7 +40,7 @@ u32 stage_of(const struct plan *p, u32 id)
 	return i;
 }
 
-/* The ids that a new member of the last load needs must be those of earlier loads. */
+/* The ids that a new member of the last load needs must be those of earlier members, of that load or another. */
 static bool check_needs(struct reader *r, struct fields needs)
 {
 	struct plan *p = r->plan;
@@ -50,9 +50,10 @@ static bool check_needs(struct reader *r, struct fields needs)
 	for (i = 0; i < needs.count; i++, needs.first = next_field(needs.first)) {
 		if (!parse_number(r, needs.first, &id))
 			return false;
-		if (id >= last_load(p)->member)
-			return refuse(r, "not the id of an earlier load:", needs.first);
-		last_stage(p)->needs |= 1ull << stage_of(p, (u32)id);
+		if (id >= p->member_count)
+			return refuse(r, "not the id of an earlier member:", needs.first);
+		if (id < last_load(p)->member)
+			last_stage(p)->needs |= 1ull << stage_of(p, (u32)id);
 	}
 	last_stage(p)->needs &= ~(1ull << (p->stage_count - 1));
 	return true;

@@ -39,6 +39,7 @@ def check_member(member: Member) -> None:
     for section in member.sections:
         if section.alloc:
             _check_section(member, section, seen)
+    _check_texts(member)
     _check_symbols(member)
     _check_relocations(member)
     _check_init(member)
@@ -58,6 +59,25 @@ def _check_section(member: Member, section: Section, seen: set[str]) -> None:
     if section.sh_flags & elf.SHF_WRITE and section.sh_flags & elf.SHF_EXECINSTR:
         # kernel/module/strict_rwx.c module_enforce_rwx_sections()
         raise MegamodError(f"{where}: writable and executable, the kernel would refuse it")
+
+
+def _check_texts(member: Member) -> None:
+    """Names that are written anew must come out as they went in, and be shown as they are."""
+    for name in member.imports.values():
+        if not _is_name(name):
+            raise MegamodError(f"{member.file}: .symtab: the import {name[:80]!r} is no symbol name")
+    for section in member.sections:
+        if section.alloc and not _is_name(section.name):
+            raise MegamodError(f"{member.file}: section [{section.index}]: {section.name[:80]!r} is no section name")
+    for key in ("vermagic", "import_ns"):
+        for value in member.infos(key):
+            if not value.isascii() or not value.isprintable():
+                raise MegamodError(f"{member.file}: .modinfo: {key}={value[:80]!r} is no text")
+
+
+def _is_name(text: str) -> bool:
+    # What could not be decoded has become an escape with a backslash.
+    return text.isascii() and text.isprintable() and not {" ", "\\"} & set(text)
 
 
 def _check_symbols(member: Member) -> None:

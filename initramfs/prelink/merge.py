@@ -153,14 +153,7 @@ def _group(
         flags = 0
         for number in numbers:
             flags |= sections[number].sh_flags & (elf.SHF_WRITE | elf.SHF_ALLOC | elf.SHF_EXECINSTR)
-        if flags & elf.SHF_WRITE and flags & elf.SHF_EXECINSTR:
-            writable = [n for n in numbers if sections[n].sh_flags & elf.SHF_WRITE]
-            code = [n for n in numbers if sections[n].sh_flags & elf.SHF_EXECINSTR]
-            # The odd one out, and not the glue, which comes last.
-            number = min(sorted([writable, code], key=len), key=lambda found: found[0] >= int(section_base[-1]))[0]
-            raise MegamodError(
-                f"{_file_of(everyone, section_base, number)}: {name} would be writable and executable at once"
-            )
+        _check_protection(everyone, section_base, name, {n: sections[n] for n in numbers})
         kept = [glue_this] if name == THIS_MODULE else numbers
         section_output[numbers] = len(outputs)
         nobits = all(sections[n].sh_type == elf.SHT_NOBITS for n in kept)
@@ -177,6 +170,20 @@ def _group(
             )
         )
     return tuple(outputs), section_output
+
+
+def _check_protection(
+    everyone: Sequence[Member], section_base: Array, name: str, inputs: Mapping[int, elf.Section]
+) -> None:
+    """One input's flags hold for the whole output: nothing becomes writable code, and no data becomes code."""
+    code = [n for n, section in inputs.items() if section.sh_flags & elf.SHF_EXECINSTR]
+    writable = [n for n, section in inputs.items() if section.sh_flags & elf.SHF_WRITE]
+    data = [n for n, section in inputs.items() if section.size and not section.sh_flags & elf.SHF_EXECINSTR]
+    for others, what in ((writable, "be writable and executable"), (data, "hold code and data")):
+        if code and others:
+            # The odd one out, and not the glue, which comes last.
+            number = min(sorted([others, code], key=len), key=lambda found: found[0] >= int(section_base[-1]))[0]
+            raise MegamodError(f"{_file_of(everyone, section_base, number)}: {name} would {what} at once")
 
 
 def _type_of(sh_type: int) -> int:

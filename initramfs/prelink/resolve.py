@@ -164,6 +164,8 @@ def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int
         )
     if any(m.has_versions for m in members):
         for member in members:
+            if LAYOUT not in member.versions:
+                raise MegamodError(f"{member.file}: __versions: no entry for {LAYOUT}, the kernel would refuse it")
             for export in member.exports:
                 if export.crc is None:
                     raise MegamodError(f"{member.file}: __kcrctab: no version (CRC) for the export {export.name}")

@@ -184,7 +184,9 @@ def test_the_table_has_a_line_for_each_step_and_then_the_failures() -> None:
     assert "1.780335  +1.78 s  init started: /init" in lines
     assert "1.913927  +1.7 ms  root mounted: /dev/vda ext4" in lines
     assert "1.951873   +35 ms  stage usb: 12 modules in 2 calls, 29 ms in the calls" in lines
-    assert lines[lines.index("failures (1):") + 1] == "  1.912131  member crc32c_intel failed: -ENODEV"
+    assert lines[lines.index("failures (1):") + 1] == (
+        "  1.912131  member crc32c_intel failed: -ENODEV (its hardware is not there)"
+    )
     assert lines[-1] == "the guest has ended, under TCG in 9.5 s of this machine's time"
 
 

@@ -1,0 +1,150 @@
+"""Stages → loads: what is merged, what stays alone and why, and in what order they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from megamod.initramfs.kernelexports import KernelExport, KernelExports
+from megamod.initramfs.stages import Load, needs, split
+from megamod.profiles.errors import MegamodError
+from megamod.profiles.select import SelectedModule, SelectedStage
+from tests.unit.elfkit import Ko, read
+
+
+def make(text: str) -> dict[str, Ko]:
+    """ "a b:a single!:b" → b imports from a; ! marks a livepatch, which may not be merged."""
+    made: dict[str, Ko] = {}
+    for word in text.split():
+        name, _, needed = word.partition(":")
+        ko = Ko(name.rstrip("!"), info={"livepatch": "Y"} if name.endswith("!") else {})
+        ko.exports(f"{ko.name}_sym", 1)
+        for other in needed.split(",") if needed else []:
+            ko.calls(f"{other}_sym", 1)
+        made[ko.name] = ko
+    return made
+
+
+def stage(names: list[str], name: str = "critical") -> SelectedStage:
+    modules = tuple(
+        SelectedModule(name=n, path=Path(f"{n}.ko"), relpath=f"kernel/{n}.ko", reason="named", rank=(6, 0), after=())
+        for n in sorted(names)
+    )
+    return SelectedStage(name=name, trigger=None, modules=modules)
+
+
+def loads_of(
+    kos: Mapping[str, Ko],
+    *,
+    inside: list[str] | None = None,
+    exports: KernelExports | None = None,
+    name: str = "critical",
+) -> list[Load]:
+    members = {member.name: member for member in read(*kos.values())}
+    return split(stage(inside or list(kos), name), members, needs(members), exports)
+
+
+def shown(loads: list[Load]) -> list[str]:
+    return [
+        load.module if load.single else f"{load.module}({' '.join(m.name for m in load.modules)})" for load in loads
+    ]
+
+
+def test_members_of_a_stage_become_one_megamodule() -> None:
+    assert shown(loads_of(make("a b:a c"))) == ["megamod_critical(a b c)"]
+
+
+def test_empty_stage_has_no_loads() -> None:
+    assert split(stage([]), {}, {}, None) == []
+
+
+def test_dash_in_a_stage_name_becomes_an_underscore() -> None:
+    assert shown(loads_of(make("a"), name="usb-later")) == ["megamod_usb_later(a)"]
+
+
+def test_single_that_needs_nothing_is_loaded_first() -> None:
+    assert shown(loads_of(make("a:lp lp!"))) == ["lp", "megamod_critical(a)"]
+
+
+def test_single_that_needs_a_member_is_loaded_after_it() -> None:
+    assert shown(loads_of(make("a lp!:a"))) == ["megamod_critical(a)", "lp"]
+
+
+def test_member_that_needs_such_a_single_goes_to_a_second_megamodule() -> None:
+    assert shown(loads_of(make("a lp!:a b:lp c:b d"))) == ["megamod_critical(a d)", "lp", "megamod_critical_2(b c)"]
+
+
+def test_rounds_go_on_as_long_as_they_must() -> None:
+    found = shown(loads_of(make("a s1!:a b:s1 s2!:b c:s2")))
+    assert found == ["megamod_critical(a)", "s1", "megamod_critical_2(b)", "s2", "megamod_critical_3(c)"]
+
+
+def test_singles_of_one_round_go_by_need() -> None:
+    assert shown(loads_of(make("z1!:a1 a1!:m1 m1! x:z1"))) == ["m1", "a1", "z1", "megamod_critical(x)"]
+
+
+def test_single_says_why() -> None:
+    assert loads_of(make("lp!"))[0].single == "is a livepatch, which finds its sections and symbols by name"
+
+
+@pytest.mark.parametrize("name", ["thinkpad_acpi", "qemu_fw_cfg"])
+def test_module_that_compares_parameter_names_is_single(name: str) -> None:
+    assert loads_of({name: Ko(name).param("debug")})[0].single == "compares the names of its own parameters"
+    assert loads_of({name: Ko(name)})[0].single is None
+
+
+def test_module_with_livepatch_sections_is_single() -> None:
+    ko = Ko("lp")
+    ko.section(".klp.rela.vmlinux..text", bytes(24))
+    assert loads_of({"lp": ko})[0].single is not None
+
+
+def test_module_built_with_kcfi_is_single() -> None:
+    ko = Ko("cfi")
+    ko.section(".kcfi_traps", bytes(4))
+    assert "kCFI" in (loads_of({"cfi": ko})[0].single or "")
+
+
+def reserving(namespace: str) -> KernelExports:
+    symbols = {"special": KernelExport(crc=5, gpl=True, namespace=namespace)}
+    return KernelExports(source=Path("vmlinuz"), symbols=symbols)
+
+
+def test_module_whose_import_the_kernel_reserves_by_name_is_single() -> None:
+    kos = {"a": Ko("a"), "btrfs": Ko("btrfs").calls("special", 5)}
+    found = loads_of(kos, exports=reserving("module:btrfs"))
+    assert shown(found) == ["btrfs", "megamod_critical(a)"]
+    assert "special" in (found[0].single or "")
+
+
+def test_ordinary_namespace_reserves_nothing() -> None:
+    kos = {"a": Ko("a"), "btrfs": Ko("btrfs", info={"import_ns": "NS"}).calls("special", 5)}
+    assert shown(loads_of(kos, exports=reserving("NS"))) == ["megamod_critical(a btrfs)"]
+
+
+def test_symbol_that_a_member_of_the_same_load_reserves_is_bound_by_the_link() -> None:
+    kos = {"core": Ko("core").exports("core_sym", 1, namespace="module:user"), "user": Ko("user").calls("core_sym", 1)}
+    assert shown(loads_of(kos)) == ["megamod_critical(core user)"]
+
+
+def test_symbol_that_a_module_of_an_earlier_load_reserves_makes_a_single() -> None:
+    kos = {"core": Ko("core").exports("core_sym", 1, namespace="module:user"), "user": Ko("user").calls("core_sym", 1)}
+    found = loads_of(kos, inside=["user"])
+    assert found[0].single == "imports core_sym, which core reserves for user"
+
+
+def test_needs_are_by_symbols_and_not_of_oneself() -> None:
+    members = {member.name: member for member in read(*make("a:a b:a c").values())}
+    assert needs(members) == {"a": frozenset(), "b": frozenset("a"), "c": frozenset()}
+
+
+def test_cycle_is_named_whole() -> None:
+    with pytest.raises(MegamodError, match=r"^[abc]\.ko: cyclic dependency: . needs . needs . needs ."):
+        loads_of(make("a:b b:c c:a"))
+
+
+def test_long_chain_is_no_recursion() -> None:
+    text = " ".join([*(f"m{n}:m{n + 1}" for n in range(1200)), "m1200"])
+    assert len(loads_of(make(text))[0].modules) == 1201
