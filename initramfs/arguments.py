@@ -30,6 +30,11 @@ def arguments(
 
 
 def _word(option: Option, member: Member, merged: bool) -> str:
+    if '"' in option.value or not option.value.replace("\t", " ").isprintable():
+        raise MegamodError(
+            f"{option.location}: {option.module}.{option.parameter}: {option.value[:80]!r}",
+            hint="the kernel's argument parser knows no escapes: quotes and control characters cannot be passed",
+        )
     known = {name.replace("-", "_").split(".")[-1]: name for name in parameters_of(member)}
     wanted = option.parameter.replace("-", "_")
     # async_probe and dyndbg belong to every module (kernel/module/main.c unknown_module_param_cb()); in a megamodule
@@ -47,5 +52,5 @@ def _word(option: Option, member: Member, merged: bool) -> str:
 
 
 def _quoted(value: str) -> str:
-    """As next_arg() reads it back (lib/cmdline.c): quotes around what has a blank; a quote itself cannot be written."""
+    """As next_arg() reads it back (lib/cmdline.c): quotes around what has a blank."""
     return f'"{value}"' if any(c.isspace() for c in value) else value

@@ -83,8 +83,9 @@ def _is_name(text: str) -> bool:
 def _check_symbols(member: Member) -> None:
     home = member.symbols["st_shndx"].astype(np.int64)
     inside = (home > 0) & (home < len(member.sections))
-    sizes = np.array([section.size for section in member.sections], np.uint64)
-    outside = inside & (member.symbols["st_value"] > sizes[np.where(inside, home, 0)])
+    room = np.array([section.size for section in member.sections], np.uint64)[np.where(inside, home, 0)]
+    start, size = member.symbols["st_value"], member.symbols["st_size"]
+    outside = inside & ((start > room) | (size > room - np.minimum(start, room)))
     if outside.any():
         index = int(np.argmax(outside))
         raise MegamodError(

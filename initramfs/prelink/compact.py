@@ -85,7 +85,7 @@ def _kept_in(section: Section, address: Array, state: Array, wanted: Array) -> A
     """For the entries of one code section, sorted by address: which stay."""
     code = np.frombuffer(section.data, np.uint8)
     end = np.append(address[1:], section.size)
-    if len(address) and (address[0] < 0 or end.max() > len(code)):
+    if len(address) and (address[0] < 0 or max(address[-1], end.max()) > len(code)):
         return np.ones(len(address), bool)
     short = end - address < _CALL_SIZE
     zero = state == np.zeros(1, "V6")[0]
