@@ -6,6 +6,7 @@ knows runs big-endian Debian kernels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,3 +81,8 @@ class Section:
 def align_up(value: int, alignment: int) -> int:
     """The least multiple of *alignment* (0 counts as 1) that is not below *value*."""
     return -(-value // alignment) * alignment if alignment > 1 else value
+
+
+def find_section(sections: Sequence[Section], name: str) -> Section | None:
+    """The first SHF_ALLOC section of that name, as the kernel's find_sec() finds it (kernel/module/main.c)."""
+    return next((s for s in sections if s.name == name and s.alloc), None)

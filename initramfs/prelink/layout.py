@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from megamod.initramfs.prelink.elf import Array, align_up
+from megamod.initramfs.prelink.exports import Export
 from megamod.initramfs.prelink.merge import Output, Tables
 from megamod.initramfs.prelink.policy import How
-from megamod.initramfs.prelink.read import Export
 from megamod.profiles.errors import MegamodError
 
 KSYMTAB_ENTRY = 12

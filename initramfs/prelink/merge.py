@@ -14,11 +14,12 @@ import numpy as np
 
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array
+from megamod.initramfs.prelink.exports import Export
 from megamod.initramfs.prelink.glue import Glue
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.parameters import PARAM_SIZE
 from megamod.initramfs.prelink.policy import ENTRY_SIZES, How, Placement, place
-from megamod.initramfs.prelink.read import THIS_MODULE, Export, Member
+from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.

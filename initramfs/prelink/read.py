@@ -18,7 +18,8 @@ import numpy as np
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.check import check_member
-from megamod.initramfs.prelink.elf import Array, Section
+from megamod.initramfs.prelink.elf import Array, Section, find_section
+from megamod.initramfs.prelink.exports import Export, read_exports
 from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
 
@@ -28,23 +29,6 @@ THIS_MODULE = ".gnu.linkonce.this_module"
 # a damaged header cannot make us ask for all memory.
 _MAX_SECTION = 1 << 28
 _MAX_ALIGN = 1 << 16  # the kernel keeps no alignment above a page (module_alloc()), which is 64 KiB at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """One EXPORT_SYMBOL of a member: where its value lies, and its place in the member's table.
-
-    ``crc`` is None on kernels without CONFIG_MODVERSIONS; ``table`` and ``entry`` are section index and position.
-    """
-
-    name: str
-    section: int
-    value: int
-    crc: int | None
-    gpl: bool
-    namespace: str
-    table: int
-    entry: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +91,7 @@ def read_member(image: bytes, *, file: str) -> Member:
     modinfo = _read_modinfo(sections, file)
     name = _read_name(modinfo, file)
     _required(modinfo, "vermagic", file)
-    this_module = _find(sections, THIS_MODULE)
+    this_module = find_section(sections, THIS_MODULE)
     if this_module is None:
         raise MegamodError(f"{file}: no {THIS_MODULE} section", hint="this is an object file, not a kernel module")
     versions, has_versions, extended = _read_versions(sections, file)
@@ -128,7 +112,7 @@ def read_member(image: bytes, *, file: str) -> Member:
         has_extended_versions=extended,
         imports=imports,
         weak_imports=frozenset(int(i) for i in undefined[weak]),
-        exports=_read_exports(sections, symbols, strings, relas, file),
+        exports=read_exports(sections, symbols, strings, relas, file),
         init=_find_init(this_module, sections, symbols, strings, relas, file),
         this_module=this_module.index,
         name_offset=_find_name(this_module, _required(modinfo, "name", file), file),
@@ -213,10 +197,6 @@ def _string(table: bytes, offset: int) -> str:
     return table[offset : table.index(b"\0", offset)].decode("utf-8", "backslashreplace")
 
 
-def _find(sections: Sequence[Section], name: str) -> Section | None:
-    return next((s for s in sections if s.name == name and s.alloc), None)
-
-
 def _only(sections: Sequence[Section], sh_type: int, what: str, file: str) -> Section:
     found = [s for s in sections if s.sh_type == sh_type]
     if len(found) != 1:
@@ -285,7 +265,7 @@ def _read_relas(
 
 
 def _read_modinfo(sections: Sequence[Section], file: str) -> tuple[tuple[str, str], ...]:
-    section = _find(sections, ".modinfo")
+    section = find_section(sections, ".modinfo")
     if section is None:
         raise MegamodError(f"{file}: no .modinfo section", hint="this is an object file, not a kernel module")
     entries = (text.decode("utf-8", "backslashreplace").partition("=") for text in bytes(section.data).split(b"\0"))
@@ -314,11 +294,11 @@ def _read_versions(sections: Sequence[Section], file: str) -> tuple[dict[str, in
     Source: kernel/module/version.c check_version() and modversion_ext_start().
     """
     versions: dict[str, int] = {}
-    table = _find(sections, "__versions")
+    table = find_section(sections, "__versions")
     if table is not None:
         entries = _table(table, np.dtype([("crc", "<u8"), ("name", "S56")]), file)
         versions = {name.decode("utf-8", "backslashreplace"): int(crc) for crc, name in entries.tolist()}
-    crcs, names = _find(sections, "__version_ext_crcs"), _find(sections, "__version_ext_names")
+    crcs, names = find_section(sections, "__version_ext_crcs"), find_section(sections, "__version_ext_names")
     if crcs is None or names is None:
         return versions, table is not None, False
     words = _table(crcs, np.dtype("<u4"), file).tolist()
@@ -327,91 +307,6 @@ def _read_versions(sections: Sequence[Section], file: str) -> tuple[dict[str, in
         raise MegamodError(f"{file}: __version_ext_names: {len(texts)} names for {len(words)} CRCs")
     extended = {t.decode("utf-8", "backslashreplace"): w for t, w in zip(texts, words, strict=False)}
     return versions | extended, True, True
-
-
-def _read_exports(
-    sections: Sequence[Section],
-    symbols: Array,
-    strings: bytes,
-    relas: Sequence[tuple[int, Array]],
-    file: str,
-) -> tuple[Export, ...]:
-    """Decode __ksymtab*: 12-byte entries {value, name, namespace}, all PC-relative (struct kernel_symbol with
-    CONFIG_HAVE_ARCH_PREL32_RELOCATIONS, kernel/module/internal.h)."""
-    found: list[Export] = []
-    for table in (s for s in sections if s.alloc and s.name in ("__ksymtab", "__ksymtab_gpl") and s.size):
-        where = f"{file}: {table.name}"
-        if table.size % 12:
-            raise MegamodError(f"{where}: {table.size} bytes are no multiple of 12")
-        fields = {
-            int(o): (int(s), int(a)) for target, rows in relas if target == table.index for o, _t, s, a in rows.tolist()
-        }
-        crcs = _read_crcs(sections, symbols, relas, table, file)
-        flags = _find(sections, "__kflagstab")
-        for entry in range(table.size // 12):
-            if 12 * entry not in fields or 12 * entry + 4 not in fields:
-                raise MegamodError(f"{where}+{12 * entry:#x}: an entry without relocations")
-            value_symbol, value_addend = fields[12 * entry]
-            name = _text_at(sections, symbols, fields[12 * entry + 4], where)
-            if not name:
-                raise MegamodError(f"{where}+{12 * entry:#x}: an export without a name")
-            namespace = _text_at(sections, symbols, fields[12 * entry + 8], where) if 12 * entry + 8 in fields else ""
-            home = int(symbols["st_shndx"][value_symbol])
-            value = int(symbols["st_value"][value_symbol]) + value_addend
-            # Its end too is a place that a symbol may have.
-            if not 0 < home < len(sections) or not sections[home].alloc or not 0 <= value <= sections[home].size:
-                raise MegamodError(f"{where}+{12 * entry:#x}: the export {name} lies in no section")
-            gpl = table.name == "__ksymtab_gpl"
-            if flags is not None:
-                # 7.0+: one byte an export, bit 0 = GPL only (include/linux/module_symbol.h, KSYM_FLAG_GPL_ONLY).
-                if flags.size * 12 != table.size:
-                    raise MegamodError(f"{file}: __kflagstab: {flags.size} flags for {table.size // 12} exports")
-                gpl = bool(flags.data[entry] & 1)
-            found.append(
-                Export(
-                    name=name,
-                    section=home,
-                    value=value,
-                    crc=crcs[entry] if crcs else None,
-                    gpl=gpl,
-                    namespace=namespace,
-                    table=table.index,
-                    entry=entry,
-                )
-            )
-    return tuple(found)
-
-
-def _read_crcs(
-    sections: Sequence[Section], symbols: Array, relas: Sequence[tuple[int, Array]], table: Section, file: str
-) -> list[int]:
-    """CRC words of one __ksymtab; up to 5.18 they may be relocations to absolute __crc_* symbols (seen on 5.10)."""
-    section = _find(sections, table.name.replace("__ksymtab", "__kcrctab"))
-    if section is None or section.size == 0:
-        return []
-    if section.size * 3 != table.size:
-        raise MegamodError(f"{file}: {section.name}: {section.size} bytes for {table.size // 12} exports")
-    words = np.frombuffer(section.data, "<u4").copy()
-    for target, rows in relas:
-        if target != section.index:
-            continue
-        for offset, _type, symbol, addend in rows.tolist():
-            if offset % 4 or int(symbols["st_shndx"][symbol]) != elf.SHN_ABS:
-                raise MegamodError(f"{file}: {section.name}+{offset:#x}: a CRC that is no absolute symbol")
-            words[offset // 4] = (int(symbols["st_value"][symbol]) + addend) & 0xFFFFFFFF
-    return [int(word) for word in words]
-
-
-def _text_at(sections: Sequence[Section], symbols: Array, field: tuple[int, int], where: str) -> str:
-    symbol, addend = field
-    shndx = int(symbols["st_shndx"][symbol])
-    offset = int(symbols["st_value"][symbol]) + addend
-    if not 0 < shndx < len(sections) or not 0 <= offset < sections[shndx].size:
-        raise MegamodError(f"{where}: a name lies outside its section")
-    text, end, _ = bytes(sections[shndx].data[offset : offset + 1024]).partition(b"\0")
-    if not end or not text.isascii() or not text.decode("ascii").isprintable():
-        raise MegamodError(f"{where}: a name that is no text: {text[:40]!r}")
-    return text.decode("ascii")
 
 
 def _find_init(

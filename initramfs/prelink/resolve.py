@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.initramfs.prelink import elf, x86_64
-from megamod.initramfs.prelink.read import THIS_MODULE, Export, Member
+from megamod.initramfs.prelink.exports import Export
+from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
 
 # include/linux/license.h, license_is_gpl_compatible()
