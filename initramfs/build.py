@@ -25,6 +25,7 @@ from megamod.initramfs.stages import Load, needs, split
 from megamod.initramfs.steps import StageRow, Steps, counted, human_bytes
 from megamod.loader.build import loader_binary
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.levels import tagged_rank
 from megamod.profiles.model import Profile
 from megamod.profiles.select import SelectedStage, Selection, select
 from megamod.profiles.tree import ModuleTree
@@ -164,7 +165,7 @@ def _prelink(
             symbols=profile.symbols,
             allow_taint=profile.allow_taint,
         ),
-        ranks={module.name: module.rank for module in load.modules},
+        ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
         after={module.name: module.after for module in load.modules},
         donors=_donors(chosen, exports, selection.tree),
     )

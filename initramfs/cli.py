@@ -92,6 +92,60 @@ def demo(suite: str | None, keep: Path | None) -> None:
     sys.exit(_load("commands").demo_command(suite=suite, keep=keep))
 
 
+@cli.command()
+@click.argument("profile")
+@click.argument("module", required=False)
+@click.option("-k", "--kernel", required=True, help="A lib/modules/KVER folder, or a release name of this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(**options: Any) -> None:
+    """Say why each module of PROFILE is in its stage, alone or left out; with MODULE all that is known of that one."""
+    click.echo(_load("profilecommands").explain_command(**options))
+
+
+@cli.command()
+@click.option("-k", "--kernel", help="Draw the profile for this kernel; default: the running one.")
+@click.option(
+    "--sysfs", type=_FILE, metavar="DIR", help="Look at the machine that was recorded in DIR, not at this one."
+)
+@click.option("--record", type=_FILE, metavar="DIR", help="Write what is looked at to the new folder DIR instead.")
+def detect(**options: Any) -> None:
+    """Print a profile for this machine: what its root and console need, and, deferred, all else."""
+    click.echo(_load("profilecommands").detect_command(**options))
+
+
+@cli.group()
+def profile() -> None:
+    """Check profiles, list those that come with megamod, and describe them to an editor."""
+
+
+@profile.command("check")
+@click.argument("profile")
+@click.option("-k", "--kernel", help="Select from the modules of this kernel too.")
+def profile_check(**options: Any) -> None:
+    """Check PROFILE, a file or the name of a shipped one, and say what is in it."""
+    click.echo(_load("profilecommands").profile_check_command(**options))
+
+
+@profile.command("list")
+def profile_list() -> None:
+    """List the shipped profiles."""
+    click.echo(_load("profilecommands").profile_list_command())
+
+
+@profile.command("schema")
+def profile_schema() -> None:
+    """Print the JSON Schema of profiles, with which editors complete and check."""
+    click.echo(_load("profilecommands").profile_schema_command())
+
+
+@cli.command()
+@click.argument("source", type=_FILE)
+@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Write the table here; default: print it.")
+def levels(**options: Any) -> None:
+    """Make the table of initcall levels from SOURCE, a kernel source tree."""
+    click.echo(_load("profilecommands").levels_command(**options))
+
+
 def main() -> int:
     """Entry point of the console script; returns the exit status."""
     try:

@@ -6,7 +6,7 @@ so data/initcall-levels.tsv holds the modules whose source says other than `modu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -60,3 +60,42 @@ def parse_table(text: str) -> dict[str, int]:
 def level_of(macro: str) -> int:
     """The level of an initcall macro such as `subsys_initcall` or `late_initcall_sync`."""
     return LEVELS[macro.removesuffix("_sync").removesuffix("_initcall")]
+
+
+Rank = tuple[int, int]
+"""(initcall level, place in modules.order): the order of a static link."""
+
+
+def inherited_ranks(ranks: Mapping[str, Rank], needs: Mapping[str, Iterable[str]]) -> dict[str, Rank]:
+    """*ranks* where each module has the level of the earliest of those that need it, and its place beside that one's.
+
+    *needs* may name direct dependencies or all of them. The places that come back are counted among these modules; no
+    two are equal, and by them alone the modules are in order.
+
+    virtio runs at the level core and imports from virtio_ring, which has no init and so no level of its own: ordered by
+    their own ranks alone the one would wait for the other until all drivers have run.
+    """
+    earliest: dict[str, Rank] = {}
+    # The first that comes by is the earliest, so nothing is looked at twice.
+    for start in sorted(ranks, key=lambda name: (ranks[name], name)):
+        queue = [start]
+        for name in queue:
+            if name in ranks and name not in earliest:
+                earliest[name] = ranks[start]
+                queue += needs.get(name, ())
+    in_order = sorted(ranks, key=lambda name: (earliest[name], ranks[name], name))
+    return {name: (earliest[name][0], place) for place, name in enumerate(in_order)}
+
+
+def tagged_rank(rank: Rank, tag: str | None) -> Rank:
+    """*rank* (level, place in modules.order) with the level that the module itself records, if it does.
+
+    *tag* is the `initlevel` of its .modinfo (data/megamod-initlevel.h): "4", "4s" or "subsys". One that says nothing
+    known is passed over: modules come from anywhere.
+    """
+    if tag is None:
+        return rank
+    plain = tag.removesuffix("s") if tag[:1].isdigit() else tag
+    if plain.isascii() and plain.isdigit() and int(plain) <= LAST:
+        return int(plain), rank[1]
+    return LEVELS.get(tag.removesuffix("_sync"), rank[0]), rank[1]

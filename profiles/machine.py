@@ -43,8 +43,12 @@ class Machine:
 
     def link(self, path: str) -> str:
         """The last part of what the link *path* points to, "" if it is none."""
+        return self.target(path).rpartition("/")[2]
+
+    def target(self, path: str) -> str:
+        """What the link *path* points to, "" if it is none."""
         try:
-            return (self.root / path).readlink().name
+            return str((self.root / path).readlink())
         except OSError:
             return ""
 
@@ -58,7 +62,7 @@ class Machine:
     def names(self, path: str) -> list[str]:
         """The names in a folder, sorted."""
         try:
-            return sorted(os.listdir(self.root / path))
+            return sorted(entry.name for entry in (self.root / path).iterdir())
         except OSError:
             return []
 

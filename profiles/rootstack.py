@@ -17,6 +17,8 @@ MOUNTED_EARLY = ("/", "/usr")
 
 _NETWORK = {"nfs": ("nfs", "nfsv3"), "nfs4": ("nfs", "nfsv4"), "cifs": ("cifs",), "smb3": ("cifs",), "ceph": ("ceph",)}
 _VIRTUAL = {"9p": ("9p", "9pnet_virtio"), "virtiofs": ("virtiofs",)}
+# FAT asks for its character sets by name when it is mounted (fat_fill_super, fs/fat/inode.c, 6.1).
+_BESIDE = {"vfat": ("nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8")}
 _PLAIN = {"ext2": "ext4", "ext3": "ext4", "fuseblk": "fuse", "msdos": "vfat"}
 
 # Device-mapper devices by the beginning of their UUID, which names who made them: dm_crypt and LVM's own targets;
@@ -58,9 +60,13 @@ _BY_NAME = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A block device of the stack: *path* its folder in sysfs, *what* it is in a few words, *needs* the modules (or
-    aliases) that make it; a disk needs what its way through the buses says."""
+    """A block device of the stack, *depth* layers below the file system.
 
+    *path* is its folder in sysfs, *what* it is in a few words, *needs* the modules (or aliases) that make it; a disk
+    needs what its way through the buses says.
+    """
+
+    depth: int
     device: str
     path: str
     what: str
@@ -81,9 +87,13 @@ class RootStack:
 
     @property
     def text(self) -> str:
-        """"/ is ext4 on dm-1 (LUKS) on dm-0 (LVM) on nvme0n1p2 (a partition) on nvme0n1"."""
-        parts = [f"{layer.device} ({layer.what})" if layer.what else layer.device for layer in self.layers]
-        return " on ".join([f"{self.mount.point} is {self.mount.fstype}", *(parts or [self.mount.source])])
+        """In words: "/ is xfs on md0 (RAID) on sda1 (a partition) and sdb1 (a partition) on sda and sdb"."""
+        levels: dict[int, list[str]] = {}
+        for layer in self.layers:
+            described = f"{layer.device} ({layer.what})" if layer.what else layer.device
+            levels.setdefault(layer.depth, []).append(described)
+        parts = [" and ".join(level) for _depth, level in sorted(levels.items())] or [self.mount.source]
+        return " on ".join([f"{self.mount.point} is {self.mount.fstype}", *parts])
 
     @property
     def encrypted(self) -> bool:
@@ -122,7 +132,8 @@ def _stack(machine: Machine, mount: Mount) -> RootStack:
         kinds = {_PLAIN.get(m.fstype, m.fstype) for m in below if block_devices(machine, m)}
         needs = ("overlay", *sorted(kinds))
     else:
-        needs = (_PLAIN.get(fstype, fstype),)
+        plain = _PLAIN.get(fstype, fstype)
+        needs = (plain, *_BESIDE.get(plain, ()))
     return RootStack(mount=mount, layers=tuple(_walk(machine, paths)), needs=needs, network=False, shared=False)
 
 
@@ -167,19 +178,20 @@ def _btrfs_devices(machine: Machine, path: str) -> list[str]:
 
 def _walk(machine: Machine, paths: list[str]) -> Iterator[Layer]:
     """The devices *paths* and all below, each once."""
-    queue = list(paths)
-    for path in queue:
-        layer = _layer(machine, path)
-        yield layer
+    queue = [(path, 0) for path in paths]
+    seen = set(paths)
+    for path, depth in queue:
+        yield _layer(machine, path, depth)
         if machine.exists(f"{path}/partition"):
             below = [path.rpartition("/")[0]]
         else:
             slaves = machine.names(f"{path}/slaves")
             below = [found for name in slaves if (found := machine.real(f"{path}/slaves/{name}"))]
-        queue += [other for other in below if other not in queue]
+        queue += [(other, depth + 1) for other in below if other not in seen]
+        seen.update(below)
 
 
-def _layer(machine: Machine, path: str) -> Layer:
+def _layer(machine: Machine, path: str, depth: int) -> Layer:
     device = path.rpartition("/")[2]
     what, needs, is_disk = "", tuple[str, ...](), False
     if machine.exists(f"{path}/partition"):
@@ -188,12 +200,14 @@ def _layer(machine: Machine, path: str) -> Layer:
         what, needs = _mapped(machine, path)
     elif machine.exists(f"{path}/md"):
         level = machine.text(f"{path}/md/level")
-        what, needs = f"RAID, level {level}", ("md_mod", *([f"md-{level}"] if level else []))
+        # The container of an array with foreign metadata is of no level.
+        named = [f"md-{level}"] if level not in ("", "container", "inactive") else []
+        what, needs = f"RAID, level {level}", ("md_mod", *named)
     else:
         kind = re.sub(r"\d.*", "", device)
         what, needs = _BY_NAME.get(kind, ("", ()))
         is_disk = not needs
-    return Layer(device=device, path=path, what=what, needs=needs, is_disk=is_disk)
+    return Layer(depth=depth, device=device, path=path, what=what, needs=needs, is_disk=is_disk)
 
 
 def _mapped(machine: Machine, path: str) -> tuple[str, tuple[str, ...]]:

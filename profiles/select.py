@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import initcall_level
+from megamod.profiles.levels import inherited_ranks, initcall_level
 from megamod.profiles.match import nearest_modules
 from megamod.profiles.model import Location, Option, Profile, Selector, canonical
 from megamod.profiles.modprobed import ModprobeConfig, host_config, read_config
@@ -240,6 +240,9 @@ def _stages(
     profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
 ) -> tuple[SelectedStage, ...]:
     wishes_before = _init_wishes(placed, softdeps)
+    modules_of = softdeps.tree.modules
+    own = {name: (initcall_level(name), modules_of[name].order) for name in placed}
+    ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *wishes_before[name]) for name in placed})
     stages = []
     for index, stage in enumerate(profile.stages):
         names = sorted(name for name, place in placed.items() if place.stage == index)
@@ -251,10 +254,10 @@ def _stages(
         modules = tuple(
             SelectedModule(
                 name=name,
-                path=softdeps.tree.modules[name].path,
-                relpath=softdeps.tree.modules[name].relpath,
+                path=modules_of[name].path,
+                relpath=modules_of[name].relpath,
                 reason=placed[name].reason,
-                rank=(initcall_level(name), softdeps.tree.modules[name].order),
+                rank=ranks[name],
                 after=wishes_before[name],
                 cause=placed[name].cause,
                 selector=placed[name].selector,

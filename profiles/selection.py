@@ -23,8 +23,9 @@ class Cause(StrEnum):
 class SelectedModule:
     """A module of a stage. *reason* is a short text ("named", "needed by ext4", "softdep of btrfs").
 
-    *rank* is (initcall level, place in modules.order), the order of a static link among modules that do not depend on
-    each other. *after* names selected modules whose init should come first by a softdep; a cycle may break the wish.
+    *rank* is (initcall level, place among the selected modules), the order of a static link among modules that do not
+    depend on each other; the level is the earliest of the module's own and of those that need it (levels.py). *after*
+    names selected modules whose init should come first by a softdep; a cycle may break the wish.
 
     The reason once more, for programs: *cause*; *selector* where one asked for the module, whether in this stage or in
     the later stage *promoted_from*; *by*, the module that brought it along.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from megamod.profiles.errors import MegamodError
 from megamod.profiles.match import Match, match
 from megamod.profiles.model import Location, Profile, Selector
 from megamod.profiles.modprobed import ModprobeConfig
@@ -82,11 +83,15 @@ def find_wishes(
         for selector in stage.selectors:
             detected: Mapping[str, str] = {}
             if parse_selector(selector).kind is SelectorKind.DETECTED:
-                detected = detect()[min(index, 1)]
+                try:
+                    detected = detect()[min(index, 1)]
+                except MegamodError as error:
+                    raise fail(selector.location, f"@detected: {error.message}", error.hint) from None
             found = _match(selector, tree, notes, detected)
             for name in found.modules:
-                if config is not None and not found.exact and name in config.blacklist:
-                    # As modprobe has it: a blacklist stands against aliases, not against the name.
+                if config is not None and not (found.exact or detected) and name in config.blacklist:
+                    # As modprobe has it: a blacklist stands against aliases, not against the name. What was detected
+                    # is loaded in spite of it, or the blacklist has been looked at already.
                     notes.group("left out, because modprobe.d has them blacklisted", name)
                     notes.leave_out(name, "blacklisted", config.blacklist[name])
                 elif name not in wishes or (found.exact and not wishes[name].named):

@@ -7,7 +7,7 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 . "$top/initramfs/setup.sh"
 
 need_packages qemu-system-x86 kmod busybox-static e2fsprogs btrfs-progs xfsprogs cpio binutils xz-utils zstd lz4 \
-	gcc libc6-dev shellcheck 'libarchive13t64|libarchive13'
+	gcc libc6-dev make shellcheck 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python
 share_ziglang

@@ -19,7 +19,7 @@ from megamod.initramfs.boot.apt import host_architecture
 from megamod.initramfs.boot.console import Event, EventKind, Timeline
 from megamod.initramfs.boot.debian import Kernel, fetch_kernel, fetch_package_files, host_kernel
 from megamod.initramfs.boot.disk import busybox_root, host_busybox, make_disk
-from megamod.initramfs.boot.host import cache_folder
+from megamod.initramfs.boot.host import cache_folder, find_program
 from megamod.initramfs.boot.timeline import BootReport, boot_image, failure_words
 from megamod.initramfs.build import build_image, read_selection
 from megamod.initramfs.compress import read_module_bytes
@@ -68,6 +68,9 @@ def run_demo(*, suite: str | None = None, keep: Path | None = None, out: TextIO 
 
 
 def _run_in(folder: Path, suite: str | None, steps: Steps, out: TextIO) -> int:
+    # What is missing is said before anything is downloaded.
+    for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("mkfs.ext4", "e2fsprogs")):
+        find_program(program, package=package)
     profile = find_profile(_PROFILE)
     kernel = find_kernel(suite, profile=profile, cache=cache_folder(), steps=steps)
     tree = open_tree(str(kernel.modules))

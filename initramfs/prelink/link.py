@@ -16,7 +16,7 @@ from megamod.initramfs.prelink.layout import layout
 from megamod.initramfs.prelink.mapfile import make_map
 from megamod.initramfs.prelink.merge import merge
 from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.order import Rank, order
+from megamod.initramfs.prelink.order import Rank, default_ranks, order
 from megamod.initramfs.prelink.parameters import Parameter
 from megamod.initramfs.prelink.read import Member, read_members
 from megamod.initramfs.prelink.relocate import relocate
@@ -67,13 +67,14 @@ def prelink(
 ) -> Megamodule:
     """Link members that were read already; every error is a MegamodError that names file and place.
 
-    ranks: (initcall level, link order) by module name; after: init-order wishes; donors: CRCs of kernel symbols that
-    the glue may import although no member does.
+    ranks: (initcall level, link order) by module name, by default the level table's and the order given. after:
+    init-order wishes. donors: CRCs of kernel symbols that the glue may import although no member does.
     """
     for member in members:
         _refuse_single(member)
     resolution = resolve(members, allow_taint=options.allow_taint)
-    sequence = order(members, resolution, ranks=ranks or {}, after=after or {})
+    known = ranks if ranks is not None else default_ranks(members, resolution)
+    sequence = order(members, resolution, ranks=known, after=after or {})
 
     # From here on members go by their place in init order.
     placed = [members[number] for number in sequence]

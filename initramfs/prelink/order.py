@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.resolve import Resolution
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.levels import inherited_ranks, initcall_level, tagged_rank
 
 Rank = tuple[int, int]
 
@@ -55,6 +56,16 @@ def order(
             if user not in placed and not hard[user] and not soft[user]:
                 heapq.heappush(ready, keys[user])
     return tuple(done)
+
+
+def default_ranks(members: Sequence[Member], resolution: Resolution) -> dict[str, Rank]:
+    """Ranks for modules that come without a tree: levels as recorded or from the table, and their order here."""
+    own = {
+        member.name: tagged_rank((initcall_level(member.name), number), member.info("initlevel"))
+        for number, member in enumerate(members)
+    }
+    needs = {m.name: [members[n].name for n in d] for m, d in zip(members, resolution.depends, strict=True)}
+    return inherited_ranks(own, needs)
 
 
 def _cycle_text(members: Sequence[Member], hard: Sequence[set[int]], placed: set[int]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.kernelsource import ModuleInitcall, extract_levels, kernel_version, table_text
-from megamod.profiles.levels import initcall_level, level_of, parse_table
+from megamod.profiles.levels import inherited_ranks, initcall_level, level_of, parse_table, tagged_rank
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,24 @@ def test_the_table_reads_back_what_was_written_and_says_how_it_was_made(tmp_path
 def test_a_folder_that_is_no_kernel_source_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MegamodError, match="no kernel source tree"):
         extract_levels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "level"),
+    [(None, 6), ("4", 4), ("4s", 4), ("0", 0), ("7", 7), ("subsys", 4), ("fs_sync", 5), ("8", 6), ("", 6), ("²", 6)],
+)
+def test_the_level_that_a_module_records_wins_if_it_is_one(tag: str | None, level: int) -> None:
+    assert tagged_rank((6, 17), tag) == (level, 17)
+
+
+def test_a_module_comes_as_early_as_the_earliest_that_needs_it() -> None:
+    ranks = {"virtio": (1, 395), "virtio_ring": (6, 396), "virtio_blk": (6, 300), "ext4": (6, 106), "deep": (7, 1)}
+    needs = {"virtio": ["virtio_ring"], "virtio_ring": ["deep"], "virtio_blk": ["virtio", "not_selected"]}
+    found = inherited_ranks(ranks, needs)
+    assert sorted(found, key=lambda name: found[name]) == ["virtio", "virtio_ring", "deep", "ext4", "virtio_blk"]
+    assert [found[name][0] for name in ("virtio", "virtio_ring", "deep", "ext4")] == [1, 1, 1, 6]
+
+
+def test_modules_that_need_each_other_have_ranks_all_the_same() -> None:
+    found = inherited_ranks({"a": (6, 1), "b": (4, 2)}, {"a": ["b"], "b": ["a"]})
+    assert found == {"b": (4, 0), "a": (4, 1)}

@@ -12,7 +12,6 @@ from typing import Protocol
 import pytest
 
 from megamod.profiles.model import Location, Profile, Selector, Stage
-from megamod.profiles.schema import find_profile, shipped_profiles
 from megamod.profiles.select import select
 from megamod.profiles.tree import ModuleTree, module_name, open_tree
 
@@ -95,21 +94,6 @@ def test_dependencies_are_in_the_order_in_which_modprobe_loads_them(
     assert len(plain) > SAMPLE // 2
     for name in plain:
         assert [*tree.modules[name].depends, name] == modprobe(root, tree.release, name)
-
-
-@pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("name", sorted(shipped_profiles()))
-def test_every_shipped_profile_finds_its_modules(suite: str, name: str, kernels: Kernels) -> None:
-    tree = open_tree(str(kernels(suite).modules))
-    selection = select(find_profile(name), tree)
-    critical = {module.name for module in selection.stages[0].modules}
-    assert {"ext4", "jbd2", "virtio_blk"} <= critical
-    seen: set[str] = set()
-    for stage in selection.stages:
-        seen |= {module.name for module in stage.modules}
-        assert stage.modules
-        assert all(set(tree.modules[module.name].depends) <= seen for module in stage.modules)
-    assert {"usb", "sound"} <= {stage.name for stage in selection.stages}
 
 
 def test_a_folder_without_indexes_gives_the_same_tree_through_depmod(kernels: Kernels, tmp_path: Path) -> None:
