@@ -380,7 +380,7 @@ static int run_load(struct boot *boot, struct stage *stage, struct load *load)
 	} else {
 		set_all(boot, load, FATE_OK);
 	}
-	count_fates(boot, stage, load, err < 0 ? 0 : start ? start : 1);
+	count_fates(boot, stage, load, start ? start : 1);
 	return (int)-err;
 }
 

@@ -71,6 +71,7 @@ def test_another_kernel_says_that_the_image_is_not_its_own_and_does_not_hang(ker
     guest = run(made_once, kernels(booted), image, disks=[make_root(made_once, "poweroff -f")])
     text = "\n".join(guest.log())
     assert "megamod: load megamod_critical failed: ENOEXEC (" in text
+    assert f"megamod: the image is for kernel {kernels(built_for).release}, this is {kernels(booted).release}" in text
     # The kernel says which of its checks it was (kernel/module/main.c check_modinfo(), rewrite_section_headers()).
     assert re.search(r"megamod_critical: (version magic .* should be|.* must match the kernel's|disagrees about)", text)
     assert "megamod: error: the critical stage failed" in text

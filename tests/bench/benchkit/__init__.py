@@ -1,0 +1,1 @@
+"""What the benchmarks share: kernels, module sets, the ways to load them, guests, tables."""

@@ -1,0 +1,34 @@
+"""Static C programs for the guests, compiled when a benchmark runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from megamod.initramfs.boot.host import run_program
+from megamod.profiles.errors import MegamodError
+
+GUEST = Path(__file__).parent.parent / "guest"
+
+
+def compiler() -> tuple[str, ...]:
+    """The words that start the compiler: ``MEGAMOD_CC``, else cc with a static libc, else the ziglang package."""
+    if os.environ.get("MEGAMOD_CC"):
+        return tuple(shlex.split(os.environ["MEGAMOD_CC"]))
+    if found := shutil.which("gcc") or shutil.which("cc"):
+        return (found,)
+    if importlib.util.find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl")
+    raise MegamodError("no C compiler", hint="apt install gcc libc6-dev, or set MEGAMOD_CC")
+
+
+def compile_guest(name: str, folder: Path) -> Path:
+    """guest/NAME.c as a static program of fixed addresses in *folder*."""
+    program = folder / name
+    flags = ("-O2", "-Wall", "-static", "-no-pie", "-fno-pie")
+    run_program([*compiler(), *flags, "-o", program, GUEST / f"{name}.c"])
+    return program

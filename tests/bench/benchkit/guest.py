@@ -1,0 +1,109 @@
+"""One guest that does nothing but load modules: guest/loadall.c as /init, and what it prints."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchkit.kernels import BenchKernel
+from benchkit.rows import Call
+from megamod.initramfs.boot.qemu import run_qemu
+from megamod.initramfs.cpio import Entry
+from megamod.initramfs.image import write_image
+from megamod.profiles.errors import MegamodError
+
+MEMORY_MIB = 1024
+_TIMEOUT = 1200.0
+# Nothing may be printed while modules load; addresses are the same in each boot.
+_APPEND = "loglevel=0 nokaslr log_buf_len=8M"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRun:
+    """What one guest printed.
+
+    loads: name → (nanoseconds of the call, errno). memory_kib: free memory before less after. modules: lines of
+    /proc/modules. initcalls: with initcall_debug, (name or "?", result, microseconds) of each init in order.
+    parameters: (module, file) → numbers. symbols: (address, name) of the kernel's functions, sorted, if asked for.
+    """
+
+    loads: Mapping[str, tuple[int, int]]
+    memory_kib: int
+    modules: int
+    initcalls: tuple[tuple[str, int, int], ...]
+    parameters: Mapping[tuple[str, str], tuple[int, ...]]
+    symbols: tuple[tuple[int, str], ...]
+
+
+def make_image(path: Path, program: Path, calls: Sequence[Call]) -> Path:
+    """An uncompressed initramfs of the guest's program and the files of *calls*: in memory from the start."""
+    file, folder = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
+    listing = "".join(f"/modules/{call.name}.ko\n" for call in calls)
+    entries = [
+        *(Entry(path=name, mode=folder) for name in ("dev", "proc", "sys")),
+        Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)),
+        Entry(path="init", mode=stat.S_IFREG | 0o755, data=program.read_bytes()),
+        Entry(path="list", mode=file, data=listing.encode()),
+        *(Entry(path=f"modules/{call.name}.ko", mode=file, data=call.data) for call in calls),
+    ]
+    write_image(path, entries, method="none")
+    return path
+
+
+def run_guest(
+    kernel: BenchKernel,
+    image: Path,
+    *,
+    seed: int = 1,
+    initcalls: bool = False,
+    symbols: bool = False,
+    icount: bool = True,
+    extra: Sequence[str] = (),
+) -> GuestRun:
+    """Boot *image* and parse what it prints. The clock, and with *seed* the random numbers, are the same each time."""
+    words = [_APPEND, *(["initcall_debug"] if initcalls else []), *(["show_symbols=1"] if symbols else [])]
+    result = run_qemu(
+        image=image,
+        vmlinuz=kernel.vmlinuz,
+        append=" ".join(words),
+        icount=icount,
+        accel="tcg",
+        memory=MEMORY_MIB,
+        timeout=_TIMEOUT,
+        extra=("-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", str(seed), *extra),
+    )
+    if "\nend\n" not in result.console:
+        raise MegamodError(f"the guest did not come to its end; its last lines:\n{result.tail()}")
+    return _parse(result.console)
+
+
+def _parse(console: str) -> GuestRun:
+    loads: dict[str, tuple[int, int]] = {}
+    initcalls = []
+    parameters: dict[tuple[str, str], tuple[int, ...]] = {}
+    symbols = []
+    memory = modules = 0
+    for line in console.splitlines():
+        match line.split(" "):
+            case ["load", path, nanoseconds, error]:
+                loads[path.removesuffix(".ko")] = (int(nanoseconds), int(error))
+            case ["memory", before, after]:
+                memory = int(before) - int(after)
+            case ["modules", count]:
+                modules = int(count)
+            case ["initcall", name, result, microseconds]:
+                initcalls.append((name, int(result), int(microseconds)))
+            case ["parameter", module, file, values]:
+                parameters[module, file] = tuple(int(value) for value in values.split(","))
+            case ["symbol", address, name]:
+                symbols.append((int(address, 16), name))
+    return GuestRun(
+        loads=loads,
+        memory_kib=memory,
+        modules=modules,
+        initcalls=tuple(initcalls),
+        parameters=parameters,
+        symbols=tuple(sorted(symbols)),
+    )

@@ -1,0 +1,98 @@
+"""Module sets: names in a file of sets/, closed under modules.dep, in the order of a static link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchkit.kernels import BenchKernel
+from megamod.initramfs.kernelexports import find_exports
+from megamod.initramfs.prelink.donors import find_donors
+from megamod.initramfs.prelink.order import Rank, order
+from megamod.initramfs.prelink.read import Member, read_members
+from megamod.initramfs.prelink.resolve import resolve
+from megamod.initramfs.stages import Load, needs, split
+from megamod.profiles.errors import MegamodError
+from megamod.profiles.levels import initcall_level
+from megamod.profiles.model import canonical
+from megamod.profiles.select import SelectedModule, SelectedStage
+
+SETS = Path(__file__).parent.parent / "sets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleSet:
+    """A set on one kernel.
+
+    members: in init order. loads: how megamod loads them, with the modules that may not be merged. absent: names that
+    came to nothing, for the kernel has them built in or not at all. donors: CRCs for the glue's imports.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    paths: Mapping[str, Path]
+    ranks: Mapping[str, Rank]
+    loads: tuple[Load, ...]
+    donors: Mapping[str, int]
+    absent: tuple[str, ...]
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        return tuple(load.module for load in self.loads if load.single is not None)
+
+
+def set_names(name: str) -> list[str]:
+    """The words of sets/NAME.txt, or of the file *name*."""
+    path = Path(name) if "/" in name else SETS / f"{name}.txt"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise MegamodError(f"{path}: {error.strerror}") from None
+    return [canonical(word) for line in lines if not line.startswith("#") for word in line.split()]
+
+
+def open_set(name: str, kernel: BenchKernel) -> ModuleSet:
+    """The set *name* on this kernel, in the init order that ``megamod prelink`` would choose for all of it."""
+    tree = kernel.tree
+    wanted: set[str] = set()
+    absent = []
+    for module in set_names(name):
+        if module in tree.modules:
+            wanted |= {module, *tree.modules[module].depends}
+        else:
+            absent.append(module)
+    chosen = sorted(wanted)
+    members = read_members([tree.modules[module].path for module in chosen])
+    ranks = {module: (initcall_level(module), tree.modules[module].order) for module in chosen}
+    sequence = order(members, resolve(members, allow_taint=False), ranks=ranks, after={})
+    exports = find_exports(tree.folder, tree.release)
+    by_name = {member.name: member for member in members}
+    if exports is None:
+        donors = find_donors(members, (module.path for module in tree.modules.values()))
+    else:
+        donors = {symbol: export.crc for symbol, export in exports.symbols.items() if export.crc is not None}
+    return ModuleSet(
+        name=Path(name).stem,
+        members=tuple(members[number] for number in sequence),
+        paths={module: tree.modules[module].path for module in chosen},
+        ranks=ranks,
+        loads=tuple(split(_stage(chosen, kernel, ranks), by_name, needs(by_name), exports)),
+        donors=donors,
+        absent=tuple(absent),
+    )
+
+
+def _stage(chosen: list[str], kernel: BenchKernel, ranks: Mapping[str, tuple[int, int]]) -> SelectedStage:
+    modules = tuple(
+        SelectedModule(
+            name=name,
+            path=kernel.tree.modules[name].path,
+            relpath=kernel.tree.modules[name].relpath,
+            reason="in the set",
+            rank=ranks[name],
+            after=(),
+        )
+        for name in chosen
+    )
+    return SelectedStage(name="bench", trigger=None, modules=modules)
