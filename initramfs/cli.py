@@ -44,6 +44,7 @@ def cli() -> None:
 @click.option("--unwind", type=click.Choice(["keep", "compact", "drop"]), default="keep", help="ORC tables.")
 @click.option("--tracing", type=click.Choice(["off", "keep"]), default="off", help="Tables that ftrace reads.")
 @click.option("--symbols", type=click.Choice(["keep", "trim"]), default="keep", show_default=True, help="Symbol table.")
+@click.option("--static-calls", type=click.Choice(["trampoline", "patch"]), default="trampoline", show_default=True)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def prelink(quiet: bool, **options: Any) -> None:

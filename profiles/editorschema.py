@@ -37,6 +37,7 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "tracing": "Whether members can be traced by ftrace; `keep` makes loading many modules slow.",
     "unwind": "Stack unwinding tables: all, only what calls need, or none.",
     "symbols": "Function names in an oops of a member, or only the names that the kernel needs.",
+    "static-calls": "Static calls of members: through their trampolines, or patched into direct calls at load.",
     "probe": "`async`: drivers probe in parallel; device names may come in another order.",
     "compress": "Compression of the image.",
     "fallback": "What the loader does when the merged modules cannot be used.",

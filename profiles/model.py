@@ -9,6 +9,7 @@ from typing import Literal
 Tracing = Literal["off", "keep"]
 Unwind = Literal["keep", "compact", "drop"]
 Symbols = Literal["keep", "trim"]
+StaticCalls = Literal["trampoline", "patch"]
 Probe = Literal["sync", "async"]
 Compress = Literal["zstd", "none"]
 Fallback = Literal["none"]
@@ -117,6 +118,7 @@ class Profile:
     tracing: Tracing = "off"
     unwind: Unwind = "keep"
     symbols: Symbols = "keep"
+    static_calls: StaticCalls = "trampoline"
     probe: Probe = "sync"
     compress: Compress = "zstd"
     fallback: Fallback = "none"

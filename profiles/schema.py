@@ -43,6 +43,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tracing": get_args(model.Tracing),
         "unwind": get_args(model.Unwind),
         "symbols": get_args(model.Symbols),
+        "static-calls": get_args(model.StaticCalls),
         "probe": get_args(model.Probe),
         "compress": get_args(model.Compress),
         "fallback": (*get_args(model.Fallback), "modules"),
@@ -308,7 +309,7 @@ def _finish(draft: Draft) -> Profile:
         exclude=draft.exclude,
         options=draft.options,
         root=root,
-        **cast(dict[str, Any], dict(draft.settings)),
+        **cast(dict[str, Any], {key.replace("-", "_"): value for key, value in dict(draft.settings).items()}),
     )
 
 

@@ -54,7 +54,12 @@ def make_map(
         "version": 1,
         "name": options.name,
         "machine": MACHINE_NAMES[members[0].machine],
-        "options": {"unwind": options.unwind, "tracing": options.tracing, "symbols": options.symbols},
+        "options": {
+            "unwind": options.unwind,
+            "tracing": options.tracing,
+            "symbols": options.symbols,
+            "static_calls": options.static_calls,
+        },
         "members": [
             {
                 "name": member.name,

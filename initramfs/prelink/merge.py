@@ -98,7 +98,7 @@ def merge(
     everyone = (*members, glue.member)
     section_base = _bases([len(m.sections) for m in everyone])
     symbol_base = _bases([len(m.symbols) for m in everyone])
-    placements = _place_all(everyone, options)
+    placements = _place_all(everyone, bindings, options)
     outputs, section_output = _group(everyone, section_base, placements)
     symbol_section, symbol_value, symbol_import, imports = _symbols(everyone, bindings, glue, section_base)
     relocations = _relocations(everyone, glue, section_base, symbol_base, section_output)
@@ -121,17 +121,35 @@ def _bases(counts: Sequence[int]) -> Array:
     return np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
 
 
-def _place_all(everyone: Sequence[Member], options: PrelinkOptions) -> list[Placement]:
+def _has_own_keys(member: Member, bound: Mapping[int, object]) -> bool:
+    """Whether a static call of *member* goes by a key that it or another member defines, tracepoints' aside: those
+    change with trace events alone. An entry is site and key (struct static_call_site)."""
+    section = member.section(".static_call_sites")
+    for target, rows in member.relas:
+        if section is None or target != section.index:
+            continue
+        for symbol in np.unique(rows["r_sym"][rows["r_offset"] % 8 == 4]).tolist():
+            if symbol in member.imports and symbol not in bound:
+                continue
+            if not member.symbol_name(symbol).startswith("__SCK__tp_func_"):
+                return True
+    return False
+
+
+def _place_all(
+    everyone: Sequence[Member], bindings: Sequence[Mapping[int, object]], options: PrelinkOptions
+) -> list[Placement]:
     placements = []
-    for member in everyone[:-1]:
+    for member, bound in zip(everyone[:-1], bindings, strict=True):
+        own_keys = options.tracing == "keep" or _has_own_keys(member, bound)
         for section in member.sections:
             entry = ENTRY_SIZES.get(section.name, 1)
             if section.alloc and section.size % entry:
                 raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are no multiple of {entry}")
-            placements.append(place(section, options))
+            placements.append(place(section, options, own_keys=own_keys))
     for section in everyone[-1].sections:
         # The glue brings what the others' is rebuilt from; its tables join theirs.
-        usual = place(section, options)
+        usual = place(section, options, own_keys=False)
         rebuilt = usual.how is How.REBUILT
         placements.append(Placement(how=How.ALIGNED, output=section.name) if rebuilt else usual)
     return placements

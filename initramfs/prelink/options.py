@@ -8,6 +8,7 @@ from typing import Literal
 Unwind = Literal["keep", "compact", "drop"]
 Tracing = Literal["off", "keep"]
 Symbols = Literal["keep", "trim"]
+StaticCalls = Literal["trampoline", "patch"]
 
 # struct module's name[] holds MODULE_NAME_LEN = 64 - sizeof(unsigned long) bytes, one of them the NUL
 # (include/linux/moduleparam.h).
@@ -20,6 +21,7 @@ class PrelinkOptions:
 
     unwind:  keep the ORC tables whole, keep only what a return address can use, or drop them.
     tracing: off replaces ``call __fentry__`` by a NOP and drops the tables that ftrace reads.
+    static_calls: leave each static call going through its trampoline, or let the kernel patch every site at load.
     symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
     results: have the parameters that tell what became of the members. Without them a member need not have an init: so
              a single module can be pruned, which is what tests/bench compares with.
@@ -29,5 +31,6 @@ class PrelinkOptions:
     unwind: Unwind = "keep"
     tracing: Tracing = "off"
     symbols: Symbols = "keep"
+    static_calls: StaticCalls = "trampoline"
     results: bool = True
     allow_taint: bool = False

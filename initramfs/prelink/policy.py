@@ -102,8 +102,8 @@ def is_packed(name: str) -> bool:
     return name in _PACKED
 
 
-def place(section: Section, options: PrelinkOptions) -> Placement:
-    """The merge table's row for *section* under *options*."""
+def place(section: Section, options: PrelinkOptions, *, own_keys: bool) -> Placement:
+    """The merge table's row for *section* under *options*; *own_keys*: some of its static calls are a member's own."""
     name = section.name
     if not section.sh_flags & SHF_ALLOC:
         return Placement(how=How.DROPPED, why="not loaded by the kernel")
@@ -113,6 +113,12 @@ def place(section: Section, options: PrelinkOptions) -> Placement:
         return Placement(how=How.DROPPED, why="tracing off")
     if options.unwind == "drop" and name in _UNWIND:
         return Placement(how=How.DROPPED, why="unwind drop")
+    if name == ".static_call_sites" and options.static_calls == "trampoline" and not own_keys:
+        # A site that is not listed calls the trampoline for ever, and __static_call_update() always patches that
+        # (kernel/static_call_inline.c, 6.1). What is saved is a text_poke_bp() for each site whose target is not the
+        # default, three rounds of interrupts on SMP. A module that has keys of its own has them for speed: it keeps
+        # its sites, and so does whoever calls through them.
+        return Placement(how=How.DROPPED, why="static calls go through their trampolines")
     if name in _REBUILT or name.startswith(".note."):
         return Placement(how=How.REBUILT, why="rebuilt")
     if name in (".BTF", ".BTF.base"):

@@ -70,6 +70,8 @@ def may_drop(name: str, options: Options) -> bool:
         return True
     if options.get("tracing") == "off" and name in _TRACING:
         return True
+    if options.get("static_calls") == "trampoline" and name == ".static_call_sites":
+        return True
     return options.get("unwind") == "drop" and name in _UNWIND
 
 

@@ -23,11 +23,13 @@ class Case:
     unwind: str
     tracing: str
     symbols: str
+    static_calls: str = "trampoline"
     allow_taint: bool = True
 
     def __str__(self) -> str:
-        return f"{len(self.members)} members, unwind {self.unwind}, tracing {self.tracing}, symbols {self.symbols}" + (
-            "" if self.allow_taint else ", no taint"
+        return (
+            f"{len(self.members)} members, unwind {self.unwind}, tracing {self.tracing}, symbols {self.symbols}, "
+            f"static calls {self.static_calls}{'' if self.allow_taint else ', no taint'}"
         )
 
 
@@ -64,6 +66,7 @@ def draw(tree: Tree, seed: str) -> Case:
         tracing=rng.choice(("off", "off", "keep")),
         symbols=rng.choice(("keep", "trim")),
         allow_taint=rng.random() < 0.8,
+        static_calls=rng.choice(("trampoline", "patch")),
     )
 
 
@@ -74,7 +77,12 @@ def run_case(tree: Tree, case: Case) -> Outcome:
     while True:
         if not case.members:
             return Outcome(case=case, singles=tuple(singles))
-        options: Any = {"unwind": case.unwind, "tracing": case.tracing, "symbols": case.symbols}
+        options: Any = {
+            "unwind": case.unwind,
+            "tracing": case.tracing,
+            "symbols": case.symbols,
+            "static_calls": case.static_calls,
+        }
         files = [tree.files[name] for name in case.members]
         try:
             options = PrelinkOptions(name="megamod_test", allow_taint=case.allow_taint, **options)

@@ -65,6 +65,7 @@ def _save(folder: Path, name: str, tree: Tree, outcome: Outcome) -> None:
             "unwind": case.unwind,
             "tracing": case.tracing,
             "symbols": case.symbols,
+            "static_calls": case.static_calls,
             "allow_taint": case.allow_taint,
         },
         "kinds": outcome.kinds,
