@@ -25,6 +25,8 @@ def find_donors(members: Sequence[Member], others: Iterable[Path]) -> dict[str, 
     missing = {*IMPORTS_RESULTS, *IMPORTS_TIMES}
     for member in members:
         missing -= member.versions.keys()
+    if not missing:
+        return {}  # asking for the first of the others may mean a walk through a whole tree
     found: dict[str, int] = {}
     vermagic = members[0].info("vermagic")
     for tried, path in enumerate(others):
