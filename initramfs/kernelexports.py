@@ -21,12 +21,12 @@ from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.compress import decompress
 from megamod.initramfs.image import read_file
+from megamod.initramfs.prelink.exports import reserved
 from megamod.initramfs.prelink.read import Member
 from megamod.profiles.errors import MegamodError
 
 _ENTRY = 12  # struct kernel_symbol: value, name, namespace, each relative to its own place
 _LIMIT = 512 << 20
-_MODULE_NAMESPACE = "module:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +129,6 @@ def _symvers(data: bytes, path: Path) -> Iterator[tuple[str, KernelExport]]:
         if module == "vmlinux":
             namespace = fields[4] if len(fields) > 4 else ""
             yield name, KernelExport(crc=crc or None, gpl=kind.endswith("GPL"), namespace=namespace)
-
-
-def reserved(namespace: str) -> str | None:
-    """The module names that a ``module:`` namespace reserves a symbol for; None for any other namespace."""
-    return namespace.removeprefix(_MODULE_NAMESPACE) if namespace.startswith(_MODULE_NAMESPACE) else None
 
 
 def why_reserved(member: Member, exports: KernelExports | None) -> str | None:

@@ -29,6 +29,11 @@ class Export:
     entry: int
 
 
+def reserved(namespace: str) -> str | None:
+    """The module names that a ``module:`` namespace reserves a symbol for; None for any other namespace."""
+    return namespace.removeprefix("module:") if namespace.startswith("module:") else None
+
+
 def read_exports(
     sections: Sequence[Section],
     symbols: Array,

@@ -22,7 +22,6 @@ class How(Enum):
     ALIGNED = "aligned"  # one after the other, each at its own alignment
     PACKED = "packed"  # one after the other without padding
     SORTED = "sorted"  # entry by entry, in the order that the kernel searches
-    PIECES = "pieces"  # entry by entry, in order, some left out
     SHARED = "shared"  # all members' copies are the glue's one
     DROPPED = "dropped"  # left out, with the reason
     REBUILT = "rebuilt"  # the glue brings a new one

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.initramfs.prelink import elf, x86_64
-from megamod.initramfs.prelink.exports import Export
+from megamod.initramfs.prelink.exports import Export, reserved
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
 
@@ -178,8 +178,7 @@ def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int
 def _check_namespaces(member: Member, members: Sequence[Member], bound: Iterable[tuple[int, Export]]) -> None:
     imported = set(member.infos("import_ns"))
     for number, export in bound:
-        allowed = _module_namespace(export.namespace)
-        if allowed is not None:
+        if reserved(export.namespace) is not None:
             # "module:a,b*" binds to the importing module's own name (6.16+, kernel/module/main.c
             # verify_module_namespace()); the link does here what the kernel would have done.
             continue
@@ -188,7 +187,3 @@ def _check_namespaces(member: Member, members: Sequence[Member], bound: Iterable
                 f"{member.file}: uses {export.name} of {members[number].file} from namespace {export.namespace} "
                 "without importing it"
             )
-
-
-def _module_namespace(namespace: str) -> str | None:
-    return namespace.removeprefix("module:") if namespace.startswith("module:") else None

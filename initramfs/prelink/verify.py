@@ -8,7 +8,7 @@ expectations from the members' own files. A megamodule that fails here is never 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -305,12 +305,14 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     glue = next(c for c in link_map["chunks"] if c["member"] < 0 and c["output"] == ".init.text")
     output = read.by_name[".init.text"]
     rows = read.relocations.get(output.index, np.empty(0, RELA))
-    targets: dict[int, tuple[int, int]] = {}
+    first_call: dict[tuple[int, int], int] = {}
     for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
         section, offset = place_of(read, row)
         if section:
-            targets[int(row["offset"])] = (section, offset + 4)
+            first_call.setdefault((section, offset + 4), int(row["offset"]))
     code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
+    for target, at in _near_calls(code, glue["offset"]):
+        first_call.setdefault((output.index, target), at)
     where = {(c["member"], c["index"]): (c["output"], c["offset"]) for c in link_map["chunks"] if "offset" in c}
     called: list[int] = []
     for place, member in enumerate(members):
@@ -318,28 +320,23 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
             continue
         name, base = where[place, member.init[0]]
         home = (read.by_name[name].index, base + member.init[1])
-        sites = [at for at, target in targets.items() if target == home]
-        if name == ".init.text":
-            sites += _near_calls(code, glue["offset"], home[1])
-        if not sites:
+        if home not in first_call:
             raise failure(read.name, f"{member.file}: its init is never called")
-        called.append(sites[0])
+        called.append(first_call[home])
     if called != sorted(called):
         raise failure(read.name, "the inits are called out of order")
-    names = [m["name"] for m in link_map["members"]]
+    places = {entry["name"]: place for place, entry in enumerate(link_map["members"])}
     for place, entry in enumerate(link_map["members"]):
-        if any(names.index(needed) >= place for needed in entry["depends"]):
+        if any(places[needed] >= place for needed in entry["depends"]):
             raise failure(read.name, f"{entry['name']} comes before what it needs")
 
 
-def _near_calls(code: bytes, base: int, target: int) -> list[int]:
-    """Sites of ``call rel32`` in the glue whose target is *target*."""
-    found, at = [], code.find(b"\xe8")
+def _near_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
+    """(target, site) of every ``call rel32`` that the glue's bytes could hold, in their order."""
+    at = code.find(b"\xe8")
     while 0 <= at <= len(code) - 5:
-        if base + at + 5 + struct.unpack_from("<i", code, at + 1)[0] == target:
-            found.append(base + at + 1)
+        yield base + at + 5 + struct.unpack_from("<i", code, at + 1)[0], base + at + 1
         at = code.find(b"\xe8", at + 1)
-    return found
 
 
 def _remarks(members: Sequence[Member]) -> tuple[str, ...]:
