@@ -20,6 +20,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.compress import decompress
+from megamod.initramfs.flatkernel import flat_exports, is_flat, is_other_image
 from megamod.initramfs.image import read_file
 from megamod.initramfs.prelink.exports import reserved
 from megamod.initramfs.prelink.read import Member
@@ -49,8 +50,8 @@ class KernelExports:
 def find_exports(folder: Path, release: str) -> KernelExports | None:
     """The exports of the kernel whose modules lie in *folder* (lib/modules/KVER); None if no image of it is found."""
     for path in _candidates(folder, release):
-        if path.is_file():
-            return read_exports(path)
+        if path.is_file() and (exports := read_exports(path)) is not None:
+            return exports
     return None
 
 
@@ -62,17 +63,29 @@ def _candidates(folder: Path, release: str) -> Iterator[Path]:
     yield folder / "build" / "Module.symvers"
 
 
-def read_exports(path: Path) -> KernelExports:
-    """Read a bzImage, a vmlinux or a Module.symvers; each error names the file."""
-    data = read_file(path)
+def read_exports(path: Path) -> KernelExports | None:
+    """Read a bzImage, a vmlinux, an arm64 Image or a Module.symvers; None for a kernel image whose exports cannot be
+    read (another architecture's boot format). Each error names the file."""
     if path.name.startswith("Module.symvers"):
-        return KernelExports(source=path, symbols=dict(_symvers(data, path)))
-    if data[:4] != b"\x7fELF":
-        data = _payload(data, path)
+        return KernelExports(source=path, symbols=dict(_symvers(read_file(path), path)))
+    image = read_file(path)
+    if is_flat(image):
+        table = flat_exports(image)
+        found = {name: KernelExport(crc=None, gpl=gpl, namespace=space) for name, space, gpl in table}
+        return KernelExports(source=path, symbols=found) if found else None
+    if is_other_image(image):
+        return None
+    data = unpacked_kernel(path)
     try:
         return KernelExports(source=path, symbols=dict(_ksymtab(ELFFile(io.BytesIO(data)), path)))
     except ELFError as error:
         raise MegamodError(f"{path}: the kernel inside is not readable: {error}") from error
+
+
+def unpacked_kernel(path: Path) -> bytes:
+    """The vmlinux in a bzImage, or the file itself where it is an ELF file."""
+    data = read_file(path)
+    return data if data[:4] == b"\x7fELF" else _payload(data, path)
 
 
 def _payload(data: bytes, path: Path) -> bytes:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import WIDEST, Architecture
 from megamod.initramfs.prelink.elf import Array, Section
 from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 _LOADED_TYPES = frozenset([elf.SHT_PROGBITS, elf.SHT_NOTE, elf.SHT_NOBITS, 14, 15, 16, 0x70000001])
 # Keeps S + A within 64 bits; the largest in the kernels named above is 0x2000040.
 _MAX_ADDEND = 1 << 62
-_TABLE_TYPES = {
-    "__ksymtab": x86_64.R_PC32,
-    "__ksymtab_gpl": x86_64.R_PC32,
-    "__param": x86_64.R_64,
-    ".orc_unwind_ip": x86_64.R_PC32,
-}
 # Tables that are read by the same index: entry sizes.
 _PAIR = ((".orc_unwind", 6), (".orc_unwind_ip", 4))
 
@@ -103,21 +98,19 @@ def _check_relocations(member: Member) -> None:
         if far.any():
             row = rows[int(np.argmax(far))]
             raise MegamodError(f"{where}+{int(row['r_offset']):#x}: impossible addend {int(row['r_addend']):#x}")
-        if member.machine != x86_64.MACHINE:
-            continue
-        other = rows["r_type"] != _TABLE_TYPES.get(section.name, rows["r_type"])
+        other = rows["r_type"] != member.architecture.tables.get(section.name, rows["r_type"])
         if other.any():
             row = rows[int(np.argmax(other))]
             raise MegamodError(f"{where}+{int(row['r_offset']):#x}: relocation type {int(row['r_type'])} in this table")
-        _check_overlaps(rows, where)
+        _check_overlaps(rows, where, member.architecture)
 
 
-def _check_overlaps(rows: Array, where: str) -> None:
-    widths = np.zeros(256, np.int64)
-    for kind, known in x86_64.RELOCATIONS.items():
-        widths[kind] = known.width
+def _check_overlaps(rows: Array, where: str, architecture: Architecture) -> None:
+    widths = np.zeros(WIDEST + 1, np.int64)
+    for kind, known in architecture.relocations.items():
+        widths[kind] = 0 if known.stacks else known.width
     start = rows["r_offset"].astype(np.int64)
-    end = start + widths[np.minimum(rows["r_type"], 255)]
+    end = start + widths[np.minimum(rows["r_type"], WIDEST)]
     if (start[1:] >= end[:-1]).all():
         return
     order = np.lexsort((end, start))
@@ -130,15 +123,16 @@ def _check_overlaps(rows: Array, where: str) -> None:
 def _check_init(member: Member) -> None:
     """Struct module has room for a longer name, and its pointers are pointers: the megamodule takes a copy."""
     this_module, name = member.sections[member.this_module], member.name_offset
-    room = NAME_LIMIT[64] + 1
+    architecture = member.architecture
+    room, word = NAME_LIMIT[architecture.bits] + 1, architecture.word
     if name + room > this_module.size:
         raise MegamodError(f"{member.file}: {this_module.name}: the name at {name:#x} has no room for {room} bytes")
     for target, rows in member.relas:
-        if target != member.this_module or member.machine != x86_64.MACHINE:
+        if target != member.this_module:
             continue
         for offset, kind, _symbol, _addend in rows.tolist():
-            field = bytes(member.sections[target].data[offset : offset + 8])
-            if kind != x86_64.R_64 or field != bytes(8) or name - 8 < offset < name + room:
+            field = bytes(member.sections[target].data[offset : offset + word])
+            if kind != architecture.pointer or field != bytes(word) or name - word < offset < name + room:
                 raise MegamodError(
                     f"{member.file}: {member.sections[target].name}+{offset:#x}: no pointer that the kernel would fill"
                 )

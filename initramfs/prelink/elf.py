@@ -54,6 +54,27 @@ SYM64 = np.dtype(
         ("st_size", "<u8"),
     ]
 )  # fmt: skip
+EHDR32 = np.dtype(
+    [
+        ("e_ident", "V16"), ("e_type", "<u2"), ("e_machine", "<u2"), ("e_version", "<u4"), ("e_entry", "<u4"),
+        ("e_phoff", "<u4"), ("e_shoff", "<u4"), ("e_flags", "<u4"), ("e_ehsize", "<u2"), ("e_phentsize", "<u2"),
+        ("e_phnum", "<u2"), ("e_shentsize", "<u2"), ("e_shnum", "<u2"), ("e_shstrndx", "<u2"),
+    ]
+)  # fmt: skip
+SHDR32 = np.dtype(
+    [
+        ("sh_name", "<u4"), ("sh_type", "<u4"), ("sh_flags", "<u4"), ("sh_addr", "<u4"), ("sh_offset", "<u4"),
+        ("sh_size", "<u4"), ("sh_link", "<u4"), ("sh_info", "<u4"), ("sh_addralign", "<u4"), ("sh_entsize", "<u4"),
+    ]
+)  # fmt: skip
+SYM32 = np.dtype(
+    [
+        ("st_name", "<u4"), ("st_value", "<u4"), ("st_size", "<u4"), ("st_info", "u1"), ("st_other", "u1"),
+        ("st_shndx", "<u2"),
+    ]
+)  # fmt: skip
+# r_info: the low byte is the type, the rest the symbol (ELF32_R_TYPE, ELF32_R_SYM).
+REL32 = np.dtype([("r_offset", "<u4"), ("r_info", "<u4")])
 # r_info is split: the low word is the type, the high word the symbol (ELF64_R_TYPE, ELF64_R_SYM).
 RELA64 = np.dtype([("r_offset", "<u8"), ("r_type", "<u4"), ("r_sym", "<u4"), ("r_addend", "<i8")])
 
@@ -76,6 +97,24 @@ class Section:
     @property
     def alloc(self) -> bool:
         return bool(self.sh_flags & SHF_ALLOC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layouts:
+    """The record types of one ELF class. table: sh_type of its relocation tables, REL or RELA; prefix: their names'."""
+
+    header: np.dtype[Any]
+    section: np.dtype[Any]
+    symbol: np.dtype[Any]
+    relocation: np.dtype[Any]
+    table: int
+    prefix: str
+
+
+CLASS64 = Layouts(header=EHDR64, section=SHDR64, symbol=SYM64, relocation=RELA64, table=SHT_RELA, prefix=".rela")
+CLASS32 = Layouts(header=EHDR32, section=SHDR32, symbol=SYM32, relocation=REL32, table=SHT_REL, prefix=".rel")
+# EI_CLASS → its records; 32-bit arm is the only architecture here with REL tables.
+CLASSES = {1: CLASS32, 2: CLASS64}
 
 
 def align_up(value: int, alignment: int) -> int:

@@ -7,13 +7,14 @@ one symbol table, and for every output section at most one relocation table.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.elf import Array, align_up
 from megamod.initramfs.prelink.layout import Layout
 from megamod.initramfs.prelink.merge import ABSOLUTE, Tables
@@ -24,15 +25,13 @@ from megamod.initramfs.prelink.scan import Scan, site
 from megamod.profiles.errors import MegamodError
 
 BUILD_ID = ".note.gnu.build-id"
-_MODVERSION = np.dtype([("crc", "<u8"), ("name", "S56")])
-# struct modversion_info.name without its NUL (include/linux/module.h, MODULE_NAME_LEN on 64 bit).
-_SHORT_NAME = 55
 
 
 @dataclass(slots=True)
 class _File:
     """Sections collected in file order; finished once."""
 
+    architecture: Architecture
     names: list[str] = field(default_factory=list)
     headers: list[list[int]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -48,12 +47,14 @@ class _File:
     def link(self, index: int, sh_link: int, sh_info: int) -> None:
         self.headers[index - 1][3:5] = [sh_link, sh_info]
 
-    def finish(self, machine: int, e_flags: int) -> bytearray:
+    def finish(self, e_flags: int) -> bytearray:
+        bits = self.architecture.bits
+        records = elf.CLASSES[bits // 32]
         shstrtab = len(self.names) + 1
         table = b"\0" + b"".join(name.encode() + b"\0" for name in [*self.names, ".shstrtab"])
         self.add(".shstrtab", elf.SHT_STRTAB, 0, table)
-        out = bytearray(elf.EHDR64.itemsize)
-        headers = np.zeros(len(self.names) + 1, elf.SHDR64)
+        out = bytearray(records.header.itemsize)
+        headers = np.zeros(len(self.names) + 1, records.section)
         name_offset = 1
         for index, (name, header, body) in enumerate(zip(self.names, self.headers, self.bodies, strict=True), start=1):
             sh_type, flags, size, sh_link, sh_info, align, entsize = header
@@ -64,10 +65,13 @@ class _File:
         out += bytes(-len(out) % 8)
         shoff = len(out)
         out += headers.tobytes()
-        ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-        out[: elf.EHDR64.itemsize] = ident + struct.pack(
-            "<HHIQQQIHHHHHH", elf.ET_REL, machine, 1, 0, 0, shoff, e_flags, 64, 0, 0, 64, len(headers), shstrtab
-        )
+        ident = np.zeros(1, records.header)
+        ident["e_ident"] = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+        ident["e_type"], ident["e_machine"], ident["e_version"] = elf.ET_REL, self.architecture.machine, 1
+        ident["e_shoff"], ident["e_flags"] = shoff, e_flags
+        ident["e_ehsize"], ident["e_shentsize"] = records.header.itemsize, records.section.itemsize
+        ident["e_shnum"], ident["e_shstrndx"] = len(headers), shstrtab
+        out[: records.header.itemsize] = ident.tobytes()
         return out
 
 
@@ -80,7 +84,9 @@ def emit(
     options: PrelinkOptions,
 ) -> bytes:
     """Write the megamodule."""
-    file = _File()
+    architecture = tables.architecture
+    records = elf.CLASSES[architecture.bits // 32]
+    file = _File(architecture=architecture)
     outputs: list[int] = []
     for number, output in enumerate(tables.outputs):
         body = contents[number].tobytes()
@@ -101,22 +107,27 @@ def emit(
     _add_versions(file, imports, resolution, tables.members[-1])
     symbols = _Symbols.build(tables, layout, found, options, outputs)
     for number, output in enumerate(tables.outputs):
-        table = _relocations_of(number, tables, found, symbols)
-        if len(table):
+        for table in _relocations_of(number, tables, found, symbols):
+            body, entry = _encode(table, records.relocation), records.relocation.itemsize
             index = file.add(
-                f".rela{output.name}", elf.SHT_RELA, elf.SHF_INFO_LINK, table.tobytes(), align=8, entsize=24
+                f"{records.prefix}{output.name}",
+                records.table,
+                elf.SHF_INFO_LINK,
+                body,
+                align=architecture.word,
+                entsize=entry,
             )
             file.link(index, 0, outputs[number])
-    symtab = file.add(".symtab", elf.SHT_SYMTAB, 0, symbols.table.tobytes(), align=8, entsize=elf.SYM64.itemsize)
+    body = _encode(symbols.table, records.symbol)
+    symtab = file.add(".symtab", elf.SHT_SYMTAB, 0, body, align=architecture.word, entsize=records.symbol.itemsize)
     strtab = file.add(".strtab", elf.SHT_STRTAB, 0, symbols.strings)
     file.link(symtab, strtab, symbols.locals)
     for index, header in enumerate(file.headers, start=1):
-        if header[0] == elf.SHT_RELA:
+        if header[0] == records.table:
             file.link(index, symtab, header[4])
-    first = tables.members[0]
-    out = file.finish(first.machine, 0)
+    out = file.finish(tables.members[0].e_flags)
     build_id = next(n for n, output in zip(outputs, tables.outputs, strict=True) if output.name == BUILD_ID)
-    _write_build_id(out, build_id)
+    _write_build_id(out, build_id, records)
     return bytes(out)
 
 
@@ -144,6 +155,9 @@ def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, g
     the kernel's search is linear in their number for each import (kernel/module/version.c check_version())."""
     if not resolution.has_versions:
         return
+    word = file.architecture.word
+    # struct modversion_info (include/linux/module.h): 64 bytes, the name's NUL among them.
+    short, record = 63 - word, np.dtype([("crc", f"<u{word}"), ("name", f"S{64 - word}")])
     crcs: dict[str, int | None] = {**glue.versions, **resolution.kernel}
     wanted = [LAYOUT, *sorted(set(imports) - {LAYOUT})] if LAYOUT in crcs else sorted(imports)
     rows = [(crc, name) for name in wanted if (crc := crcs.get(name)) is not None]
@@ -152,8 +166,8 @@ def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, g
         names = b"".join(name.encode() + b"\0" for _, name in rows)
         file.add("__version_ext_crcs", elf.SHT_PROGBITS, elf.SHF_ALLOC, words, align=4)
         file.add("__version_ext_names", elf.SHT_PROGBITS, elf.SHF_ALLOC, names)
-        rows = [(crc, name) for crc, name in rows if len(name) <= _SHORT_NAME]
-    table = np.array([(crc, name.encode()) for crc, name in rows], _MODVERSION)
+        rows = [(crc, name) for crc, name in rows if len(name) <= short]
+    table = np.array([(crc, name.encode()) for crc, name in rows], record)
     file.add("__versions", elf.SHT_PROGBITS, elf.SHF_ALLOC, table.tobytes(), align=32, entsize=64)
 
 
@@ -251,12 +265,15 @@ def _symbol_values(member: Member, name: str) -> list[tuple[str, int]]:
     return [(name, int(row["st_value"])) for row in member.symbols[member.symbols["st_name"] == at]]
 
 
-def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols) -> Array:
+def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols) -> Iterable[Array]:
+    """The relocation tables of one output section, in the order of their places; mostly one, none without rows."""
     rows = np.flatnonzero(found.kernel & (found.output == number))
     rows = rows[np.argsort(found.place[rows], kind="stable")]
     target = found.target[rows]
     if (target == ABSOLUTE).any():
         raise MegamodError(f"{site(tables, int(rows[np.argmax(target == ABSOLUTE)]))}: absolute value")
+    if not len(rows):
+        return []
     table = np.zeros(len(rows), elf.RELA64)
     table["r_offset"] = found.place[rows]
     table["r_type"] = found.type[rows]
@@ -265,14 +282,24 @@ def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols)
     table["r_sym"][~internal] = symbols.imports[found.imported[rows[~internal]]]
     table["r_addend"] = found.value[rows]
     assert not (table["r_sym"] == 0).any()
-    return table
+    return [table]
 
 
-def _write_build_id(out: bytearray, section: int) -> None:
+def _encode(table: Array, dtype: np.dtype[Any]) -> bytes:
+    """SYM64 or RELA64 records as bytes of the file's class."""
+    if table.dtype == dtype:
+        return table.tobytes()
+    rows = np.zeros(len(table), dtype)
+    for column in dtype.names or ():
+        rows[column] = table["r_sym"] << 8 | table["r_type"] if column == "r_info" else table[column]
+    return rows.tobytes()
+
+
+def _write_build_id(out: bytearray, section: int, records: elf.Layouts) -> None:
     """SHA-1 over the file with a zero id, into our own note (ELF gABI, note header of 16 bytes with the name GNU)."""
-    shoff = int(np.frombuffer(out[: elf.EHDR64.itemsize], elf.EHDR64)[0]["e_shoff"])
-    header = out[shoff + section * elf.SHDR64.itemsize :][: elf.SHDR64.itemsize]
-    at = int(np.frombuffer(header, elf.SHDR64)[0]["sh_offset"])
+    shoff = int(np.frombuffer(out[: records.header.itemsize], records.header)[0]["e_shoff"])
+    header = out[shoff + section * records.section.itemsize :][: records.section.itemsize]
+    at = int(np.frombuffer(header, records.section)[0]["sh_offset"])
     out[at + 16 : at + 36] = hashlib.sha1(out, usedforsecurity=False).digest()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.elf import Array, Section, find_section
 from megamod.profiles.errors import MegamodError
 
@@ -39,38 +40,42 @@ def read_exports(
     symbols: Array,
     strings: bytes,
     relas: Sequence[tuple[int, Array]],
+    architecture: Architecture,
     file: str,
 ) -> tuple[Export, ...]:
-    """Decode __ksymtab*: 12-byte entries {value, name, namespace}, all PC-relative (struct kernel_symbol with
-    CONFIG_HAVE_ARCH_PREL32_RELOCATIONS, kernel/module/internal.h)."""
+    """Decode __ksymtab*: entries {value, name, namespace}, all 32-bit PC-relative with
+    CONFIG_HAVE_ARCH_PREL32_RELOCATIONS, else pointers (struct kernel_symbol, kernel/module/internal.h)."""
+    size = architecture.export_entry
     found: list[Export] = []
     for table in (s for s in sections if s.alloc and s.name in ("__ksymtab", "__ksymtab_gpl") and s.size):
         where = f"{file}: {table.name}"
-        if table.size % 12:
-            raise MegamodError(f"{where}: {table.size} bytes are no multiple of 12")
+        if table.size % size:
+            raise MegamodError(f"{where}: {table.size} bytes are no multiple of {size}")
         fields = {
             int(o): (int(s), int(a)) for target, rows in relas if target == table.index for o, _t, s, a in rows.tolist()
         }
-        crcs = _read_crcs(sections, symbols, relas, table, file)
+        crcs = _read_crcs(sections, symbols, relas, table, size, file)
         flags = find_section(sections, "__kflagstab")
-        for entry in range(table.size // 12):
-            if 12 * entry not in fields or 12 * entry + 4 not in fields:
-                raise MegamodError(f"{where}+{12 * entry:#x}: an entry without relocations")
-            value_symbol, value_addend = fields[12 * entry]
-            name = _text_at(sections, symbols, fields[12 * entry + 4], where)
+        for entry in range(table.size // size):
+            at, third = size * entry, size // 3
+            if at not in fields or at + third not in fields:
+                raise MegamodError(f"{where}+{at:#x}: an entry without relocations")
+            value_symbol, value_addend = fields[at]
+            name = _text_at(sections, symbols, fields[at + third], where)
             if not name:
-                raise MegamodError(f"{where}+{12 * entry:#x}: an export without a name")
-            namespace = _text_at(sections, symbols, fields[12 * entry + 8], where) if 12 * entry + 8 in fields else ""
+                raise MegamodError(f"{where}+{at:#x}: an export without a name")
+            space = fields.get(at + 2 * third)
+            namespace = _text_at(sections, symbols, space, where) if space else ""
             home = int(symbols["st_shndx"][value_symbol])
             value = int(symbols["st_value"][value_symbol]) + value_addend
             # Its end too is a place that a symbol may have.
             if not 0 < home < len(sections) or not sections[home].alloc or not 0 <= value <= sections[home].size:
-                raise MegamodError(f"{where}+{12 * entry:#x}: the export {name} lies in no section")
+                raise MegamodError(f"{where}+{at:#x}: the export {name} lies in no section")
             gpl = table.name == "__ksymtab_gpl"
             if flags is not None:
                 # 7.0+: one byte an export, bit 0 = GPL only (include/linux/module_symbol.h, KSYM_FLAG_GPL_ONLY).
-                if flags.size * 12 != table.size:
-                    raise MegamodError(f"{file}: __kflagstab: {flags.size} flags for {table.size // 12} exports")
+                if flags.size * size != table.size:
+                    raise MegamodError(f"{file}: __kflagstab: {flags.size} flags for {table.size // size} exports")
                 gpl = bool(flags.data[entry] & 1)
             found.append(
                 Export(
@@ -88,14 +93,19 @@ def read_exports(
 
 
 def _read_crcs(
-    sections: Sequence[Section], symbols: Array, relas: Sequence[tuple[int, Array]], table: Section, file: str
+    sections: Sequence[Section],
+    symbols: Array,
+    relas: Sequence[tuple[int, Array]],
+    table: Section,
+    size: int,
+    file: str,
 ) -> list[int]:
     """CRC words of one __ksymtab; up to 5.18 they may be relocations to absolute __crc_* symbols (seen on 5.10)."""
     section = find_section(sections, table.name.replace("__ksymtab", "__kcrctab"))
     if section is None or section.size == 0:
         return []
-    if section.size * 3 != table.size:
-        raise MegamodError(f"{file}: {section.name}: {section.size} bytes for {table.size // 12} exports")
+    if section.size * size != table.size * 4:
+        raise MegamodError(f"{file}: {section.name}: {section.size} bytes for {table.size // size} exports")
     words = np.frombuffer(section.data, "<u4").copy()
     for target, rows in relas:
         if target != section.index:

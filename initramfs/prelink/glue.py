@@ -11,12 +11,14 @@ all versions since 4.14).
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import RESULT_NOT_RUN, GlueRequest
 from megamod.initramfs.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.initramfs.prelink.parameters import Parameter, rename_parameters
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
@@ -58,8 +60,9 @@ def make_glue(
     donors: Mapping[str, int],
 ) -> Glue:
     """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols."""
-    _check_name(options.name)
-    builder = Builder()
+    _check_name(options.name, members[0].architecture.bits)
+    architecture = members[0].architecture
+    builder = Builder(architecture=architecture)
     crcs = _known_crcs(members, resolution, donors)
     has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
@@ -73,7 +76,8 @@ def make_glue(
     inits = _add_code(builder, members, depends, skips=skips, timed=timed, options=options)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
-    member = builder.build(options.name, members[0].machine, this_module, crcs)
+    _add_placeholders(builder, members)
+    member = builder.build(options.name, this_module, crcs)
     return Glue(
         member=member,
         inits=inits,
@@ -84,8 +88,8 @@ def make_glue(
     )
 
 
-def _check_name(name: str) -> None:
-    limit = NAME_LIMIT[64]
+def _check_name(name: str, bits: int) -> None:
+    limit = NAME_LIMIT[bits]
     if not name or len(name) > limit or not all(c.isascii() and (c.isalnum() or c == "_") for c in name):
         raise MegamodError(
             f"module name '{name}': letters, digits and _ are allowed, at most {limit}", hint="choose another --name"
@@ -94,7 +98,8 @@ def _check_name(name: str) -> None:
 
 def _known_crcs(members: Sequence[Member], resolution: Resolution, donors: Mapping[str, int]) -> dict[str, int]:
     """CRC of each symbol that the glue may import; without versions they are simply there since 4.x."""
-    wanted = (*IMPORTS_RESULTS, *IMPORTS_TIMES, x86_64.RETURN_THUNK)
+    thunk = members[0].architecture.return_thunk
+    wanted = (*IMPORTS_RESULTS, *IMPORTS_TIMES, *([thunk] if thunk else []))
     if not resolution.has_versions:
         return dict.fromkeys(wanted, 0)
     known = dict(donors)
@@ -136,8 +141,8 @@ def _add_struct_module(builder: Builder, template: Member, name: str, *, may_lac
 
 def _add_results(builder: Builder, count: int, *, has_results: bool, timed: bool) -> list[tuple[int, int, int]]:
     """Result and skip parameters; returns per skip list (first member, list, count) as offsets in .data."""
-    data = builder.buffer(".data")
-    data += struct.pack("<i", x86_64.RESULT_NOT_RUN) * count
+    data, word = builder.buffer(".data"), builder.architecture.word
+    data += struct.pack("<i", RESULT_NOT_RUN) * count
     data += bytes(-len(data) % 8)
     if not has_results:
         return []
@@ -154,10 +159,10 @@ def _add_results(builder: Builder, count: int, *, has_results: bool, timed: bool
         skips.append((base, at + 8, at))
     if timed:
         times = len(data)
-        data += bytes(8 * count)
+        data += bytes(word * count)
         for number, base in enumerate(range(0, count, TIMES_PER_PARAMETER)):
             length = min(TIMES_PER_PARAMETER, count - base)
-            array = builder.array(length, 8, "param_ops_ulong", times + 8 * base, None)
+            array = builder.array(length, word, "param_ops_ulong", times + word * base, None)
             builder.parameter(f"nanoseconds{number or ''}", _PERM_READ, array)
     return skips
 
@@ -171,13 +176,16 @@ def _add_code(
     timed: bool,
     options: PrelinkOptions,
 ) -> dict[int, tuple[int, int, int]]:
-    thunk = any(x86_64.RETURN_THUNK in m.imports.values() and m.section(".return_sites") for m in members)
-    code = x86_64.encode_init(
-        inits=[member.init is not None for member in members],
-        needs=[sorted(needed) for needed in depends],
-        skip_chunks=[base for base, _, _ in skips],
-        timed=timed,
-        return_thunk=thunk,
+    architecture = builder.architecture
+    code = architecture.encode_init(
+        GlueRequest(
+            inits=[member.init is not None for member in members],
+            needs=[sorted(needed) for needed in depends],
+            skip_chunks=[base for base, _, _ in skips],
+            timed=timed,
+            start=_usual_start(members),
+            thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
+        )
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.
@@ -186,26 +194,33 @@ def _add_code(
     for number, (_, values, count) in enumerate(skips):
         places |= {f"skip{number}": values, f"skip{number}_count": count}
     if timed:
-        places["nanoseconds"] = len(builder.buffer(".data")) - 8 * len(members)
+        places["nanoseconds"] = len(builder.buffer(".data")) - architecture.word * len(members)
     inits: dict[int, tuple[int, int, int]] = {}
     for fixup in code.fixups:
-        kind = x86_64.R_PLT32 if fixup.call else x86_64.R_PC32
         if isinstance(fixup.target, int):
             init = members[fixup.target].init
             assert init is not None
             symbol = builder.symbol("")
             inits[symbol] = (fixup.target, *init)
-            builder.relocate(".init.text", fixup.offset, kind, symbol, fixup.addend)
+            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
         elif fixup.target in places:
-            builder.point(".init.text", fixup.offset, ".data", places[fixup.target] + fixup.addend, kind)
+            builder.point(".init.text", fixup.offset, ".data", places[fixup.target] + fixup.addend, fixup.kind)
         else:
-            builder.relocate(".init.text", fixup.offset, kind, builder.undefined(fixup.target), fixup.addend)
+            symbol = builder.undefined(fixup.target)
+            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
     if code.return_site is not None:
         builder.buffer(".return_sites").extend(bytes(4))
-        builder.point(".return_sites", 0, ".init.text", code.return_site, x86_64.R_PC32)
+        builder.point(".return_sites", 0, ".init.text", code.return_site, architecture.relative)
     if options.unwind != "drop":
         _add_unwind(builder, members, code.frames)
     return inits
+
+
+def _usual_start(members: Sequence[Member]) -> bytes:
+    """The commonest first instruction of the inits: landing pad, signing of the return address."""
+    inits = ((member, *member.init) for member in members if member.init is not None)
+    starts = Counter(bytes(member.sections[home].data[value : value + 4]) for member, home, value in inits)
+    return max(starts, key=lambda start: (starts[start], start), default=b"")
 
 
 def _add_unwind(builder: Builder, members: Sequence[Member], frames: Sequence[tuple[int, int]]) -> None:
@@ -223,7 +238,7 @@ def _add_unwind(builder: Builder, members: Sequence[Member], frames: Sequence[tu
     for offset, depth in frames:
         at = len(builder.buffer(".orc_unwind_ip"))
         builder.buffer(".orc_unwind_ip").extend(bytes(4))
-        builder.point(".orc_unwind_ip", at, ".init.text", offset, x86_64.R_PC32)
+        builder.point(".orc_unwind_ip", at, ".init.text", offset, builder.architecture.relative)
         # An all-zero entry ends the known code: undefined (arch/x86/kernel/unwind_orc.c orc_find()).
         builder.buffer(".orc_unwind").extend(struct.pack("<h", depth) + usual if depth else bytes(6))
 
@@ -264,3 +279,11 @@ def _add_notes(builder: Builder, members: Sequence[Member], options: PrelinkOpti
                     raise MegamodError(f"{member.file}: .orc_header differs from {holders[0][0].file}'s")
         builder.add(name)
         builder.buffer(name)[:] = first
+
+
+def _add_placeholders(builder: Builder, members: Sequence[Member]) -> None:
+    """Sections that the kernel looks for, resizes and fills: one of each, as any member has it."""
+    for name in sorted(builder.architecture.placeholders):
+        section = next((found for member in members if (found := member.section(name)) is not None), None)
+        if section is not None:
+            builder.copy(section)

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array, align_up
 from megamod.initramfs.prelink.exports import Export
 from megamod.initramfs.prelink.merge import Output, Tables
 from megamod.initramfs.prelink.policy import How
 from megamod.profiles.errors import MegamodError
 
-KSYMTAB_ENTRY = 12
 _PERCPU_LIMIT = 8 << 10  # PERCPU_MODULE_RESERVE, include/linux/percpu.h
 _PAGE = 4096
-_MODULE_AREA = 1 << 30  # MODULES_LEN with CONFIG_RANDOMIZE_BASE, arch/x86/include/asm/pgtable_64_types.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +49,11 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
     sizes: list[int] = []
     pieces: dict[int, Pieces] = {}
     exports: dict[str, tuple[tuple[int, Export], ...]] = {}
+    area = tables.architecture.area
     for output in tables.outputs:
         if output.how is How.SORTED:
             exports[output.name] = _sort_exports(tables, output, pieces)
-            sizes.append(KSYMTAB_ENTRY * len(exports[output.name]))
+            sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
             sizes.append(_place(tables, output, offset, removed, pieces))
         if output.name == ".data..percpu" and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
@@ -61,11 +61,18 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
                 f".data..percpu: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
                 hint="split the stage in two",
             )
-        if sum(sizes) > _MODULE_AREA:
+        if sum(sizes) > area:
             largest = max(output.inputs, key=lambda number: tables.where(number)[1].size)
             raise MegamodError(
                 f"{tables.where(largest)[0].file}: with it {output.name} makes the megamodule larger than the "
-                f"{_MODULE_AREA} bytes that a kernel has for all modules",
+                f"{area} bytes that a kernel has for all modules",
+                hint="split the stage in two",
+            )
+        if output.sh_flags & elf.SHF_EXECINSTR and sizes[-1] > tables.architecture.text_limit:
+            largest = max(output.inputs, key=lambda number: tables.where(number)[1].size)
+            raise MegamodError(
+                f"{tables.where(largest)[0].file}: with it {output.name} has {sizes[-1]} bytes of code; a branch of "
+                f"{tables.architecture.name} reaches {tables.architecture.text_limit}",
                 hint="split the stage in two",
             )
     return Layout(offset=offset, sizes=tuple(sizes), pieces=pieces, exports=exports)
@@ -102,9 +109,10 @@ def _sort_exports(tables: Tables, output: Output, pieces: dict[int, Pieces]) -> 
     counts: dict[int, int] = {}
     for _, number, _, _ in found:
         counts[number] = counts.get(number, 0) + 1
+    size = tables.architecture.export_entry
     targets = {number: np.full(count, -1, np.int64) for number, count in counts.items()}
     for place, (_, number, _, export) in enumerate(found):
-        targets[number][export.entry] = KSYMTAB_ENTRY * place
+        targets[number][export.entry] = size * place
     for number, places in targets.items():
-        pieces[number] = Pieces(size=KSYMTAB_ENTRY, targets=places)
+        pieces[number] = Pieces(size=size, targets=places)
     return tuple((position, export) for _, _, position, export in found)

@@ -8,17 +8,17 @@ its row of the merge table (policy.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import PAGE, Architecture, Reach
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.exports import Export
 from megamod.initramfs.prelink.glue import Glue
 from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.parameters import PARAM_SIZE
-from megamod.initramfs.prelink.policy import ENTRY_SIZES, How, Placement, place
+from megamod.initramfs.prelink.policy import How, Placement, entry_size, place
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
 
@@ -82,6 +82,11 @@ class Tables:
     imports: tuple[str, ...]
     relocations: Relocations
 
+    @property
+    def architecture(self) -> Architecture:
+        """That of all members."""
+        return self.members[0].architecture
+
     def where(self, section: int) -> tuple[Member, elf.Section]:
         """The member and the section behind a global section number."""
         number = int(np.searchsorted(self.section_base, section, side="right")) - 1
@@ -102,6 +107,7 @@ def merge(
     outputs, section_output = _group(everyone, section_base, placements)
     symbol_section, symbol_value, symbol_import, imports = _symbols(everyone, bindings, glue, section_base)
     relocations = _relocations(everyone, glue, section_base, symbol_base, section_output)
+    outputs = _paged(outputs, everyone[0].architecture, relocations, symbol_section, section_output)
     return Tables(
         members=everyone,
         section_base=section_base,
@@ -143,13 +149,13 @@ def _place_all(
     for member, bound in zip(everyone[:-1], bindings, strict=True):
         own_keys = options.tracing == "keep" or _has_own_keys(member, bound)
         for section in member.sections:
-            entry = ENTRY_SIZES.get(section.name, 1)
+            entry = entry_size(section.name, member.architecture)
             if section.alloc and section.size % entry:
                 raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are no multiple of {entry}")
-            placements.append(place(section, options, own_keys=own_keys))
+            placements.append(place(section, options, member.architecture, own_keys=own_keys))
     for section in everyone[-1].sections:
         # The glue brings what the others' is rebuilt from; its tables join theirs.
-        usual = place(section, options, own_keys=False)
+        usual = place(section, options, everyone[-1].architecture, own_keys=False)
         rebuilt = usual.how is How.REBUILT
         placements.append(Placement(how=How.ALIGNED, output=section.name) if rebuilt else usual)
     return placements
@@ -189,6 +195,26 @@ def _group(
             )
         )
     return tuple(outputs), section_output
+
+
+def _paged(
+    outputs: tuple[Output, ...],
+    architecture: Architecture,
+    relocations: Relocations,
+    symbol_section: Array,
+    section_output: Array,
+) -> tuple[Output, ...]:
+    """Outputs that fields depend on by their place in a page start at one, so that those fields are known now: the
+    kernel lays sections out by their sh_addralign in page-aligned memory (kernel/module/main.c layout_sections())."""
+    kinds = architecture.of(Reach.PAGE, Reach.OFFSET)
+    if not kinds:
+        return outputs
+    home = symbol_section[relocations.symbol[np.isin(relocations.type, kinds)]]
+    wanted = set(np.unique(section_output[home[home >= 0]]).tolist())
+    return tuple(
+        replace(output, sh_addralign=max(output.sh_addralign, PAGE)) if number in wanted else output
+        for number, output in enumerate(outputs)
+    )
 
 
 def _check_protection(
@@ -262,6 +288,7 @@ def _relocations(
     glue_position = len(everyone) - 1
     new_names = int(symbol_base[glue_position]) + _section_symbol(glue.member, glue.rodata)
     this_glue = int(section_base[glue_position]) + glue.member.this_module
+    entry = glue.member.architecture.parameter_entry
     parts: list[tuple[int, Array, Array, Array, Array]] = []
     for position, member in enumerate(everyone):
         for target, rows in member.relas:
@@ -272,9 +299,9 @@ def _relocations(
             offset, addend = rows["r_offset"].astype(np.int64), rows["r_addend"].copy()
             symbol = rows["r_sym"].astype(np.int64) + int(symbol_base[position])
             if (position, target) in glue.renames:
-                names = offset % PARAM_SIZE == 0
+                names = offset % entry == 0
                 symbol[names] = new_names
-                addend[names] = np.array(glue.renames[position, target], np.int64)[offset[names] // PARAM_SIZE]
+                addend[names] = np.array(glue.renames[position, target], np.int64)[offset[names] // entry]
             parts.append((section, rows["r_type"], offset, symbol, addend))
     parts.sort(key=lambda part: part[0])
     counts = [len(part[1]) for part in parts]

@@ -14,8 +14,6 @@ from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.synthetic import Builder
 from megamod.profiles.errors import MegamodError
 
-PARAM_SIZE = 40  # sizeof(struct kernel_param), include/linux/moduleparam.h, 64 bit
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
@@ -53,13 +51,14 @@ def rename_parameters(
 
 def parameter_names(member: Member, section: Section) -> list[str]:
     """The names in one __param table of *member*, in order."""
-    if section.size % PARAM_SIZE:
-        raise MegamodError(f"{member.file}: __param: {section.size} bytes are no multiple of {PARAM_SIZE}")
+    entry_size = member.architecture.parameter_entry
+    if section.size % entry_size:
+        raise MegamodError(f"{member.file}: __param: {section.size} bytes are no multiple of {entry_size}")
     names: dict[int, str] = {}
     for target, rows in member.relas:
         if target != section.index:
             continue
-        for offset, _kind, symbol, addend in rows[rows["r_offset"] % PARAM_SIZE == 0].tolist():
+        for offset, _kind, symbol, addend in rows[rows["r_offset"] % entry_size == 0].tolist():
             home = int(member.symbols["st_shndx"][symbol])
             at = int(member.symbols["st_value"][symbol]) + addend
             if not 0 < home < len(member.sections) or not 0 <= at < member.sections[home].size:
@@ -69,7 +68,7 @@ def parameter_names(member: Member, section: Section) -> list[str]:
                 raise MegamodError(
                     f"{member.file}: __param+{offset:#x}: the parameter's name is no text: {text[:40]!r}"
                 )
-            names[offset // PARAM_SIZE] = text.decode("ascii")
-    if sorted(names) != list(range(section.size // PARAM_SIZE)):
+            names[offset // entry_size] = text.decode("ascii")
+    if sorted(names) != list(range(section.size // entry_size)):
         raise MegamodError(f"{member.file}: __param: an entry without a name")
     return [names[entry] for entry in sorted(names)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.elf import SHF_ALLOC, SHF_WRITE, Section
 from megamod.initramfs.prelink.options import PrelinkOptions
 
@@ -101,7 +102,12 @@ def is_packed(name: str) -> bool:
     return name in _PACKED
 
 
-def place(section: Section, options: PrelinkOptions, *, own_keys: bool) -> Placement:
+def entry_size(name: str, architecture: Architecture) -> int:
+    """Bytes of an entry of the table *name*, 1 if it is none or its entries differ between kernels."""
+    return architecture.entry_sizes.get(name, ENTRY_SIZES.get(name, 1))
+
+
+def place(section: Section, options: PrelinkOptions, architecture: Architecture, *, own_keys: bool) -> Placement:
     """The merge table's row for *section* under *options*; *own_keys*: some of its static calls are a member's own."""
     name = section.name
     if not section.sh_flags & SHF_ALLOC:
@@ -118,7 +124,7 @@ def place(section: Section, options: PrelinkOptions, *, own_keys: bool) -> Place
         # default, three rounds of interrupts on SMP. A module that has keys of its own has them for speed: it keeps
         # its sites, and so does whoever calls through them.
         return Placement(how=How.DROPPED, why="static calls go through their trampolines")
-    if name in _REBUILT or name.startswith(".note."):
+    if name in _REBUILT or name.startswith(".note.") or name in architecture.placeholders:
         return Placement(how=How.REBUILT, why="rebuilt")
     if name in (".BTF", ".BTF.base"):
         # Split BTF of several modules cannot be concatenated, and a bad one fails the load (kernel/bpf/btf.c

@@ -17,9 +17,11 @@ import numpy as np
 
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.check import check_member
 from megamod.initramfs.prelink.elf import Array, Section, find_section
 from megamod.initramfs.prelink.exports import Export, read_exports
+from megamod.initramfs.prelink.known import architecture_of, known_names
 from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
 
@@ -41,7 +43,9 @@ class Member:
 
     name: str
     file: str
+    architecture: Architecture
     machine: int
+    e_flags: int
     sections: tuple[Section, ...]
     symbols: Array
     strings: bytes
@@ -82,26 +86,28 @@ def read_members(paths: Iterable[Path]) -> list[Member]:
 def read_member(image: bytes, *, file: str) -> Member:
     """Parse the bytes of one plain ``.ko``; raise MegamodError naming *file* and the place of anything wrong."""
     image = strip_signature(image, file=file)
-    machine, sections = _read_sections(image, file)
+    architecture, e_flags, sections = _read_sections(image, file)
     symtab = _only(sections, elf.SHT_SYMTAB, "symbol table", file)
     strings = _strings(sections, symtab, file)
-    symbols = _table(symtab, elf.SYM64, file)
+    symbols = _read_symbols(symtab, architecture, file)
     _check_symbols(symbols, sections, strings, file)
-    relas = _read_relas(sections, symtab, len(symbols), file)
+    relas = _read_relas(sections, symtab, len(symbols), architecture, file)
     modinfo = _read_modinfo(sections, file)
     name = _read_name(modinfo, file)
     _required(modinfo, "vermagic", file)
     this_module = find_section(sections, THIS_MODULE)
     if this_module is None:
         raise MegamodError(f"{file}: no {THIS_MODULE} section", hint="this is an object file, not a kernel module")
-    versions, has_versions, extended = _read_versions(sections, file)
+    versions, has_versions, extended = _read_versions(sections, architecture.word, file)
     undefined = np.flatnonzero((symbols["st_shndx"] == elf.SHN_UNDEF) & (symbols["st_name"] != 0))
     imports = {int(i): _string(strings, int(symbols["st_name"][i])) for i in undefined}
     weak = symbols["st_info"][undefined] >> 4 == elf.STB_WEAK
     member = Member(
         name=name,
         file=file,
-        machine=machine,
+        architecture=architecture,
+        machine=architecture.machine,
+        e_flags=e_flags,
         sections=sections,
         symbols=symbols,
         strings=strings,
@@ -112,7 +118,7 @@ def read_member(image: bytes, *, file: str) -> Member:
         has_extended_versions=extended,
         imports=imports,
         weak_imports=frozenset(int(i) for i in undefined[weak]),
-        exports=read_exports(sections, symbols, strings, relas, file),
+        exports=read_exports(sections, symbols, strings, relas, architecture, file),
         init=_find_init(this_module, sections, symbols, strings, relas, file),
         this_module=this_module.index,
         name_offset=_find_name(this_module, _required(modinfo, "name", file), file),
@@ -132,26 +138,36 @@ def strip_signature(image: bytes, *, file: str) -> bytes:
     return image[: body - length]
 
 
-def _read_sections(image: bytes, file: str) -> tuple[int, tuple[Section, ...]]:
-    if len(image) < elf.EHDR64.itemsize or image[:4] != b"\x7fELF":
+def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Section, ...]]:
+    if len(image) < elf.EHDR32.itemsize or image[:4] != b"\x7fELF":
         raise MegamodError(f"{file}: not an ELF file ({len(image)} bytes)", hint="a kernel module (.ko) is expected")
-    if image[4] != 2 or image[5] != 1:
-        raise MegamodError(f"{file}: ELF class {image[4]}, byte order {image[5]}: only 64-bit little-endian is known")
-    header = np.frombuffer(image, elf.EHDR64, count=1)[0]
+    records = elf.CLASSES.get(image[4])
+    if records is None or image[5] != 1:
+        raise MegamodError(f"{file}: ELF class {image[4]}, byte order {image[5]}: only little-endian is known")
+    if len(image) < records.header.itemsize:
+        raise MegamodError(f"{file}: ELF header: {len(image)} bytes", hint="the file is truncated")
+    header = np.frombuffer(image, records.header, count=1)[0]
     machine, kind = int(header["e_machine"]), int(header["e_type"])
     if kind != elf.ET_REL:
         what = {elf.ET_EXEC: "an executable", elf.ET_DYN: "a shared object"}.get(kind, f"ELF type {kind}")
         raise MegamodError(f"{file}: {what}, not a relocatable", hint="a kernel module (.ko) is expected")
+    architecture = architecture_of(machine)
+    if architecture is None or architecture.bits != 32 * image[4]:
+        name = elf.MACHINE_NAMES.get(machine, f"ELF machine {machine}")
+        raise MegamodError(
+            f"{file}: built for {name}, {32 * image[4]} bits, which cannot be linked", hint=f"{known_names()} can"
+        )
     shoff, count = int(header["e_shoff"]), int(header["e_shnum"])
-    if int(header["e_shentsize"]) != elf.SHDR64.itemsize or not 1 < count < elf.SHN_LORESERVE:
+    if int(header["e_shentsize"]) != records.section.itemsize or not 1 < count < elf.SHN_LORESERVE:
         raise MegamodError(f"{file}: ELF header: {count} section headers of {int(header['e_shentsize'])} bytes")
-    if shoff + count * elf.SHDR64.itemsize > len(image):
+    if shoff + count * records.section.itemsize > len(image):
         raise MegamodError(
             f"{file}: ELF header: the section table at {shoff:#x} ends beyond the file ({len(image)} bytes)",
             hint="the file is truncated",
         )
-    rows = np.frombuffer(image, elf.SHDR64, count=count, offset=shoff).tolist()
-    return machine, tuple(_sections_of(memoryview(image), rows, int(header["e_shstrndx"]), file))
+    rows = np.frombuffer(image, records.section, count=count, offset=shoff).tolist()
+    sections = tuple(_sections_of(memoryview(image), rows, int(header["e_shstrndx"]), file))
+    return architecture, int(header["e_flags"]), sections
 
 
 def _sections_of(image: memoryview, rows: Sequence[tuple[int, ...]], shstrndx: int, file: str) -> Iterable[Section]:
@@ -210,6 +226,17 @@ def _table(section: Section, dtype: np.dtype[Any], file: str) -> Array:
     return np.frombuffer(section.data, dtype)
 
 
+def _read_symbols(symtab: Section, architecture: Architecture, file: str) -> Array:
+    """The symbol table, as SYM64 records whatever the class."""
+    table = _table(symtab, elf.CLASSES[architecture.bits // 32].symbol, file)
+    if table.dtype == elf.SYM64:
+        return table
+    symbols = np.zeros(len(table), elf.SYM64)
+    for column in table.dtype.names or ():
+        symbols[column] = table[column]
+    return symbols
+
+
 def _strings(sections: Sequence[Section], symtab: Section, file: str) -> bytes:
     table = sections[symtab.sh_link]
     data = bytes(table.data)
@@ -236,9 +263,13 @@ def _check_symbols(symbols: Array, sections: Sequence[Section], strings: bytes, 
 
 
 def _read_relas(
-    sections: Sequence[Section], symtab: Section, symbol_count: int, file: str
+    sections: Sequence[Section], symtab: Section, symbol_count: int, architecture: Architecture, file: str
 ) -> tuple[tuple[int, Array], ...]:
-    """Relocations of SHF_ALLOC sections, one table for each; those of debug sections are nobody's business here."""
+    """Relocations of SHF_ALLOC sections, one RELA64 table for each; those of debug sections are nobody's business here.
+
+    Where addends are in place, r_addend is what a plain data field holds; instructions keep theirs (it is 0 here).
+    """
+    records = elf.CLASSES[architecture.bits // 32]
     found: dict[int, list[Array]] = {}
     for section in sections:
         if section.sh_type not in (elf.SHT_RELA, elf.SHT_REL):
@@ -248,9 +279,12 @@ def _read_relas(
         target = sections[section.sh_info]
         if not target.alloc or section.size == 0:
             continue
-        if section.sh_type == elf.SHT_REL or section.sh_link != symtab.index:
-            raise MegamodError(f"{file}: {section.name}: not a RELA table on the module's symbol table")
-        table = _table(section, elf.RELA64, file)
+        if section.sh_type != records.table or section.sh_link != symtab.index:
+            what = records.prefix.removeprefix(".").upper()
+            raise MegamodError(f"{file}: {section.name}: not a {what} table on the module's symbol table")
+        table = _table(section, records.relocation, file)
+        if records.relocation == elf.REL32:
+            table = _with_addends(table, target, architecture)
         if int(table["r_sym"].max()) >= symbol_count:
             bad = int(np.argmax(table["r_sym"] >= symbol_count))
             raise MegamodError(f"{file}: {section.name}: entry {bad} names symbol {int(table['r_sym'][bad])}, no such")
@@ -262,6 +296,18 @@ def _read_relas(
         found.setdefault(target.index, []).append(table)
     # Several may apply to one section (the kernel takes them in turn); nothing here needs them apart.
     return tuple((index, parts[0] if len(parts) == 1 else np.concatenate(parts)) for index, parts in found.items())
+
+
+def _with_addends(table: Array, target: Section, architecture: Architecture) -> Array:
+    """REL records as RELA64 ones."""
+    rows = np.zeros(len(table), elf.RELA64)
+    rows["r_offset"], rows["r_type"], rows["r_sym"] = table["r_offset"], table["r_info"] & 0xFF, table["r_info"] >> 8
+    content = np.frombuffer(target.data, np.uint8)
+    plain = [kind for kind, known in architecture.relocations.items() if known.width == 4 and known.encode is None]
+    data = np.flatnonzero(np.isin(rows["r_type"], plain) & (rows["r_offset"].astype(np.int64) + 4 <= len(content)))
+    octets = content[rows["r_offset"][data].astype(np.int64)[:, None] + np.arange(4)]
+    rows["r_addend"][data] = np.ascontiguousarray(octets).view("<i4")[:, 0]
+    return rows
 
 
 def _read_modinfo(sections: Sequence[Section], file: str) -> tuple[tuple[str, str], ...]:
@@ -288,15 +334,16 @@ def _read_name(modinfo: Sequence[tuple[str, str]], file: str) -> str:
     return name.replace("-", "_")
 
 
-def _read_versions(sections: Sequence[Section], file: str) -> tuple[dict[str, int], bool, bool]:
-    """CRCs of the imports: __versions (struct modversion_info, 64 bytes) and, from 6.14, the extended pair.
+def _read_versions(sections: Sequence[Section], word: int, file: str) -> tuple[dict[str, int], bool, bool]:
+    """CRCs of the imports: __versions (struct modversion_info, a long and 64 bytes in all) and, from 6.14, the extended
+    pair.
 
     Source: kernel/module/version.c check_version() and modversion_ext_start().
     """
     versions: dict[str, int] = {}
     table = find_section(sections, "__versions")
     if table is not None:
-        entries = _table(table, np.dtype([("crc", "<u8"), ("name", "S56")]), file)
+        entries = _table(table, np.dtype([("crc", f"<u{word}"), ("name", f"S{64 - word}")]), file)
         versions = {name.decode("utf-8", "backslashreplace"): int(crc) for crc, name in entries.tolist()}
     crcs, names = find_section(sections, "__version_ext_crcs"), find_section(sections, "__version_ext_names")
     if crcs is None or names is None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import PAGE, Reach, RelocationType
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.layout import Layout, Pieces
 from megamod.initramfs.prelink.merge import Tables
@@ -25,19 +26,30 @@ def relocate(tables: Tables, layout: Layout, found: Scan) -> tuple[Array, ...]:
     rows = np.flatnonzero(found.trace)
     for output, picked in _by_output(found.output, rows):
         _silence(contents[output], picked, tables, found)
-    for kind, known in x86_64.RELOCATIONS.items():
+    architecture = tables.architecture
+    for kind, known in architecture.relocations.items():
         if not known.width:
             continue
         rows = np.flatnonzero(found.now & (found.type == kind))
-        value = found.value[rows] - (found.place[rows] if known.pc_relative else 0)
-        _check_range(tables, rows, value, known)
+        _check_range(tables, rows, _values(known, rows, found), known)
         for output, picked in _by_output(found.output, rows):
-            chosen = found.value[picked] - (found.place[picked] if known.pc_relative else 0)
-            _write(contents[output], found.place[picked], chosen, known.width)
-        rows = np.flatnonzero(found.kernel & (found.type == kind))
-        for output, picked in _by_output(found.output, rows):
-            _check_zero(contents[output], picked, known.width, tables, found)
+            _write(contents[output], found.place[picked], _values(known, picked, found), known)
+        if architecture.zero_fields:
+            rows = np.flatnonzero(found.kernel & (found.type == kind))
+            for output, picked in _by_output(found.output, rows):
+                _check_zero(contents[output], picked, known.width, tables, found)
     return contents
+
+
+def _values(known: RelocationType, rows: Array, found: Scan) -> Array:
+    """What the fields of one type hold, before it is encoded; place and value are distances from the same section's
+    start, or from a page's."""
+    value: Array = found.value[rows]
+    if known.reach is Reach.RELATIVE:
+        return value - found.place[rows]
+    if known.reach is Reach.PAGE:
+        return (value & -PAGE) - (found.place[rows] & -PAGE)
+    return value & (PAGE - 1) if known.reach is Reach.OFFSET else value
 
 
 def _fill(tables: Tables, layout: Layout, number: int) -> Array:
@@ -71,17 +83,26 @@ def _by_output(output: Array, rows: Array) -> Sequence[tuple[int, Array]]:
 
 
 def _silence(content: Array, rows: Array, tables: Tables, found: Scan) -> None:
-    """``call __fentry__`` becomes the 5-byte NOP that ftrace would have written."""
-    places = found.place[rows]
-    # The opcode must be this section's, not the end of what lies before it.
-    wrong = (tables.relocations.offset[rows] < 1) | (content[np.maximum(places - 1, 0)] != x86_64.CALL_OPCODE)
+    """The call that starts a traceable function becomes the NOP that ftrace would have written."""
+    call = tables.architecture.trace_call
+    assert call is not None
+    places, size = found.place[rows] - call.before, len(call.nop)
+    # The instruction must be this section's, not the end of what lies before it.
+    wrong = tables.relocations.offset[rows] < call.before
+    words = np.zeros(len(rows), np.uint64)
+    for at in range(min(size, 4)):
+        words |= content[np.maximum(places, 0) + at].astype(np.uint64) << np.uint64(8 * at)
+    wrong |= words & np.uint64(call.mask) != call.value
     if wrong.any():
         raise MegamodError(f"{site(tables, int(rows[np.argmax(wrong)]))}: not a call instruction")
-    content[places[:, None] - 1 + np.arange(5)] = np.frombuffer(x86_64.TRACE_NOP, np.uint8)
+    content[places[:, None] + np.arange(size)] = np.frombuffer(call.nop, np.uint8)
 
 
-def _check_range(tables: Tables, rows: Array, value: Array, known: x86_64.RelocationType) -> None:
-    if known.width == 8:
+def _check_range(tables: Tables, rows: Array, value: Array, known: RelocationType) -> None:
+    if known.multiple > 1 and (value % known.multiple).any():
+        at = int(np.argmax(value % known.multiple))
+        raise MegamodError(f"{site(tables, int(rows[at]))}: value {int(value[at])} is no multiple of {known.multiple}")
+    if known.high > (1 << 63) - 1:
         return
     wrong = (value < known.low) | (value >= known.high)
     if wrong.any():
@@ -92,9 +113,13 @@ def _check_range(tables: Tables, rows: Array, value: Array, known: x86_64.Reloca
         )
 
 
-def _write(content: Array, places: Array, value: Array, width: int) -> None:
-    octets = value.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
-    content[places[:, None] + np.arange(width)] = octets
+def _write(content: Array, places: Array, value: Array, known: RelocationType) -> None:
+    at = places[:, None] + np.arange(known.width)
+    if known.encode is not None:
+        octets = np.zeros((len(places), 8), np.uint8)
+        octets[:, : known.width] = content[at]
+        value = known.encode(octets.view("<u8")[:, 0], value)
+    content[at] = value.astype("<i8").view(np.uint8).reshape(-1, 8)[:, : known.width]
 
 
 def _check_zero(content: Array, rows: Array, width: int, tables: Tables, found: Scan) -> None:

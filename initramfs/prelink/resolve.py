@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.exports import Export, reserved
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
@@ -73,16 +73,18 @@ def resolve(members: Sequence[Member], *, allow_taint: bool = False) -> Resoluti
 
 def _check_same_build(members: Sequence[Member]) -> None:
     first = members[0]
-    if first.machine != x86_64.MACHINE:
-        raise MegamodError(
-            f"{first.file}: built for {machine_name(first.machine)}, which cannot be linked yet", hint="x86_64 can"
-        )
     known: dict[str, Member] = {}
     for member in members:
         if member.machine != first.machine:
             raise MegamodError(
                 f"{member.file}: built for {machine_name(member.machine)}, {first.file} for "
                 f"{machine_name(first.machine)}",
+                hint="take all modules from one lib/modules folder",
+            )
+        if member.e_flags != first.e_flags:
+            # What the code may expect of the machine: arm's ABI version, riscv's float ABI (psABI of each).
+            raise MegamodError(
+                f"{member.file}: ELF header: e_flags {member.e_flags:#x}, {first.file} has {first.e_flags:#x}",
                 hint="take all modules from one lib/modules folder",
             )
         if member.info("vermagic") != first.info("vermagic"):

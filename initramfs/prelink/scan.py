@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.initramfs.prelink import x86_64
+from megamod.initramfs.prelink.architecture import PAGE, WIDEST, Architecture, Reach
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.layout import Layout
 from megamod.initramfs.prelink.merge import ABSOLUTE, NOTHING, Relocations, Tables
@@ -42,10 +42,10 @@ class Scan:
 
 def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     """Classify all relocations; raise MegamodError for one that cannot be linked."""
-    rows = tables.relocations
-    _check_types(tables, rows)
+    rows, architecture = tables.relocations, tables.architecture
+    _check_types(tables, rows, architecture)
     place = layout.offset[rows.section] + rows.offset
-    gone = rows.type == x86_64.R_NONE
+    gone = rows.type == architecture.none
     for number, pieces in layout.pieces.items():
         at = rows.of(number)
         moved = pieces.targets[rows.offset[at] // pieces.size]
@@ -60,8 +60,7 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     _check_targets(tables, rows, home, target, gone, layout)
     output = tables.section_output[rows.section]
     trace = _trace_calls(tables, rows, imported) if options.tracing == "off" else np.zeros(len(rows.type), bool)
-    relative = np.isin(rows.type, [t for t, kind in x86_64.RELOCATIONS.items() if kind.pc_relative])
-    now = ~gone & ~trace & ((relative & inside & (output == target)) | (~relative & (home == ABSOLUTE)))
+    now = ~gone & ~trace & _known(tables, rows, place, output, target, inside, home)
     kernel = ~gone & ~trace & ~now
     used = np.zeros(len(tables.imports), bool)
     used[imported[kernel & (imported >= 0)]] = True
@@ -79,11 +78,30 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     )
 
 
+def _known(
+    tables: Tables, rows: Relocations, place: Array, output: Array, target: Array, inside: Array, home: Array
+) -> Array:
+    """Which values are known at build time, by what each type depends on."""
+    architecture = tables.architecture
+    same = inside & (output == target)
+    known: Array = np.isin(rows.type, architecture.of(Reach.ABSOLUTE)) & (home == ABSOLUTE)
+    known |= np.isin(rows.type, architecture.of(Reach.RELATIVE)) & same
+    if paged := architecture.of(Reach.PAGE, Reach.OFFSET):
+        # merge has put every output that such a field refers to at the start of a page.
+        starts = np.array([o.sh_addralign % PAGE == 0 for o in tables.outputs], bool)
+        known |= np.isin(rows.type, architecture.of(Reach.OFFSET)) & inside & starts[np.maximum(target, 0)]
+        pages = np.isin(rows.type, paged) & ~np.isin(rows.type, architecture.of(Reach.OFFSET))
+        # Cortex-A53 erratum 843419: the kernel may have to move an ADRP in the last two words of a page elsewhere
+        # (arch/arm64/kernel/module.c reloc_insn_adrp(), 6.1), so it is left to it.
+        known |= pages & same & starts[output] & (place % PAGE < PAGE - 8)
+    return known
+
+
 def site(tables: Tables, row: int) -> str:
     """``ext4.ko: .text+0x1c: PC32 against foo``, for messages."""
     rows = tables.relocations
     member, section = tables.where(int(rows.section[row]))
-    kind = x86_64.RELOCATIONS.get(int(rows.type[row]))
+    kind = tables.architecture.relocations.get(int(rows.type[row]))
     name = kind.name if kind else f"relocation type {int(rows.type[row])}"
     symbol = int(rows.symbol[row])
     number = int(np.searchsorted(tables.symbol_base, symbol, side="right")) - 1
@@ -94,11 +112,11 @@ def site(tables: Tables, row: int) -> str:
     return f"{member.file}: {section.name}+{int(rows.offset[row]):#x}: {name} against {text or 'nothing'}{addend}"
 
 
-def _check_types(tables: Tables, rows: Relocations) -> None:
-    widths = np.full(256, -1, np.int64)
-    for kind, known in x86_64.RELOCATIONS.items():
+def _check_types(tables: Tables, rows: Relocations, architecture: Architecture) -> None:
+    widths = np.full(WIDEST + 1, -1, np.int64)
+    for kind, known in architecture.relocations.items():
         widths[kind] = known.width
-    width = widths[np.minimum(rows.type, 255)]
+    width = widths[np.minimum(rows.type, WIDEST)]
     if (width < 0).any():
         raise MegamodError(f"{site(tables, int(np.argmax(width < 0)))}: a relocation type the kernel does not know")
     sizes = np.array([section.size for member in tables.members for section in member.sections], np.int64)
@@ -120,16 +138,17 @@ def _check_targets(tables: Tables, rows: Relocations, home: Array, target: Array
     moved = np.isin(home, list(layout.pieces)) & ~gone
     if moved.any():
         raise MegamodError(f"{site(tables, int(np.argmax(moved)))}: it refers into a table that is sorted anew")
-    relative = np.isin(rows.type, [t for t, kind in x86_64.RELOCATIONS.items() if kind.pc_relative])
+    relative = np.isin(rows.type, tables.architecture.of(Reach.RELATIVE, Reach.PAGE))
     absolute = ~gone & relative & (home == ABSOLUTE)
     if absolute.any():
         raise MegamodError(f"{site(tables, int(np.argmax(absolute)))}: the distance to an absolute value is unknown")
 
 
 def _trace_calls(tables: Tables, rows: Relocations, imported: Array) -> Array:
-    """Sites of ``call __fentry__``: all branch relocations against it (pass 8 looks at the opcode)."""
-    if x86_64.TRACE_CALL not in tables.imports:
+    """Sites of the trace call: all branch relocations against it (pass 8 looks at the instruction)."""
+    call = tables.architecture.trace_call
+    if call is None or call.symbol not in tables.imports:
         return np.zeros(len(rows.type), bool)
-    against = imported == tables.imports.index(x86_64.TRACE_CALL)
-    calls: Array = against & np.isin(rows.type, [x86_64.R_PLT32, x86_64.R_PC32])
+    against = imported == tables.imports.index(call.symbol)
+    calls: Array = against & np.isin(rows.type, list(call.types))
     return calls

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from megamod.initramfs.prelink import elf, x86_64
+from megamod.initramfs.prelink import elf
+from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.elf import Section
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 
@@ -20,7 +21,9 @@ from megamod.initramfs.prelink.read import THIS_MODULE, Member
 class Builder:
     """Collects sections, symbols and relocations of the glue."""
 
+    architecture: Architecture
     names: list[str] = field(default_factory=lambda: [""])
+    copies: dict[str, Section] = field(default_factory=dict)
     data: list[bytearray] = field(default_factory=lambda: [bytearray()])
     # st_name, st_shndx, st_info, st_size; all values are 0
     symbols: list[tuple[int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0)])
@@ -36,6 +39,12 @@ class Builder:
         self.symbols.append((0, index, elf.STT_SECTION, 0))
         self.section_symbols[index] = len(self.symbols) - 1
         return index
+
+    def copy(self, section: Section) -> None:
+        """A section with the contents and the header of a member's."""
+        self.add(section.name)
+        self.buffer(section.name)[:] = section.data
+        self.copies[section.name] = section
 
     def index(self, name: str) -> int:
         return self.names.index(name)
@@ -57,8 +66,9 @@ class Builder:
     def relocate(self, section: str, offset: int, kind: int, symbol: int, addend: int = 0) -> None:
         self.relas.setdefault(self.index(section), []).append((offset, kind, symbol, addend))
 
-    def point(self, section: str, offset: int, target: str, addend: int, kind: int = x86_64.R_64) -> None:
-        """Relocate *section*+*offset* against a section of the glue."""
+    def point(self, section: str, offset: int, target: str, addend: int, kind: int | None = None) -> None:
+        """Relocate *section*+*offset* against a section of the glue, by default with a pointer."""
+        kind = self.architecture.pointer if kind is None else kind
         self.relocate(section, offset, kind, self.section_symbols[self.index(target)], addend)
 
     def text(self, value: str) -> int:
@@ -70,27 +80,28 @@ class Builder:
 
     def parameter(self, name: str, permission: int, array: int) -> None:
         """A struct kernel_param with param_array_ops over the kparam_array at .rodata+*array*."""
-        table = self.buffer("__param")
+        table, word = self.buffer("__param"), self.architecture.word
         at = len(table)
-        table += struct.pack("<QQQHbBxxxxQ", 0, 0, 0, permission, -1, 0, 0)
+        table += bytes(3 * word) + struct.pack("<HbB", permission, -1, 0)
+        table += bytes(-len(table) % word + word)
         self.point("__param", at, ".rodata", self.text(name))
-        self.point("__param", at + 8, THIS_MODULE, 0)
-        self.relocate("__param", at + 16, x86_64.R_64, self.undefined("param_array_ops"))
-        self.point("__param", at + 32, ".rodata", array)
+        self.point("__param", at + word, THIS_MODULE, 0)
+        self.relocate("__param", at + 2 * word, self.architecture.pointer, self.undefined("param_array_ops"))
+        self.point("__param", len(table) - word, ".rodata", array)
 
     def array(self, elements: int, size: int, operations: str, data: int, count: int | None) -> int:
         """A struct kparam_array in .rodata over .data+*data*; *count* is where the kernel stores how many were set."""
-        rodata = self.buffer(".rodata")
+        rodata, word = self.buffer(".rodata"), self.architecture.word
         rodata += bytes(-len(rodata) % 8)
         at = len(rodata)
-        rodata += struct.pack("<IIQQQ", elements, size, 0, 0, 0)
+        rodata += struct.pack("<II", elements, size) + bytes(3 * word)
         if count is not None:
             self.point(".rodata", at + 8, ".data", count)
-        self.relocate(".rodata", at + 16, x86_64.R_64, self.undefined(operations))
-        self.point(".rodata", at + 24, ".data", data)
+        self.relocate(".rodata", at + 8 + word, self.architecture.pointer, self.undefined(operations))
+        self.point(".rodata", at + 8 + 2 * word, ".data", data)
         return at
 
-    def build(self, name: str, machine: int, this_module: int, crcs: Mapping[str, int]) -> Member:
+    def build(self, name: str, this_module: int, crcs: Mapping[str, int]) -> Member:
         sections = tuple(self._section(index) for index in range(len(self.names)))
         table = np.zeros(len(self.symbols), elf.SYM64)
         for column, values in zip(
@@ -105,7 +116,9 @@ class Builder:
         return Member(
             name=name,
             file="glue",
-            machine=machine,
+            architecture=self.architecture,
+            machine=self.architecture.machine,
+            e_flags=0,
             sections=sections,
             symbols=table,
             strings=bytes(self.strings),
@@ -124,6 +137,9 @@ class Builder:
 
     def _section(self, index: int) -> Section:
         name = self.names[index]
+        if name in self.copies:
+            data = memoryview(bytes(self.data[index]))
+            return replace(self.copies[name], index=index, sh_link=0, sh_info=0, data=data)
         kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
         flags = {".init.text": elf.SHF_EXECINSTR, ".data": elf.SHF_WRITE, THIS_MODULE: elf.SHF_WRITE}.get(name, 0)
         align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}

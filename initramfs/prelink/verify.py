@@ -8,20 +8,18 @@ expectations from the members' own files. A megamodule that fails here is never 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from megamod.initramfs.prelink.elf import Array
-from megamod.initramfs.prelink.policy import ENTRY_SIZES, is_packed
+from megamod.initramfs.prelink.machines import MACHINES, Machine
+from megamod.initramfs.prelink.policy import is_packed
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.reread import RELA, Written, failure, place_of, reread, symbol_name, text_at
 
-_MODVERSION = np.dtype([("crc", "<u8"), ("name", "S56")])
-# arch/x86/kernel/module.c apply_relocate_add(): type → bytes that must be zero.
-_WIDTH = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
 _UNIQUE = ("init_module",)
 
 
@@ -29,21 +27,30 @@ def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) 
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
     name = str(link_map["name"])
     read = reread(data, name)
-    _check_sections(read)
-    _check_relocations(read)
-    _check_struct_module(read, members)
+    machine = MACHINES[members[0].machine]
+    _check_header(read, members)
+    _check_sections(read, members, machine)
+    _check_relocations(read, machine)
+    _check_struct_module(read, members, machine)
     _check_modinfo(read, members)
-    _check_exports(read, members)
+    _check_exports(read, members, machine)
     _check_versions(read, members)
     _check_parameters(read, members)
-    _check_pairs(read)
-    _check_bytes(read, members, link_map)
-    _check_order(read, members, link_map)
+    _check_pairs(read, machine)
+    _check_bytes(read, members, link_map, machine)
+    _check_order(read, members, link_map, machine)
     return _remarks(members)
 
 
-def _check_sections(read: Written) -> None:
-    """Names unique among SHF_ALLOC ones, nothing writable and executable, tables of whole entries, no BTF."""
+def _check_header(read: Written, members: Sequence[Member]) -> None:
+    """Of the members' class, with their flags."""
+    if {(member.architecture.bits, member.e_flags) for member in members} != {(read.bits, read.flags)}:
+        raise failure(read.name, f"ELF header: {read.bits} bits, flags {read.flags:#x}: not the members'")
+
+
+def _check_sections(read: Written, members: Sequence[Member], machine: Machine) -> None:
+    """Names unique among SHF_ALLOC ones, nothing writable and executable, tables of whole entries, no BTF, and the
+    placeholders that the kernel fills, if a member has them."""
     if len(read.sections) >= 0xFF00:
         raise failure(read.name, f"{len(read.sections)} sections")
     seen: set[str] = set()
@@ -55,27 +62,31 @@ def _check_sections(read: Written) -> None:
         seen.add(section.name)
         if section.flags & 5 == 5:
             raise failure(read.name, f"{section.name} is writable and executable")
-        if section.name in ENTRY_SIZES and section.size % ENTRY_SIZES[section.name]:
-            raise failure(
-                read.name, f"{section.name}: {section.size} bytes are no whole entries of {ENTRY_SIZES[section.name]}"
-            )
+        entry = machine.entry(section.name)
+        if section.size % entry:
+            raise failure(read.name, f"{section.name}: {section.size} bytes are no whole entries of {entry}")
         if section.name in (".BTF", ".BTF.base"):
             raise failure(read.name, "BTF was not dropped")
+    for name in machine.placeholders:
+        sizes = {found.size for member in members if (found := member.section(name)) is not None}
+        if sizes and (name not in read.by_name or read.by_name[name].size not in sizes):
+            raise failure(read.name, f"{name} is missing, the kernel would refuse the file")
+    code = sum(s.size for s in read.sections if s.flags & 6 == 6 and not s.name.startswith((".init", ".exit")))
+    if code > machine.code_limit:
+        raise failure(read.name, f"{code} bytes of code")
     percpu = read.by_name.get(".data..percpu")
     if percpu is not None and (percpu.size > 8192 or percpu.align > 4096):
         raise failure(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
 
 
-def _check_relocations(read: Written) -> None:
-    """Each in bounds, of a type the kernel knows, against a real symbol, over zeros, and no two on one byte."""
+def _check_relocations(read: Written, machine: Machine) -> None:
+    """Each in bounds, of a type the kernel knows, against a real symbol, over zeros where it wants them, and no two on
+    one byte but those that add to it."""
     for target, rows in read.relocations.items():
         section = read.sections[target]
         if not section.flags & 2 or section.kind == "SHT_NOBITS":
             raise failure(read.name, f"relocations for {section.name}, which holds no bytes")
-        widths = np.zeros(256, np.int64)
-        for kind, width in _WIDTH.items():
-            widths[kind] = width
-        width = widths[np.minimum(rows["type"], 255)]
+        width = machine.width_of(rows["type"])
         if not width.all():
             raise failure(read.name, f"{section.name}: relocation type {int(rows['type'][np.argmin(width)])}")
         if (rows["symbol"] == 0).any() or int(rows["symbol"].max()) >= len(read.symbols):
@@ -83,19 +94,20 @@ def _check_relocations(read: Written) -> None:
         start = rows["offset"].astype(np.int64)
         if (start + width > section.size).any():
             raise failure(read.name, f"{section.name}: a relocation ends outside the section")
-        order = np.argsort(start, kind="stable")
+        alone = ~np.isin(rows["type"], list(machine.stacking))
+        order = np.flatnonzero(alone)[np.argsort(start[alone], kind="stable")]
         overlap = start[order][1:] < (start + width)[order][:-1]
         if overlap.any():
             raise failure(read.name, f"{section.name}+{int(start[order][1:][np.argmax(overlap)]):#x}: two relocations")
         content = np.frombuffer(section.data, np.uint8)
-        for size in (4, 8):
+        for size in (4, 8) if machine.over_zeros else ():
             places = start[width == size]
             field = content[places[:, None] + np.arange(size)].any(axis=1)
             if field.any():
                 raise failure(read.name, f"{section.name}+{int(places[np.argmax(field)]):#x}: bytes under a relocation")
 
 
-def _check_struct_module(read: Written, members: Sequence[Member]) -> None:
+def _check_struct_module(read: Written, members: Sequence[Member], machine: Machine) -> None:
     """One struct module of the members' size, our name in it, its init pointing to code that starts as members' do."""
     section = read.by_name.get(".gnu.linkonce.this_module")
     if section is None or section.size != members[0].sections[members[0].this_module].size:
@@ -119,9 +131,9 @@ def _check_struct_module(read: Written, members: Sequence[Member]) -> None:
     if int(rows[0]["offset"]) not in inits or not read.sections[home].flags & 4:
         raise failure(read.name, "struct module's init does not point to code")
     starts = [bytes(m.sections[m.init[0]].data[m.init[1] : m.init[1] + 4]) for m in members if m.init is not None]
-    endbr = b"\xf3\x0f\x1e\xfa"
-    if endbr in starts and bytes(read.sections[home].data[offset : offset + 4]) != endbr:
-        raise failure(read.name, "the glue does not start with endbr64")
+    landing = [pad for pad in machine.landing_pads if pad in starts]
+    if landing and bytes(read.sections[home].data[offset : offset + 4]) not in machine.landing_pads:
+        raise failure(read.name, f"the glue does not start with a landing pad such as {landing[0].hex()}")
 
 
 def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
@@ -142,7 +154,7 @@ def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
         raise failure(read.name, ".modinfo: namespaces")
 
 
-def _check_exports(read: Written, members: Sequence[Member]) -> None:
+def _check_exports(read: Written, members: Sequence[Member], machine: Machine) -> None:
     """Sorted as bsearch needs them, and each with its member's CRC, in the GPL table if it was there."""
     expected = {e.name: e for m in members for e in m.exports}
     found: dict[str, bool] = {}
@@ -151,8 +163,10 @@ def _check_exports(read: Written, members: Sequence[Member]) -> None:
         if section is None or not section.size:
             continue
         rows = read.relocations.get(section.index, np.empty(0, RELA))
-        names = {int(r["offset"]) // 12: text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % 12 == 4]}
-        ordered = [names.get(i, "") for i in range(section.size // 12)]
+        entry = machine.entry(table)
+        named = rows[rows["offset"] % entry == entry // 3]
+        names = {int(r["offset"]) // entry: text_at(read, *place_of(read, r)) for r in named}
+        ordered = [names.get(i, "") for i in range(section.size // entry)]
         encoded = [n.encode() for n in ordered]
         if any(a >= b for a, b in pairwise(encoded)) or "" in names.values():
             raise failure(read.name, f"{table} is not sorted")
@@ -177,7 +191,9 @@ def _check_versions(read: Written, members: Sequence[Member]) -> None:
     if not any(m.has_versions for m in members):
         return
     section = read.by_name.get("__versions")
-    table = np.frombuffer(section.data, _MODVERSION).tolist() if section is not None else []
+    word = read.bits // 8
+    record = np.dtype([("crc", f"<u{word}"), ("name", f"S{64 - word}")])
+    table = np.frombuffer(section.data, record).tolist() if section is not None else []
     versions = {name.decode(): crc for crc, name in table}
     if len(versions) < len(table):
         raise failure(read.name, "__versions: an entry twice")
@@ -207,30 +223,32 @@ def _check_versions(read: Written, members: Sequence[Member]) -> None:
 def _check_parameters(read: Written, members: Sequence[Member]) -> None:
     """Names unique, one entry for each of the members'."""
     section = read.by_name.get("__param")
-    expected = sum(s.size // 40 for m in members for s in m.sections if s.name == "__param" and s.alloc)
+    entry = 40 if read.bits == 64 else 20
+    expected = sum(s.size // entry for m in members for s in m.sections if s.name == "__param" and s.alloc)
     if section is None:
         if expected:
             raise failure(read.name, "__param is lost")
         return
     rows = read.relocations[section.index]
     rows = rows[np.argsort(rows["offset"], kind="stable")]
-    names = [text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % 40 == 0]]
-    visible = [
-        name for place, name in enumerate(names) if struct.unpack_from("<H", section.data, 40 * place + 24)[0] & 0o777
+    names = [text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % entry == 0]]
+    permissions = [
+        struct.unpack_from("<H", section.data, at + 3 * read.bits // 8)[0] for at in range(0, section.size, entry)
     ]
-    if len(names) != section.size // 40 or len(set(visible)) != len(visible) or "" in names:
+    visible = [name for name, permission in zip(names, permissions, strict=False) if permission & 0o777]
+    if len(names) != section.size // entry or len(set(visible)) != len(visible) or "" in names:
         raise failure(read.name, "__param: names are missing or not unique")
     if len([n for n in names if "." in n]) != expected:
         raise failure(read.name, f"__param: {len(names)} entries, the members have {expected}")
 
 
-def _check_pairs(read: Written) -> None:
+def _check_pairs(read: Written, machine: Machine) -> None:
     """Tables that are read by the same index have the same number of entries."""
     for one, size_one, other, size_other in (
         (".orc_unwind", 6, ".orc_unwind_ip", 4),
-        ("__ksymtab", 12, "__kcrctab", 4),
-        ("__ksymtab_gpl", 12, "__kcrctab_gpl", 4),
-        ("__ksymtab", 12, "__kflagstab", 1),
+        ("__ksymtab", machine.entry("__ksymtab"), "__kcrctab", 4),
+        ("__ksymtab_gpl", machine.entry("__ksymtab"), "__kcrctab_gpl", 4),
+        ("__ksymtab", machine.entry("__ksymtab"), "__kflagstab", 1),
     ):
         a, b = read.by_name.get(one), read.by_name.get(other)
         if a is not None and b is not None and a.size // size_one != b.size // size_other:
@@ -239,7 +257,7 @@ def _check_pairs(read: Written) -> None:
         raise failure(read.name, "half an unwind table")
 
 
-def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], machine: Machine) -> None:
     """Nothing of a member is lost; every chunk is aligned and holds its member's bytes, but for fields that a
     relocation of the member covers (and the opcode of a silenced trace call), and no two chunks share a byte."""
     _check_complete(read, members, link_map)
@@ -265,9 +283,8 @@ def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str
             after = np.frombuffer(output.data[out : out + size], np.uint8)
             changed = np.flatnonzero(before != after) + at
             if len(changed):
-                _check_changed(
-                    read, member, source.name, changed, rows.get((chunk["member"], chunk["index"])), link_map
-                )
+                table = rows.get((chunk["member"], chunk["index"]))
+                _check_changed(read, member, source.name, changed, table, link_map, machine)
     for name, spans in ends.items():
         spans.sort()
         if any(end > start for (_, end), (start, _) in pairwise(spans)):
@@ -283,24 +300,30 @@ def _check_complete(read: Written, members: Sequence[Member], link_map: Mapping[
 
 
 def _check_changed(
-    read: Written, member: Member, section: str, changed: Array, rows: Array | None, link_map: Mapping[str, Any]
+    read: Written,
+    member: Member,
+    section: str,
+    changed: Array,
+    rows: Array | None,
+    link_map: Mapping[str, Any],
+    machine: Machine,
 ) -> None:
     if rows is not None:
         rows = rows[np.argsort(rows["r_offset"], kind="stable")]
         starts = rows["r_offset"].astype(np.int64)
-        width = np.where(np.isin(rows["r_type"], [1, 24]), 8, np.where(rows["r_type"] == 0, 0, 4))
+        width = machine.width_of(rows["r_type"])
         at = np.searchsorted(starts, changed, side="right") - 1
         inside = (at >= 0) & (changed < starts[at] + width[at])
         if link_map["options"]["tracing"] == "off":
-            traced = [i for i, name in member.imports.items() if name == "__fentry__"]
-            inside |= np.isin(changed + 1, starts[np.isin(rows["r_sym"], traced)])
+            traced = [i for i, name in member.imports.items() if name == machine.trace_symbol]
+            inside |= np.isin(changed + machine.trace_opcode, starts[np.isin(rows["r_sym"], traced)])
     else:
         inside = np.zeros(len(changed), bool)
     if not inside.all():
         raise failure(read.name, f"{member.file}: {section}+{int(changed[np.argmin(inside)]):#x}: a byte was changed")
 
 
-def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], machine: Machine) -> None:
     """The glue calls each init once, and none before what the member needs."""
     glue = next(c for c in link_map["chunks"] if c["member"] < 0 and c["output"] == ".init.text")
     output = read.by_name[".init.text"]
@@ -309,9 +332,9 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
         section, offset = place_of(read, row)
         if section:
-            first_call.setdefault((section, offset + 4), int(row["offset"]))
+            first_call.setdefault((section, offset + machine.call_bias(output.data, row)), int(row["offset"]))
     code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
-    for target, at in _near_calls(code, glue["offset"]):
+    for target, at in machine.near_calls(code, glue["offset"]):
         first_call.setdefault((output.index, target), at)
     where = {(c["member"], c["index"]): (c["output"], c["offset"]) for c in link_map["chunks"] if "offset" in c}
     called: list[int] = []
@@ -329,14 +352,6 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     for place, entry in enumerate(link_map["members"]):
         if any(places[needed] >= place for needed in entry["depends"]):
             raise failure(read.name, f"{entry['name']} comes before what it needs")
-
-
-def _near_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
-    """(target, site) of every ``call rel32`` that the glue's bytes could hold, in their order."""
-    at = code.find(b"\xe8")
-    while 0 <= at <= len(code) - 5:
-        yield base + at + 5 + struct.unpack_from("<i", code, at + 1)[0], base + at + 1
-        at = code.find(b"\xe8", at + 1)
 
 
 def _remarks(members: Sequence[Member]) -> tuple[str, ...]:

@@ -15,62 +15,32 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from megamod.initramfs.prelink.architecture import (
+    RESULT_ASKED,
+    RESULT_NEEDS,
+    Architecture,
+    Fixup,
+    GlueCode,
+    GlueRequest,
+    Reach,
+    RelocationType,
+    TraceCall,
+)
 from megamod.initramfs.prelink.elf import EM_X86_64
 
-MACHINE = EM_X86_64
-
 R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelocationType:
-    """One relocation type: *width* in bytes, the range of its field as [low, high), PC-relative or not."""
-
-    name: str
-    width: int
-    pc_relative: bool
-    low: int
-    high: int
-
-
-RELOCATIONS = {
-    R_NONE: RelocationType(name="NONE", width=0, pc_relative=False, low=0, high=1),
-    R_64: RelocationType(name="64", width=8, pc_relative=False, low=-(1 << 63), high=1 << 64),
-    R_32: RelocationType(name="32", width=4, pc_relative=False, low=0, high=1 << 32),
-    R_32S: RelocationType(name="32S", width=4, pc_relative=False, low=-(1 << 31), high=1 << 31),
-    R_PC32: RelocationType(name="PC32", width=4, pc_relative=True, low=-(1 << 31), high=1 << 31),
-    R_PLT32: RelocationType(name="PLT32", width=4, pc_relative=True, low=-(1 << 31), high=1 << 31),
-    R_PC64: RelocationType(name="PC64", width=8, pc_relative=True, low=-(1 << 63), high=1 << 63),
-}
-
-TRACE_CALL = "__fentry__"
-CALL_OPCODE = 0xE8
-TRACE_NOP = b"\x0f\x1f\x44\x00\x00"  # nopl 0(%rax,%rax): the kernel's own 5-byte NOP
 RETURN_THUNK = "__x86_return_thunk"
+_INT32 = (-(1 << 31), 1 << 31)
 
-# What the glue reports for a member (see initramfs/prelink/README.md, "results").
-RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fixup:
-    """A PC-relative 32-bit field of the glue's code at *offset*, against *target*; *call* for PLT32."""
-
-    offset: int
-    target: str | int
-    addend: int = -4
-    call: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlueCode:
-    """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
-    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain ret."""
-
-    code: bytes
-    fixups: tuple[Fixup, ...]
-    frames: tuple[tuple[int, int], ...]
-    return_site: int | None
+_RELOCATIONS = {
+    R_NONE: RelocationType(name="NONE", width=0, reach=Reach.KERNEL),
+    R_64: RelocationType(name="64", width=8, reach=Reach.ABSOLUTE),
+    R_32: RelocationType(name="32", width=4, reach=Reach.ABSOLUTE, low=0, high=1 << 32),
+    R_32S: RelocationType(name="32S", width=4, reach=Reach.ABSOLUTE, low=_INT32[0], high=_INT32[1]),
+    R_PC32: RelocationType(name="PC32", width=4, reach=Reach.RELATIVE, low=_INT32[0], high=_INT32[1]),
+    R_PLT32: RelocationType(name="PLT32", width=4, reach=Reach.RELATIVE, low=_INT32[0], high=_INT32[1]),
+    R_PC64: RelocationType(name="PC64", width=8, reach=Reach.RELATIVE),
+}
 
 
 @dataclass(slots=True)
@@ -88,7 +58,8 @@ class _Assembler:
     def refer(self, text: str, target: str | int, *, call: bool = False, trailing: int = 0) -> None:
         """Opcode bytes, then a PC-relative field against *target*; *trailing* bytes follow before the next insn."""
         self.emit(text)
-        self.fixups.append(Fixup(offset=len(self.code), target=target, addend=-4 - trailing, call=call))
+        kind = R_PLT32 if call else R_PC32
+        self.fixups.append(Fixup(offset=len(self.code), kind=kind, target=target, addend=-4 - trailing))
         self.code += bytes(4)
 
     def jump(self, text: str) -> int:
@@ -101,24 +72,12 @@ class _Assembler:
             struct.pack_into("<i", self.code, after - 4, len(self.code) - after)
 
 
-def encode_init(
-    *,
-    inits: Sequence[bool],
-    needs: Sequence[Sequence[int]],
-    skip_chunks: Sequence[int],
-    timed: bool,
-    return_thunk: bool,
-) -> GlueCode:
-    """The megamodule's init_module: ``int init(void)``, calls each member's init in order and always returns 0.
-
-    inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
-    imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
-    "result" (int[n]), "nanoseconds" (u64[n]), "skipK" and "skipK_count".
+def _encode_init(request: GlueRequest) -> GlueCode:
+    """The megamodule's init_module.
 
     Registers: rbx = result, r12 = nanoseconds, r13 = the time of the last reading; all three are callee-saved.
-    Direct calls only: no retpoline and no CFI check is due. A member whose init fails is recorded, members that need it
-    are skipped; returning an error would free memory that the others have registered (do_init_module()).
     """
+    inits, needs, skip_chunks, timed = request.inits, request.needs, request.skip_chunks, request.timed
     asm = _Assembler()
     frames = [(0, 8)]
     asm.emit("f30f1efa")  # endbr64: do_one_initcall() calls through a pointer
@@ -139,7 +98,7 @@ def encode_init(
         asm.emit(pop)
         frames.append((len(asm.code), depth))
     return_site = None
-    if return_thunk:
+    if request.thunk:
         return_site = len(asm.code)
         asm.refer("e9", RETURN_THUNK, call=True)
     else:
@@ -197,3 +156,30 @@ def _encode_member(
         asm.word("c783", 4 * number)  # mov dword [rbx + 4*i], NEEDS
         asm.code += struct.pack("<i", RESULT_NEEDS)
     asm.land(done)
+
+
+X86_64 = Architecture(
+    name="x86_64",
+    loader="x86_64",
+    machine=EM_X86_64,
+    bits=64,
+    none=R_NONE,
+    pointer=R_64,
+    relative=R_PC32,
+    relocations=_RELOCATIONS,
+    export_relative=True,
+    encode_init=_encode_init,
+    tables={"__ksymtab": R_PC32, "__ksymtab_gpl": R_PC32, "__param": R_64, ".orc_unwind_ip": R_PC32},
+    zero_fields=True,
+    # call rel32 is e8 and the field; ftrace writes nopl 0(%rax,%rax), the kernel's own 5-byte NOP.
+    trace_call=TraceCall(
+        symbol="__fentry__",
+        types=frozenset([R_PLT32, R_PC32]),
+        before=1,
+        mask=0xFF,
+        value=0xE8,
+        nop=b"\x0f\x1f\x44\x00\x00",
+    ),
+    return_thunk=RETURN_THUNK,
+    area=1 << 30,  # MODULES_LEN with CONFIG_RANDOMIZE_BASE, arch/x86/include/asm/pgtable_64_types.h
+)

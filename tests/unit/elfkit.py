@@ -25,6 +25,7 @@ GLUE_IMPORTS = {"param_array_ops": 0xA1, "param_ops_int": 0xA2, "ktime_get": 0xA
 ALLOC, WRITE, EXEC = 2, 1, 4
 PROGBITS, NOTE, NOBITS = 1, 7, 8
 R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
+POINTERS = {183: 257}  # arm64's name for R_64
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 NOTYPE, OBJECT, FUNC, SECTION = 0, 1, 2, 3
 UNDEF, ABS, COMMON = 0, 0xFFF1, 0xFFF2
@@ -88,7 +89,8 @@ class Ko:
         self.symbol("__this_module", self.this, kind=OBJECT, size=module_size)
         if init is not None:
             self.init = self.section(".init.text", init, flags=ALLOC | EXEC, align=16)
-            self.reloc(self.this, INIT_AT, R_64, self.symbol("init_module", self.init, kind=FUNC, size=len(init)))
+            pointer = POINTERS.get(machine, R_64)
+            self.reloc(self.this, INIT_AT, pointer, self.symbol("init_module", self.init, kind=FUNC, size=len(init)))
 
     # Pieces of a file
 

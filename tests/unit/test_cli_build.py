@@ -187,7 +187,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "truncated": ({"kernel/disk.ko": bytes(Ko("disk", info=VERSION))[:500]}, "disk.ko: "),
     "no ELF": ({"kernel/disk.ko": b"junk"}, "disk.ko: not an ELF file"),
     "executable": ({"kernel/disk.ko": bytes(Ko("disk", e_type=2))}, "disk.ko: an executable"),
-    "another machine": ({"kernel/disk.ko": bytes(Ko("disk", info=VERSION, machine=183))}, "disk.ko: built for arm64"),
+    "another machine": ({"kernel/disk.ko": bytes(Ko("disk", info=VERSION, machine=8))}, "disk.ko: built for mips"),
     "another kernel": (
         {"kernel/disk.ko": bytes(Ko("disk", info={"vermagic": "5.0 SMP "}))}, "disk.ko: built for 5.0, the tree is of"
     ),

@@ -112,9 +112,13 @@ def test_file_that_is_no_elf_is_refused(image: bytes) -> None:
     assert "not an ELF file" in error_of(image)
 
 
-@pytest.mark.parametrize(("at", "value"), [(4, 1), (5, 2)], ids=["32 bit", "big endian"])
+@pytest.mark.parametrize(("at", "value"), [(4, 3), (5, 2)], ids=["no class", "big endian"])
 def test_other_class_or_byte_order_is_refused(at: int, value: int) -> None:
-    assert "only 64-bit little-endian" in error_of(patched(bytes(Ko("disk")), at, "B", value))
+    assert "only little-endian" in error_of(patched(bytes(Ko("disk")), at, "B", value))
+
+
+def test_class_that_does_not_fit_the_machine_is_refused() -> None:
+    assert "built for x86_64, 32 bits" in error_of(patched(bytes(Ko("disk")), 4, "B", 1))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+"""The architectures that megamod links, by ELF machine."""
+
+from __future__ import annotations
+
+from megamod.initramfs.prelink.architecture import Architecture
+from megamod.initramfs.prelink.arm64 import ARM64
+from megamod.initramfs.prelink.x86_64 import X86_64
+
+ARCHITECTURES = {known.machine: known for known in (X86_64, ARM64)}
+
+
+def architecture_of(machine: int) -> Architecture | None:
+    """The architecture of an ELF e_machine, None for one that cannot be linked."""
+    return ARCHITECTURES.get(machine)
+
+
+def known_names() -> str:
+    """For messages: ``arm64 and x86_64``."""
+    names = sorted(known.name for known in ARCHITECTURES.values())
+    return f"{', '.join(names[:-1])} and {names[-1]}"
