@@ -47,6 +47,11 @@ class RelocationType:
     label: bool = False
     stacks: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether the field is a whole number of *width* bytes and nothing else."""
+        return self.encode is None and self.reach is not Reach.KERNEL
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceCall:
@@ -66,23 +71,27 @@ class TraceCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixup:
-    """A relocation of the glue's code: *target* is a member's number (its init) or a name (see encode_init)."""
+    """A relocation of the glue's code: *target* is a member's number (its init) or a name (see GlueRequest); *label*
+    stands for it where a low part names the place in the code of its high part."""
 
     offset: int
     kind: int
     target: str | int
     addend: int = 0
+    label: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlueCode:
     """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
-    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return."""
+    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
+    unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word."""
 
     code: bytes
     fixups: tuple[Fixup, ...]
     frames: tuple[tuple[int, int], ...] = ()
     return_site: int | None = None
+    unwind_entry: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

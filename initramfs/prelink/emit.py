@@ -22,6 +22,7 @@ from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.resolve import LAYOUT, Resolution
 from megamod.initramfs.prelink.scan import Scan, site
+from megamod.initramfs.prelink.synthetic import EXIDX
 from megamod.profiles.errors import MegamodError
 
 BUILD_ID = ".note.gnu.build-id"
@@ -46,6 +47,11 @@ class _File:
 
     def link(self, index: int, sh_link: int, sh_info: int) -> None:
         self.headers[index - 1][3:5] = [sh_link, sh_info]
+
+    def order(self, index: int, code: int) -> None:
+        """An unwind index says which section it is about, and that it goes where that goes."""
+        self.headers[index - 1][1] |= elf.SHF_LINK_ORDER
+        self.link(index, code, 0)
 
     def finish(self, e_flags: int) -> bytearray:
         bits = self.architecture.bits
@@ -102,6 +108,10 @@ def emit(
                 size=size,
             )
         )
+    for number, output in zip(outputs, tables.outputs, strict=True):
+        if output.sh_type == elf.SHT_ARM_EXIDX:
+            code = output.name.removeprefix(EXIDX) or ".text"
+            file.order(number, next(n for n, o in zip(outputs, tables.outputs, strict=True) if o.name == code))
     _add_crcs(file, layout, tables.members)
     imports = [name for name, used in zip(tables.imports, found.used, strict=True) if used]
     _add_versions(file, imports, resolution, tables.members[-1])
@@ -173,13 +183,13 @@ def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, g
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Symbols:
-    """The symbol table. sections, imports: position in tables.outputs / tables.imports → symbol index, -1 none."""
+    """The symbol table. symbol, addend: per relocation, what it says in the file if it is left to the kernel."""
 
     table: Array
     strings: bytes
     locals: int
-    sections: Array
-    imports: Array
+    symbol: Array
+    addend: Array
 
     @staticmethod
     def build(tables: Tables, layout: Layout, found: Scan, options: PrelinkOptions, outputs: Sequence[int]) -> _Symbols:
@@ -190,6 +200,10 @@ class _Symbols:
         for position, target in enumerate(targets.tolist(), start=1):
             sections[target] = position
             named.append((elf.STT_SECTION, outputs[target], 0, 0, 0))
+        exact, values = _exact(tables, found)
+        places = np.unique(np.stack([found.target[exact], values[exact]], axis=1), axis=0)
+        first = len(named) + 1
+        named += [(elf.STT_NOTYPE, outputs[target], value, 0, 0) for target, value in places.tolist()]
         if options.symbols == "keep":
             _add_functions(tables, layout, outputs, named, strings)
         _add_codetags(tables, layout, outputs, named, strings)
@@ -207,7 +221,29 @@ class _Symbols:
             info, shndx, value, size, name_at = (np.array(column) for column in zip(*named, strict=True))
             table["st_info"][1:], table["st_shndx"][1:], table["st_value"][1:] = info, shndx, value
             table["st_size"][1:], table["st_name"][1:] = size, name_at
-        return _Symbols(table=table, strings=bytes(strings), locals=local_count, sections=sections, imports=imports)
+
+        # Per relocation: symbol and addend.
+        symbol = np.zeros(len(found.target), np.int64)
+        addend = found.value.copy()
+        inside = found.kernel & (found.target >= 0)
+        symbol[inside] = sections[found.target[inside]]
+        outside = found.kernel & (found.imported >= 0)
+        symbol[outside] = imports[found.imported[outside]]
+        keys = found.target[exact].astype(np.int64) << 40 | values[exact]
+        symbol[exact] = first + np.searchsorted(places[:, 0].astype(np.int64) << 40 | places[:, 1], keys)
+        addend[exact] -= values[exact]
+        return _Symbols(table=table, strings=bytes(strings), locals=local_count, symbol=symbol, addend=addend)
+
+
+def _exact(tables: Tables, found: Scan) -> tuple[Array, Array]:
+    """Which relocations need a symbol of exactly their target's value, and the values: labels of other relocations, and
+    all where addends are in place, since a field of an instruction cannot hold any other."""
+    architecture = tables.architecture
+    inside = found.kernel & (found.target >= 0)
+    values = found.value - tables.relocations.addend
+    if not architecture.addends_in_place:
+        inside &= np.isin(found.type, [kind for kind, known in architecture.relocations.items() if known.label])
+    return np.flatnonzero(inside), values
 
 
 def _add_functions(
@@ -277,12 +313,13 @@ def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols)
     table = np.zeros(len(rows), elf.RELA64)
     table["r_offset"] = found.place[rows]
     table["r_type"] = found.type[rows]
-    internal = target >= 0
-    table["r_sym"][internal] = symbols.sections[target[internal]]
-    table["r_sym"][~internal] = symbols.imports[found.imported[rows[~internal]]]
-    table["r_addend"] = found.value[rows]
+    table["r_sym"] = symbols.symbol[rows]
+    table["r_addend"] = symbols.addend[rows]
     assert not (table["r_sym"] == 0).any()
-    return [table]
+    if not tables.architecture.split_tables or not tables.outputs[number].sh_flags & elf.SHF_EXECINSTR:
+        return [table]
+    owner = np.searchsorted(tables.section_base, tables.relocations.section[rows], side="right")
+    return np.split(table, np.flatnonzero(np.diff(owner)) + 1)
 
 
 def _encode(table: Array, dtype: np.dtype[Any]) -> bytes:

@@ -23,7 +23,7 @@ from megamod.initramfs.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.initramfs.prelink.parameters import Parameter, rename_parameters
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.initramfs.prelink.resolve import Resolution
-from megamod.initramfs.prelink.synthetic import Builder
+from megamod.initramfs.prelink.synthetic import EXIDX, Builder
 from megamod.profiles.errors import MegamodError
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
@@ -31,6 +31,7 @@ from megamod.profiles.errors import MegamodError
 RESULTS_PER_PARAMETER = 256
 TIMES_PER_PARAMETER = 128
 _PERM_READ, _PERM_NONE = 0o444, 0
+EXIDX_INIT = f"{EXIDX}.init.text"
 # What the glue imports beside the inits; the CRC of each is taken from any module that imports it too.
 IMPORTS_RESULTS = ("param_array_ops", "param_ops_int")
 IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")
@@ -197,6 +198,10 @@ def _add_code(
         places["nanoseconds"] = len(builder.buffer(".data")) - architecture.word * len(members)
     inits: dict[int, tuple[int, int, int]] = {}
     for fixup in code.fixups:
+        if fixup.label is not None:
+            symbol = builder.symbol("", builder.index(".init.text"), value=fixup.label)
+            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol)
+            continue
         if isinstance(fixup.target, int):
             init = members[fixup.target].init
             assert init is not None
@@ -211,6 +216,10 @@ def _add_code(
     if code.return_site is not None:
         builder.buffer(".return_sites").extend(bytes(4))
         builder.point(".return_sites", 0, ".init.text", code.return_site, architecture.relative)
+    if code.unwind_entry is not None and any(member.section(EXIDX_INIT) for member in members):
+        builder.add(EXIDX_INIT)
+        builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
+        builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
     if options.unwind != "drop":
         _add_unwind(builder, members, code.frames)
     return inits

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from megamod.initramfs.prelink.architecture import Architecture
+from megamod.initramfs.prelink.arm import ARM
 from megamod.initramfs.prelink.arm64 import ARM64
+from megamod.initramfs.prelink.riscv64 import RISCV64
 from megamod.initramfs.prelink.x86_64 import X86_64
 
-ARCHITECTURES = {known.machine: known for known in (X86_64, ARM64)}
+ARCHITECTURES = {known.machine: known for known in (X86_64, ARM64, RISCV64, ARM)}
 
 
 def architecture_of(machine: int) -> Architecture | None:

@@ -71,6 +71,21 @@ def _arm64_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
             yield base + at + 4 * ((word & 0x3FFFFFF ^ 0x2000000) - 0x2000000), base + at
 
 
+def _riscv_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
+    for at in range(0, len(code) - 7, 4):
+        upper, lower = struct.unpack_from("<II", code, at)
+        if upper & 0xFFF == 0x97 and lower & 0xFFFFF == 0x80E7:  # auipc ra; jalr ra, ra
+            high = (upper >> 12 ^ 0x80000) - 0x80000
+            yield base + at + (high << 12) + ((lower >> 20 ^ 0x800) - 0x800), base + at
+
+
+def _arm_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
+    for at in range(0, len(code) - 3, 4):
+        (word,) = struct.unpack_from("<I", code, at)
+        if word >> 24 == 0xEB:
+            yield base + at + 8 + 4 * ((word & 0xFFFFFF ^ 0x800000) - 0x800000), base + at
+
+
 def _tables(sizes: Mapping[str, int], ksymtab: int, **others: int) -> dict[str, int]:
     return {**sizes, **dict.fromkeys(_KSYMTAB, ksymtab), **others}
 
@@ -101,5 +116,52 @@ MACHINES: Mapping[int, Machine] = {
         placeholders=(".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
         landing_pads=(b"\x3f\x23\x03\xd5", b"\x5f\x24\x03\xd5"),  # paciasp, bti c
         code_limit=1 << 27,
+    ),
+    243: Machine(
+        # arch/riscv/kernel/module.c, 6.12 reloc_handlers[]; ALIGN is known and refused.
+        widths={
+            1: 4,
+            2: 8,
+            16: 4,
+            17: 4,
+            18: 8,
+            19: 8,
+            20: 4,
+            23: 4,
+            24: 4,
+            25: 4,
+            26: 4,
+            27: 4,
+            28: 4,
+            33: 1,
+            34: 2,
+            35: 4,
+            36: 8,
+            37: 1,
+            38: 2,
+            39: 4,
+            40: 8,
+            44: 2,
+            45: 2,
+            54: 1,
+            55: 2,
+            56: 4,
+            57: 4,
+        },
+        entries=_tables(_LONG, 24, __tracepoints_ptrs=8),
+        near_calls=_riscv_calls,
+        call_bias=lambda data, row: 0,
+        stacking=frozenset([33, 34, 35, 36, 37, 38, 39, 40, 54, 55, 56]),
+        placeholders=(".plt", ".got", ".got.plt"),
+    ),
+    40: Machine(
+        widths=dict.fromkeys([1, 2, 3, 28, 29, 38, 40, 42, 43, 44, 45, 46, 57, 59, 63], 4),
+        entries=_tables(_SHORT, 12, __tracepoints_ptrs=4, __ex_table=8),
+        near_calls=_arm_calls,
+        # The field is no addend but an instruction with -8 in it, which the pipeline adds back.
+        call_bias=lambda data, row: -int(row["addend"]),
+        placeholders=(".plt", ".init.plt"),
+        trace_symbol="__gnu_mcount_nc",
+        code_limit=1 << 25,
     ),
 }

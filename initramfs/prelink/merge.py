@@ -181,6 +181,9 @@ def _group(
         _check_protection(everyone, section_base, name, {n: sections[n] for n in numbers})
         kept = [glue_this] if name == THIS_MODULE else numbers
         section_output[numbers] = len(outputs)
+        if sections[kept[0]].sh_type == elf.SHT_ARM_EXIDX:
+            # The kernel searches it by address and does not sort it: the order of the code, whatever the sections'.
+            kept.sort(key=lambda number: _linked(everyone, section_base, number))
         nobits = all(sections[n].sh_type == elf.SHT_NOBITS for n in kept)
         first = sections[kept[0]]
         outputs.append(
@@ -229,6 +232,13 @@ def _check_protection(
             # The odd one out, and not the glue, which comes last.
             number = min(sorted([others, code], key=len), key=lambda found: found[0] >= int(section_base[-1]))[0]
             raise MegamodError(f"{_file_of(everyone, section_base, number)}: {name} would {what} at once")
+
+
+def _linked(everyone: Sequence[Member], section_base: Array, number: int) -> int:
+    """The global number of the code section that an unwind index belongs to."""
+    position = int(np.searchsorted(section_base, number, side="right")) - 1
+    base = int(section_base[position])
+    return base + everyone[position].sections[number - base].sh_link
 
 
 def _type_of(sh_type: int) -> int:

@@ -45,7 +45,8 @@ _PACKED = frozenset(
     _ftrace_eval_map __tracepoints_ptrs __trace_printk_fmt __tracepoint_str __bpf_raw_tp_map ___srcu_struct_ptrs
     __dyndbg __dyndbg_classes .printk_index _error_injection_whitelist _kprobe_blacklist .kunit_test_suites
     .kunit_init_test_suites .ctors .init_array __param __mcount_loc __patchable_function_entries .orc_unwind
-    .orc_unwind_ip""".split()
+    .orc_unwind_ip .alternative .alt.smp.init .pv_table .ARM.exidx .ARM.exidx.init.text
+    .ARM.exidx.exit.text""".split()
 )
 # .parainstructions is not among them: each entry starts 8-aligned (struct paravirt_patch_site), but up to 5.x the
 # last one ends without its padding, so packing shifts the next member's entries (a BUG in apply_paravirt() on 5.10:
@@ -83,6 +84,10 @@ _FOLDED = (
     (".data", ".data"),
     (".ref.data", ".data"),
     (".bss", ".bss"),
+    # What unwinds .text.unlikely and the like, which are part of .text here (arch/arm/kernel/module.c
+    # module_finalize() finds a table's code by the rest of its name).
+    (".ARM.exidx.text", ".ARM.exidx"),
+    (".ARM.extab.text", ".ARM.extab"),
 )
 
 

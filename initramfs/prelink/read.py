@@ -303,7 +303,7 @@ def _with_addends(table: Array, target: Section, architecture: Architecture) -> 
     rows = np.zeros(len(table), elf.RELA64)
     rows["r_offset"], rows["r_type"], rows["r_sym"] = table["r_offset"], table["r_info"] & 0xFF, table["r_info"] >> 8
     content = np.frombuffer(target.data, np.uint8)
-    plain = [kind for kind, known in architecture.relocations.items() if known.width == 4 and known.encode is None]
+    plain = [kind for kind, known in architecture.relocations.items() if known.plain]
     data = np.flatnonzero(np.isin(rows["r_type"], plain) & (rows["r_offset"].astype(np.int64) + 4 <= len(content)))
     octets = content[rows["r_offset"][data].astype(np.int64)[:, None] + np.arange(4)]
     rows["r_addend"][data] = np.ascontiguousarray(octets).view("<i4")[:, 0]

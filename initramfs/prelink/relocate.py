@@ -34,6 +34,10 @@ def relocate(tables: Tables, layout: Layout, found: Scan) -> tuple[Array, ...]:
         _check_range(tables, rows, _values(known, rows, found), known)
         for output, picked in _by_output(found.output, rows):
             _write(contents[output], found.place[picked], _values(known, picked, found), known)
+        if architecture.addends_in_place and known.plain:
+            # Most hold theirs already; not those of the glue and of parameters' names.
+            for output, picked in _by_output(found.output, np.flatnonzero(found.kernel & (found.type == kind))):
+                _write(contents[output], found.place[picked], tables.relocations.addend[picked], known)
         if architecture.zero_fields:
             rows = np.flatnonzero(found.kernel & (found.type == kind))
             for output, picked in _by_output(found.output, rows):

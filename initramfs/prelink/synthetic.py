@@ -16,6 +16,8 @@ from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.elf import Section
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 
+EXIDX = ".ARM.exidx"  # arm's unwind index; what follows in a section's name is the code section's
+
 
 @dataclass(slots=True)
 class Builder:
@@ -25,8 +27,8 @@ class Builder:
     names: list[str] = field(default_factory=lambda: [""])
     copies: dict[str, Section] = field(default_factory=dict)
     data: list[bytearray] = field(default_factory=lambda: [bytearray()])
-    # st_name, st_shndx, st_info, st_size; all values are 0
-    symbols: list[tuple[int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0)])
+    # st_name, st_shndx, st_info, st_size, st_value
+    symbols: list[tuple[int, int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0, 0)])
     strings: bytearray = field(default_factory=lambda: bytearray(1))
     imports: dict[str, int] = field(default_factory=dict)
     section_symbols: dict[int, int] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class Builder:
         self.names.append(name)
         self.data.append(bytearray())
         index = len(self.names) - 1
-        self.symbols.append((0, index, elf.STT_SECTION, 0))
+        self.symbols.append((0, index, elf.STT_SECTION, 0, 0))
         self.section_symbols[index] = len(self.symbols) - 1
         return index
 
@@ -58,8 +60,8 @@ class Builder:
             self.imports[name] = self.symbol(name)
         return self.imports[name]
 
-    def symbol(self, name: str, shndx: int = elf.SHN_UNDEF, info: int = 0, size: int = 0) -> int:
-        self.symbols.append((len(self.strings), shndx, info, size))
+    def symbol(self, name: str, shndx: int = elf.SHN_UNDEF, info: int = 0, size: int = 0, value: int = 0) -> int:
+        self.symbols.append((len(self.strings), shndx, info, size, value))
         self.strings += name.encode() + b"\0"
         return len(self.symbols) - 1
 
@@ -105,7 +107,7 @@ class Builder:
         sections = tuple(self._section(index) for index in range(len(self.names)))
         table = np.zeros(len(self.symbols), elf.SYM64)
         for column, values in zip(
-            ("st_name", "st_shndx", "st_info", "st_size"), zip(*self.symbols, strict=True), strict=True
+            ("st_name", "st_shndx", "st_info", "st_size", "st_value"), zip(*self.symbols, strict=True), strict=True
         ):
             table[column] = values
         relas = tuple(
@@ -141,6 +143,8 @@ class Builder:
             data = memoryview(bytes(self.data[index]))
             return replace(self.copies[name], index=index, sh_link=0, sh_info=0, data=data)
         kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
+        if name.startswith(EXIDX):
+            kind = elf.SHT_ARM_EXIDX
         flags = {".init.text": elf.SHF_EXECINSTR, ".data": elf.SHF_WRITE, THIS_MODULE: elf.SHF_WRITE}.get(name, 0)
         align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
         return Section(
@@ -149,7 +153,7 @@ class Builder:
             sh_type=kind if index else elf.SHT_NULL,
             sh_flags=(elf.SHF_ALLOC | flags) if index else 0,
             size=len(self.data[index]),
-            sh_link=0,
+            sh_link=self.index(name.removeprefix(EXIDX)) if kind == elf.SHT_ARM_EXIDX else 0,
             sh_info=0,
             sh_addralign=align.get(name, 1 if name == ".modinfo" else 4 if kind == elf.SHT_NOTE else 8),
             sh_entsize=0,

@@ -309,7 +309,7 @@ def _check_changed(
     machine: Machine,
 ) -> None:
     if rows is not None:
-        rows = rows[np.argsort(rows["r_offset"], kind="stable")]
+        rows = rows[np.lexsort((machine.width_of(rows["r_type"]), rows["r_offset"]))]
         starts = rows["r_offset"].astype(np.int64)
         width = machine.width_of(rows["r_type"])
         at = np.searchsorted(starts, changed, side="right") - 1
