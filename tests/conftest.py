@@ -84,14 +84,15 @@ def tool() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def kernels(tool: Callable[..., str]) -> Callable[[str], Kernel]:
-    """``kernels("bookworm")``: the newest amd64 kernel of a Debian suite, unpacked in the cache."""
+def kernels(tool: Callable[..., str]) -> Callable[..., Kernel]:
+    """``kernels("bookworm")``, ``kernels("trixie", "riscv64")``: the newest kernel of a Debian suite for amd64 or another
+    architecture, unpacked in the cache."""
 
-    def fetch(suite: str) -> Kernel:
+    def fetch(suite: str, architecture: str = "amd64") -> Kernel:
         for name, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("depmod", "kmod")):
             tool(name, package=package)
         try:
-            return fetch_kernel(suite, architecture="amd64", cache=cache_folder())
+            return fetch_kernel(suite, architecture=architecture, cache=cache_folder())
         except MegamodError as error:
             missing(f"no kernel of {suite}: {error}")
 

@@ -31,6 +31,9 @@ from megamod.profiles.errors import MegamodError
 
 MAX_AGE_DAYS = 7.0
 _MARKER = ".megamod-complete"
+_QEMU_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "arm"}
+# The flavour for all machines of an architecture, where it is not called like it.
+_FLAVOURS = {"armhf": "armmp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +46,16 @@ class Kernel:
     config: Path
     architecture: str
 
+    @property
+    def arch(self) -> str:
+        """QEMU's and the loader's name of the architecture."""
+        return _QEMU_NAMES.get(self.architecture, self.architecture)
+
 
 def fetch_kernel(
     suite: str,
     *,
-    flavour: str = "amd64",
+    flavour: str | None = None,
     architecture: str | None = None,
     cache: Path,
     refresh: bool = False,
@@ -56,20 +64,21 @@ def fetch_kernel(
 ) -> Kernel:
     """The newest kernel ``linux-image-FLAVOUR`` of a Debian suite (``bookworm``, ``bookworm-backports``, ``sid``).
 
-    *architecture* is Debian's name, this machine's by default. What the *cache* holds is used without the network for
+    *architecture* is Debian's name, this machine's by default, *flavour* that of its usual kernel. What the *cache* holds is used without the network for
     *max_age_days* after the last look, longer if the network fails; *refresh* looks now. *say* gets a line for each
     slow step. Raises MegamodError when there is no such kernel, or none can be had.
     """
+    architecture = architecture or host_architecture()
     tree = _fetch_tree(
-        f"linux-image-{flavour}",
+        f"linux-image-{flavour or _FLAVOURS.get(architecture, architecture)}",
         suite,
-        architecture=architecture or host_architecture(),
+        architecture=architecture,
         cache=cache,
         max_age_days=0 if refresh else max_age_days,
         say=say,
         finish=_index_modules,
     )
-    return _kernel_in(tree, _release_in(tree), architecture=architecture or host_architecture())
+    return _kernel_in(tree, _release_in(tree), architecture=architecture)
 
 
 def fetch_package_files(

@@ -13,12 +13,16 @@ from pathlib import Path
 
 from megamod.initramfs.boot.console import Event, EventKind, Failure, Timeline, parse_console
 from megamod.initramfs.boot.qemu import QemuResult, run_qemu
+from megamod.initramfs.cpio import Entry
 from megamod.initramfs.image import read_image
 from megamod.initramfs.plan import PLAN_PATH
+from megamod.initramfs.prelink.known import architecture_of
 from megamod.initramfs.steps import human_seconds, table
 from megamod.profiles.errors import MegamodError
 
 JSON_VERSION = 1
+_LOADERS = ("init", "megamod-init")
+_MACHINE = slice(18, 20)  # e_machine, ELF gABI
 _SHOWN_FAILURES = 20
 
 # How long a guest may take to power off after its last stage; one that stays up is then ended, and that is no failure.
@@ -85,11 +89,13 @@ def boot_image(
     """Boot *image*, made by ``megamod build``, with the kernel *vmlinuz*; the arguments are those of `run_qemu`.
 
     Without a ``root=`` in *append* the first disk is the root. The run ends when the guest does, or ten seconds after
-    user space was reached and the last stage was loaded. Raises MegamodError for a file that cannot be read and for an
+    user space was reached and the last stage was loaded. QEMU and its machine follow from the image's loader. Raises MegamodError for a file that cannot be read and for an
     image without a plan.
     """
-    stages = _stages_that_end(image)
+    entries = read_image(image)
+    stages = _stages_that_end(image, entries)
     result = run_qemu(
+        arch=_architecture(image, entries),
         image=image,
         vmlinuz=vmlinuz,
         disks=disks,
@@ -103,9 +109,20 @@ def boot_image(
     return BootReport(timeline=parse_console(result.console), result=result)
 
 
-def _stages_that_end(image: Path) -> list[str]:
+def _architecture(image: Path, entries: Sequence[Entry]) -> str:
+    """The loader's name of the architecture that the image's loader was compiled for (ELF e_machine)."""
+    for name in _LOADERS:
+        program = next((entry.data for entry in entries if entry.path == name), b"")
+        if program.startswith(b"\x7fELF") and len(program) > _MACHINE.stop:
+            known = architecture_of(int.from_bytes(program[_MACHINE], "little"))
+            if known is not None:
+                return known.loader
+    raise MegamodError(f"{image}: has no loader of an architecture that megamod knows")
+
+
+def _stages_that_end(image: Path, entries: Sequence[Entry]) -> list[str]:
     """The stages that come without anybody's doing."""
-    plan = next((entry.data for entry in read_image(image) if entry.path == PLAN_PATH), None)
+    plan = next((entry.data for entry in entries if entry.path == PLAN_PATH), None)
     if plan is None:
         raise MegamodError(f"{image}: has no {PLAN_PATH}", hint="megamod build makes an image that has")
     records = [line.split(" ") for line in plan.decode("ascii", "replace").splitlines()]

@@ -245,6 +245,11 @@ ARM64 = Architecture(
     export_relative=True,
     encode_init=_encode_init,
     tables={"__ksymtab": R_PREL32, "__ksymtab_gpl": R_PREL32, "__param": R_ABS64},
+    # module_frob_arch_sections() sorts the calls of each table to count .plt's slots.
+    split_tables=True,
+    # check_version() compares each import's name with those of __versions, 8 bytes into entries of 64; strcmp()
+    # (arch/arm64/lib/strcmp.S) is quicker for two strings that are equally far from a multiple of 8.
+    name_alignment=8,
     # module_frob_arch_sections() and module_init_ftrace_plt(): each missing one is ENOEXEC.
     placeholders=frozenset([".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"]),
     # struct exception_table_entry: two distances up to 5.15, then type and data beside them.

@@ -130,7 +130,7 @@ def emit(
             file.link(index, 0, outputs[number])
     body = _encode(symbols.table, records.symbol)
     symtab = file.add(".symtab", elf.SHT_SYMTAB, 0, body, align=architecture.word, entsize=records.symbol.itemsize)
-    strtab = file.add(".strtab", elf.SHT_STRTAB, 0, symbols.strings)
+    strtab = file.add(".strtab", elf.SHT_STRTAB, 0, symbols.strings, align=architecture.name_alignment)
     file.link(symtab, strtab, symbols.locals)
     for index, header in enumerate(file.headers, start=1):
         if header[0] == records.table:
@@ -213,6 +213,7 @@ class _Symbols:
         for number in np.flatnonzero(found.used).tolist():
             imports[number] = len(named) + 1
             name = tables.imports[number]
+            strings += bytes(-len(strings) % tables.architecture.name_alignment)
             binding = elf.STB_WEAK if name in weak else elf.STB_GLOBAL
             named.append((binding << 4, elf.SHN_UNDEF, 0, 0, len(strings)))
             strings += name.encode("utf-8", "backslashreplace") + b"\0"

@@ -86,7 +86,8 @@ def reread(data: bytes, name: str) -> Written:
     if len(symtabs) != 1:
         raise failure(name, f"{len(symtabs)} symbol tables")
     bits = int(file.elfclass)
-    several = file.header["e_machine"] == "EM_RISCV"  # the kernel's search is shorter in smaller tables there
+    # The kernel's search or sort is shorter in smaller tables there.
+    several = file.header["e_machine"] in ("EM_RISCV", "EM_AARCH64")
     parts: dict[int, list[Array]] = {}
     for table in sections:
         if table.kind in ("SHT_RELA", "SHT_REL"):

@@ -42,7 +42,7 @@ class Cost:
 
 def main() -> int:
     options = _parse()
-    kernel = open_kernel(folder=options.kernel, suite=options.suite)
+    kernel = open_kernel(folder=options.kernel, suite=options.suite, architecture=options.architecture)
     chosen = open_set(options.set, kernel)
     merged = [module.path for load in chosen.loads if load.single is None for module in load.modules]
     table = []

@@ -69,7 +69,7 @@ class Stall:
 
 def main() -> int:
     options = _parse()
-    kernel = open_kernel(folder=options.kernel, suite=options.suite)
+    kernel = open_kernel(folder=options.kernel, suite=options.suite, architecture=options.architecture)
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -112,7 +112,7 @@ def _image(folder: Path, kernel: BenchKernel, trigger: str, unwind: str, symbols
 def _root(folder: Path) -> Path:
     """An ext4 disk whose /sbin/init is the ticker."""
     root = busybox_root(folder / "root", init="exit")
-    (root / "sbin/init").write_bytes(compile_guest("ticker", folder).read_bytes())
+    (root / "sbin/init").write_bytes(compile_guest("ticker", folder, arch=kernel.arch).read_bytes())
     return make_disk(folder / "root.img", root)
 
 

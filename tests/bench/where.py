@@ -23,32 +23,36 @@ from benchkit.tables import markdown, title, versions
 from megamod.initramfs.boot.host import find_program, run_program
 
 PLUGIN = Path(__file__).parent / "plugin" / "functions.c"
-# Where x86_64 kernels put modules (MODULES_VADDR with nokaslr: Documentation/x86/x86_64/mm.rst).
-_MODULES_START = 0xFFFFFFFFC0000000
+# Where kernels put modules with nokaslr, as [start, end): MODULES_VADDR in Documentation/x86/x86_64/mm.rst, and in
+# arch/arm64/include/asm/memory.h (48-bit addresses, 6.1: below the kernel).
+_MODULES = {
+    "x86_64": (0xFFFFFFFFC0000000, 1 << 64),
+    "aarch64": (0xFFFF800000000000, 0xFFFF800008000000),
+}
 _USER_END = 0x800000000000
 
 
 def main() -> int:
     options = _parse()
-    kernel = open_kernel(folder=options.kernel, suite=options.suite)
+    kernel = open_kernel(folder=options.kernel, suite=options.suite, architecture=options.architecture)
     chosen = open_set(options.set, kernel)
     print(title({**versions(kernel.release), "set": f"{chosen.name} ({len(chosen.members)} modules)"}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        program, plugin = compile_guest("loadall", folder), compile_plugin(folder)
+        program, plugin = compile_guest("loadall", folder, arch=kernel.arch), compile_plugin(folder, kernel.arch)
         symbols: tuple[tuple[int, str], ...] = ()
         for key in options.rows.split(","):
             image = make_image(folder / "image.cpio", program, find_row(key).make(chosen))
             # The functions' addresses are the kernel's, so one look is enough; instructions need not be counted for it.
             symbols = symbols or run_guest(kernel, image, symbols=True, icount=False).symbols
             counts = count(kernel, image, program, plugin, symbols, folder, inits=options.inits)
-            print(_report(key, fold(counts, symbols), options.top))
+            print(_report(key, fold(counts, symbols, _MODULES[kernel.arch]), options.top))
     return 0
 
 
-def compile_plugin(folder: Path) -> Path:
+def compile_plugin(folder: Path, arch: str) -> Path:
     """The plugin for this machine's QEMU, whose interface has version 1 up to 8.1 and takes 2 from 8.2 on."""
-    found = re.search(r"version (\d+)\.(\d+)", run_program([_qemu(), "--version"]))
+    found = re.search(r"version (\d+)\.(\d+)", run_program([_qemu(arch), "--version"]))
     version = 1 if found and (int(found[1]), int(found[2])) < (8, 2) else 2
     path = folder / "functions.so"
     flags = ("-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-DAPI_VERSION={version}")
@@ -84,16 +88,17 @@ def count(
     return dict(counts)
 
 
-def fold(counts: Mapping[int, int], symbols: tuple[tuple[int, str], ...]) -> Counter[str]:
-    """Instructions by function."""
+def fold(counts: Mapping[int, int], symbols: tuple[tuple[int, str], ...], modules: tuple[int, int]) -> Counter[str]:
+    """Instructions by function; *modules* is where the kernel puts modules."""
     # Symbols below that are per-processor offsets.
-    text = [(address, name) for address, name in symbols if _USER_END <= address < _MODULES_START]
+    start, end = modules
+    text = [(address, name) for address, name in symbols if _USER_END <= address and not start <= address < end]
     addresses = [address for address, _ in text]
     functions: Counter[str] = Counter()
     for address, instructions in counts.items():
         if address < _USER_END:
             name = "[user space]"
-        elif address >= _MODULES_START:
+        elif start <= address < end:
             name = "[modules]"
         elif addresses and address >= addresses[0]:
             name = text[bisect_right(addresses, address) - 1][1]
@@ -117,8 +122,8 @@ def _program_symbols(program: Path) -> dict[str, int]:
     return {word[2]: int(word[0], 16) for word in words if len(word) == 3}
 
 
-def _qemu() -> str:
-    return find_program("qemu-system-x86_64", package="qemu-system-x86")
+def _qemu(arch: str) -> str:
+    return find_program(f"qemu-system-{arch}", package="qemu-system-x86" if arch == "x86_64" else "qemu-system-arm")
 
 
 def _parse() -> argparse.Namespace:

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs.boot.console import Timeline, parse_console
-from megamod.initramfs.boot.debian import Kernel
+from megamod.initramfs.boot.debian import Kernel, fetch_package_files
 from megamod.initramfs.boot.demo import one_by_one
 from megamod.initramfs.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
+from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.qemu import run_qemu
 from megamod.initramfs.build import build_image
 from megamod.initramfs.compress import read_module_bytes
@@ -169,15 +170,27 @@ def add_program(made_once: MadeOnce, image: Path, script: str, files: Mapping[st
 
 
 def make_root(
-    made_once: MadeOnce, script: str, *, files: Mapping[str, bytes] | None = None, size_mib: int | None = None
+    made_once: MadeOnce,
+    script: str,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    size_mib: int | None = None,
+    architecture: str = "amd64",
 ) -> Path:
     """An ext4 disk with busybox and *files* whose /sbin/init is *script* after `INIT`."""
 
     def make(path: Path) -> None:
         folder = path.with_name(f"{path.name}.root")
-        make_disk(path, busybox_root(folder, init=INIT + script, files=files), size_mib=size_mib)
+        program = None if architecture == "amd64" else foreign_busybox(architecture)
+        make_disk(path, busybox_root(folder, init=INIT + script, files=files, busybox=program), size_mib=size_mib)
 
-    return made_once(f"root-{_digest(script, sorted((files or {}).items()), size_mib)}", make)
+    return made_once(f"root-{_digest(script, sorted((files or {}).items()), size_mib, architecture)}", make)
+
+
+def foreign_busybox(architecture: str) -> Path:
+    """Debian's static busybox for another architecture."""
+    tree = fetch_package_files("busybox-static", "trixie", architecture=architecture, cache=cache_folder())
+    return next(path for path in (tree / "bin/busybox", tree / "usr/bin/busybox") if path.is_file())
 
 
 def make_data_disk(made_once: MadeOnce, filesystem: FileSystem) -> Path:
@@ -209,6 +222,7 @@ def run(
         result = run_qemu(
             image=image,
             vmlinuz=kernel.vmlinuz,
+            arch=kernel.arch,
             disks=disks,
             append=append if "root=" in append or not disks else f"root=/dev/vda {append}",
             extra=extra,

@@ -11,8 +11,9 @@ from megamod.profiles.errors import MegamodError
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
-    """``--suite`` and ``--kernel``, for kernels.open_kernel()."""
+    """``--suite``, ``--architecture`` and ``--kernel``, for kernels.open_kernel()."""
     parser.add_argument("--suite", default="bookworm", help="the Debian suite whose kernel is used (bookworm)")
+    parser.add_argument("--architecture", default="amd64", help="Debian's name of the suite's architecture (amd64)")
     parser.add_argument("--kernel", type=Path, metavar="FOLDER", help="an unpacked kernel with lib/modules and vmlinuz")
 
 

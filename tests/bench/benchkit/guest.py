@@ -67,6 +67,7 @@ def run_guest(
     result = run_qemu(
         image=image,
         vmlinuz=kernel.vmlinuz,
+        arch=kernel.arch,
         append=" ".join(words),
         icount=icount,
         accel="tcg",

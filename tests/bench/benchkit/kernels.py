@@ -7,32 +7,40 @@ from pathlib import Path
 
 from megamod.initramfs.boot.debian import fetch_kernel
 from megamod.initramfs.boot.host import cache_folder
+from megamod.initramfs.prelink.read import read_members
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.tree import ModuleTree, open_tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchKernel:
-    """A kernel and its modules."""
+    """A kernel and its modules. arch: the loader's name of its architecture."""
 
     tree: ModuleTree
     vmlinuz: Path
+    arch: str
 
     @property
     def release(self) -> str:
         return self.tree.release
 
 
-def open_kernel(*, folder: Path | None, suite: str) -> BenchKernel:
+def open_kernel(*, folder: Path | None, suite: str, architecture: str = "amd64") -> BenchKernel:
     """The kernel unpacked in *folder* (with lib/modules/KVER and boot/vmlinuz-KVER or the like), or that of *suite*."""
     if folder is None:
-        kernel = fetch_kernel(suite, architecture="amd64", cache=cache_folder())
-        return BenchKernel(tree=open_tree(str(kernel.modules)), vmlinuz=kernel.vmlinuz)
+        flavour = {"armhf": "armmp"}.get(architecture, architecture)
+        kernel = fetch_kernel(suite, flavour=flavour, architecture=architecture, cache=cache_folder())
+        tree = open_tree(str(kernel.modules))
+        return BenchKernel(tree=tree, vmlinuz=kernel.vmlinuz, arch=_arch_of(tree))
     tree = open_tree(str(folder))
     for path in (folder / f"boot/vmlinuz-{tree.release}", tree.folder / "vmlinuz"):
         if path.exists():
-            return BenchKernel(tree=tree, vmlinuz=path)
+            return BenchKernel(tree=tree, vmlinuz=path, arch=_arch_of(tree))
     found = sorted(folder.rglob("vmlinuz*"))
     if not found:
         raise MegamodError(f"{folder}: no vmlinuz in it")
-    return BenchKernel(tree=tree, vmlinuz=found[0])
+    return BenchKernel(tree=tree, vmlinuz=found[0], arch=_arch_of(tree))
+
+
+def _arch_of(tree: ModuleTree) -> str:
+    return read_members([next(iter(tree.modules.values())).path])[0].architecture.loader

@@ -14,7 +14,7 @@ from megamod.initramfs.prelink.read import Member, read_members
 from megamod.initramfs.prelink.resolve import resolve
 from megamod.initramfs.stages import Load, needs, split
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import inherited_ranks, initcall_level
+from megamod.profiles.levels import inherited_ranks, static_rank
 from megamod.profiles.model import canonical
 from megamod.profiles.select import SelectedModule, SelectedStage
 
@@ -64,12 +64,12 @@ def open_set(name: str, kernel: BenchKernel) -> ModuleSet:
             absent.append(module)
     chosen = sorted(wanted)
     members = read_members([tree.modules[module].path for module in chosen])
-    own = {module: (initcall_level(module), tree.modules[module].order) for module in chosen}
+    own = {module: static_rank(module, tree.modules[module].order) for module in chosen}
     ranks = inherited_ranks(own, {module: tree.modules[module].depends for module in chosen})
     sequence = order(members, resolve(members, allow_taint=False), ranks=ranks, after={})
     exports = find_exports(tree.folder, tree.release)
     by_name = {member.name: member for member in members}
-    if exports is None:
+    if exports is None or all(export.crc is None for export in exports.symbols.values()):
         donors = find_donors(members, (module.path for module in tree.modules.values()))
     else:
         donors = {symbol: export.crc for symbol, export in exports.symbols.items() if export.crc is not None}
