@@ -85,8 +85,8 @@ def tool() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def kernels(tool: Callable[..., str]) -> Callable[..., Kernel]:
-    """``kernels("bookworm")``, ``kernels("trixie", "riscv64")``: the newest kernel of a Debian suite for amd64 or another
-    architecture, unpacked in the cache."""
+    """``kernels("bookworm")``, ``kernels("trixie", "riscv64")``: the newest kernel of a Debian suite, unpacked in the
+    cache."""
 
     def fetch(suite: str, architecture: str = "amd64") -> Kernel:
         for name, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("depmod", "kmod")):

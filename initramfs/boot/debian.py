@@ -64,9 +64,10 @@ def fetch_kernel(
 ) -> Kernel:
     """The newest kernel ``linux-image-FLAVOUR`` of a Debian suite (``bookworm``, ``bookworm-backports``, ``sid``).
 
-    *architecture* is Debian's name, this machine's by default, *flavour* that of its usual kernel. What the *cache* holds is used without the network for
-    *max_age_days* after the last look, longer if the network fails; *refresh* looks now. *say* gets a line for each
-    slow step. Raises MegamodError when there is no such kernel, or none can be had.
+    *architecture* is Debian's name, this machine's by default, *flavour* that of its usual kernel. What the *cache*
+    holds is used without the network for *max_age_days* after the last look, longer if the network fails; *refresh*
+    looks now. *say* gets a line for each slow step. Raises MegamodError when there is no such kernel, or none can be
+    had.
     """
     architecture = architecture or host_architecture()
     tree = _fetch_tree(

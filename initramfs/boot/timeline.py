@@ -88,9 +88,9 @@ def boot_image(
 ) -> BootReport:
     """Boot *image*, made by ``megamod build``, with the kernel *vmlinuz*; the arguments are those of `run_qemu`.
 
-    Without a ``root=`` in *append* the first disk is the root. The run ends when the guest does, or ten seconds after
-    user space was reached and the last stage was loaded. QEMU and its machine follow from the image's loader. Raises MegamodError for a file that cannot be read and for an
-    image without a plan.
+    Without a ``root=`` in *append* the first disk is the root. QEMU and its machine follow from the image's loader. The
+    run ends when the guest does, or ten seconds after user space was reached and the last stage was loaded. Raises
+    MegamodError for a file that cannot be read and for an image without a plan.
     """
     entries = read_image(image)
     stages = _stages_that_end(image, entries)

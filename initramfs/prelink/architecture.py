@@ -122,8 +122,8 @@ class Architecture:
     addends_in_place: relocations are REL, the addend is in the field. pointer: the type of a pointer field; relative:
     that of a 32-bit PC-relative field; tables: section → the one type that it is made of. export_relative: __ksymtab
     holds distances (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) and not pointers. zero_fields: the kernel refuses a
-    relocation over bytes that are not zero. split_tables: one relocation table for each member's part of a section, where
-    the kernel's work grows faster than a table. name_alignment: of imports' names, for the kernel's strcmp().
+    relocation over bytes that are not zero. split_tables: one relocation table for each member's part of a section,
+    where the kernel's work grows faster than a table. name_alignment: of imports' names, for the kernel's strcmp().
     placeholders: sections that the kernel looks for and fills. entry_sizes: of tables that differ from
     policy.ENTRY_SIZES. text_limit: bytes of code that branches reach; area: what the kernel has for all modules.
     """

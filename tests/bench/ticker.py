@@ -73,7 +73,7 @@ def main() -> int:
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        disk = _root(folder)
+        disk = _root(folder, kernel)
         for unwind, symbols in [pair.split("+") for pair in options.options.split(",")]:
             images = {t: _image(folder, kernel, t, unwind, symbols) for t in _TRIGGERS}
             for clock, cpus in [("icount", 1), ("tcg", 1), ("tcg", 2)]:
@@ -109,7 +109,7 @@ def _image(folder: Path, kernel: BenchKernel, trigger: str, unwind: str, symbols
     return image
 
 
-def _root(folder: Path) -> Path:
+def _root(folder: Path, kernel: BenchKernel) -> Path:
     """An ext4 disk whose /sbin/init is the ticker."""
     root = busybox_root(folder / "root", init="exit")
     (root / "sbin/init").write_bytes(compile_guest("ticker", folder, arch=kernel.arch).read_bytes())

@@ -92,7 +92,7 @@ def fold(counts: Mapping[int, int], symbols: tuple[tuple[int, str], ...], module
     """Instructions by function; *modules* is where the kernel puts modules."""
     # Symbols below that are per-processor offsets.
     start, end = modules
-    text = [(address, name) for address, name in symbols if _USER_END <= address and not start <= address < end]
+    text = [(address, name) for address, name in symbols if address >= _USER_END and not start <= address < end]
     addresses = [address for address, _ in text]
     functions: Counter[str] = Counter()
     for address, instructions in counts.items():
