@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from megamod.profiles.aliases import AliasTable, parse_aliases
-from megamod.profiles.depmod import INDEXES, run_depmod
+from megamod.profiles.depmod import INDEXES
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.indexcache import indexes_of
 from megamod.profiles.model import canonical
 from megamod.profiles.yamlnodes import did_you_mean, shorten
 
@@ -132,15 +133,20 @@ class ModuleTree:
         return tuple(self._index("modules.builtin.modinfo").split("\0"))
 
     def _dependency_lines(self, index: str, keyword: str, *, swap: bool = False) -> Iterable[tuple[str, list[str]]]:
-        """(canonical module name, other words) of `KEYWORD MODULE WORD…` lines, or of `KEYWORD WORD MODULE` ones."""
+        """(canonical module name, other words) of `KEYWORD MODULE WORD…` lines, or of `KEYWORD TEXT MODULE` ones.
+
+        An alias may hold blanks: sound cards' names of 6.12 do ("mt8183_mt6358_ts3a227_max98357 soc card").
+        """
         for number, line in enumerate(self._index(index).splitlines(), 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
-            if words[0] != keyword or len(words) < 2 or (swap and len(words) != 3):
+            if words[0] != keyword or len(words) < 2 or (swap and len(words) < 3):
                 raise broken(self.folder / index, number, f"`{shorten(line)}` is no {keyword} line")
-            name = words[2] if swap else words[1]
-            yield canonical(name), words[1:2] if swap else words[2:]
+            if swap:
+                yield canonical(words[-1]), [line.split(None, 1)[1].rsplit(None, 1)[0]]
+            else:
+                yield canonical(words[1]), words[2:]
 
     def resolve(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(loadable modules, built-ins) that a module name or alias stands for, both empty if it stands for nothing.
@@ -168,7 +174,7 @@ def open_tree(kernel: str, *, release_folders: tuple[Path, ...] = RELEASE_FOLDER
     indexes: dict[str, str] = {}
     dep = read_index(folder / "modules.dep")
     if not dep.strip():
-        indexes = run_depmod(folder)
+        indexes = indexes_of(folder)
         dep = indexes["modules.dep"]
     order = indexes.get("modules.order") or read_index(folder / "modules.order")
     modules = _parse_dep(folder, dep, _parse_order(order))

@@ -77,7 +77,10 @@ def _is_name(text: str) -> bool:
 
 def _check_symbols(member: Member) -> None:
     home = member.symbols["st_shndx"].astype(np.int64)
+    loaded = np.array([section.alloc for section in member.sections], bool)
+    # binutils leaves mapping symbols ($x, $d) with stale values in sections that are not loaded; nobody reads those.
     inside = (home > 0) & (home < len(member.sections))
+    inside &= loaded[np.where(inside, home, 0)]
     room = np.array([section.size for section in member.sections], np.uint64)[np.where(inside, home, 0)]
     start, size = member.symbols["st_value"], member.symbols["st_size"]
     outside = inside & ((start > room) | (size > room - np.minimum(start, room)))

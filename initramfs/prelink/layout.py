@@ -14,7 +14,7 @@ import numpy as np
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array, align_up
 from megamod.initramfs.prelink.exports import Export
-from megamod.initramfs.prelink.merge import Output, Tables
+from megamod.initramfs.prelink.merge import PERCPU, Output, Tables
 from megamod.initramfs.prelink.policy import How
 from megamod.profiles.errors import MegamodError
 
@@ -56,9 +56,9 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
             sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
             sizes.append(_place(tables, output, offset, removed, pieces))
-        if output.name == ".data..percpu" and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
+        if output.name == PERCPU and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
             raise MegamodError(
-                f".data..percpu: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
+                f"{PERCPU}: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
                 hint="split the stage in two",
             )
         if sum(sizes) > area:

@@ -24,6 +24,7 @@ from megamod.profiles.errors import MegamodError
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
 _GLUE_TABLES = frozenset(["__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"])
+PERCPU = ".data..percpu"
 # What a symbol is, beside a global section number.
 IMPORT, ABSOLUTE, NOTHING = -1, -2, -3
 
@@ -214,6 +215,9 @@ def _paged(
         return outputs
     home = symbol_section[relocations.symbol[np.isin(relocations.type, kinds)]]
     wanted = set(np.unique(section_output[home[home >= 0]]).tolist())
+    # Per-processor data goes to a common reserve of 8 KiB, where few places begin a page (kernel/module/main.c
+    # percpu_modalloc()).
+    wanted -= {number for number, output in enumerate(outputs) if output.name == PERCPU}
     return tuple(
         replace(output, sh_addralign=max(output.sh_addralign, PAGE)) if number in wanted else output
         for number, output in enumerate(outputs)

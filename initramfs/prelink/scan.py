@@ -14,7 +14,7 @@ import numpy as np
 from megamod.initramfs.prelink.architecture import PAGE, WIDEST, Architecture, Reach
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.layout import Layout
-from megamod.initramfs.prelink.merge import ABSOLUTE, NOTHING, Relocations, Tables
+from megamod.initramfs.prelink.merge import ABSOLUTE, NOTHING, PERCPU, Relocations, Tables
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.profiles.errors import MegamodError
 
@@ -88,7 +88,7 @@ def _known(
     known |= np.isin(rows.type, architecture.of(Reach.RELATIVE)) & same
     if paged := architecture.of(Reach.PAGE, Reach.OFFSET):
         # merge has put every output that such a field refers to at the start of a page.
-        starts = np.array([o.sh_addralign % PAGE == 0 for o in tables.outputs], bool)
+        starts = np.array([o.sh_addralign % PAGE == 0 and o.name != PERCPU for o in tables.outputs], bool)
         known |= np.isin(rows.type, architecture.of(Reach.OFFSET)) & inside & starts[np.maximum(target, 0)]
         pages = np.isin(rows.type, paged) & ~np.isin(rows.type, architecture.of(Reach.OFFSET))
         # Cortex-A53 erratum 843419: the kernel may have to move an ADRP in the last two words of a page elsewhere
