@@ -34,7 +34,8 @@ class RelocationType:
 
     encode: (words, values) → words, for a field that is part of an instruction of *width* bytes; None for plain data.
     multiple: the value must be a multiple of it. label: its symbol names another relocation's place, so the symbol's
-    value must stay exact. stacks: it adds to the field, and others may do so too.
+    value must stay exact. stacks: it adds to the field, and others may do so too. short: it does not reach as far as
+    two sections may lie apart, and the kernel has no stub for it, or does not even look.
     """
 
     name: str
@@ -46,6 +47,7 @@ class RelocationType:
     encode: Callable[[Array, Array], Array] | None = None
     label: bool = False
     stacks: bool = False
+    short: bool = False
 
     @property
     def plain(self) -> bool:

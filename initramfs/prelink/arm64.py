@@ -42,14 +42,16 @@ def _place(words: Array, values: Array, *, shift: int, width: int, at: int) -> A
     return placed
 
 
-def _branch(name: str, bits: int, at: int) -> RelocationType:
+def _branch(name: str, bits: int, at: int, *, short: bool = True) -> RelocationType:
     """A PC-relative word count of *bits* bits: B, BL, B.cond, CBZ, TBZ and LDR (literal)."""
     reach = 1 << (bits + 1)
 
     def encode(words: Array, values: Array) -> Array:
         return _place(words, values, shift=2, width=bits, at=at)
 
-    return RelocationType(name=name, width=4, reach=Reach.RELATIVE, low=-reach, high=reach, multiple=4, encode=encode)
+    return RelocationType(
+        name=name, width=4, reach=Reach.RELATIVE, low=-reach, high=reach, multiple=4, encode=encode, short=short
+    )
 
 
 def _low(name: str, scale: int) -> RelocationType:
@@ -83,7 +85,9 @@ _RELOCATIONS = {
     R_PREL32: RelocationType(name="PREL32", width=4, reach=Reach.RELATIVE, low=-(1 << 31), high=1 << 31),
     262: RelocationType(name="PREL16", width=2, reach=Reach.RELATIVE, low=-(1 << 15), high=1 << 15),
     273: _branch("LD_PREL_LO19", 19, 5),
-    274: RelocationType(name="ADR_PREL_LO21", width=4, reach=Reach.RELATIVE, low=-(1 << 20), high=1 << 20, encode=_adr),
+    274: RelocationType(
+        name="ADR_PREL_LO21", width=4, reach=Reach.RELATIVE, low=-(1 << 20), high=1 << 20, encode=_adr, short=True
+    ),
     R_ADRP: RelocationType(
         name="ADR_PREL_PG_HI21", width=4, reach=Reach.PAGE, low=-(1 << 32), high=1 << 32, encode=_adrp
     ),
@@ -92,8 +96,8 @@ _RELOCATIONS = {
     278: _low("LDST8_ABS_LO12_NC", 0),
     279: _branch("TSTBR14", 14, 5),
     280: _branch("CONDBR19", 19, 5),
-    282: _branch("JUMP26", 26, 0),
-    R_CALL26: _branch("CALL26", 26, 0),
+    282: _branch("JUMP26", 26, 0, short=False),
+    R_CALL26: _branch("CALL26", 26, 0, short=False),
     284: _low("LDST16_ABS_LO12_NC", 1),
     285: _low("LDST32_ABS_LO12_NC", 2),
     286: _low("LDST64_ABS_LO12_NC", 3),

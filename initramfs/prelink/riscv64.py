@@ -46,7 +46,7 @@ def _branch(name: str, width: int, reach: int, pieces: Sequence[tuple[int, int, 
         return _scatter(words, values, pieces)
 
     return RelocationType(
-        name=name, width=width, reach=Reach.RELATIVE, low=-reach, high=reach, multiple=2, encode=encode
+        name=name, width=width, reach=Reach.RELATIVE, low=-reach, high=reach, multiple=2, encode=encode, short=True
     )
 
 

@@ -62,6 +62,7 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     trace = _trace_calls(tables, rows, imported) if options.tracing == "off" else np.zeros(len(rows.type), bool)
     now = ~gone & ~trace & _known(tables, rows, place, output, target, inside, home)
     kernel = ~gone & ~trace & ~now
+    _check_short(tables, rows, kernel, architecture)
     used = np.zeros(len(tables.imports), bool)
     used[imported[kernel & (imported >= 0)]] = True
     return Scan(
@@ -142,6 +143,16 @@ def _check_targets(tables: Tables, rows: Relocations, home: Array, target: Array
     absolute = ~gone & relative & (home == ABSOLUTE)
     if absolute.any():
         raise MegamodError(f"{site(tables, int(np.argmax(absolute)))}: the distance to an absolute value is unknown")
+
+
+def _check_short(tables: Tables, rows: Relocations, kernel: Array, architecture: Architecture) -> None:
+    """A short branch stays in its section: where two sections lie is the kernel's affair, and whether it reaches."""
+    short = [kind for kind, known in architecture.relocations.items() if known.short]
+    if short and (far := kernel & np.isin(rows.type, short)).any():
+        raise MegamodError(
+            f"{site(tables, int(np.argmax(far)))}: a short branch out of its section, which may not reach",
+            hint="load this module on its own",
+        )
 
 
 def _trace_calls(tables: Tables, rows: Relocations, imported: Array) -> Array:
