@@ -3,7 +3,7 @@
 A module does not say that a symbol it imports is reserved for it by name (``module:btrfs``, EXPORT_SYMBOL_FOR_MODULES,
 6.16+, kernel/module/main.c verify_module_namespace()); only the exporter does. An x86 bzImage holds the stripped
 vmlinux with its section names, so __ksymtab can be read before the first boot (Documentation/arch/x86/boot.rst,
-payload_offset).
+payload_offset). Images of other architectures: flatkernel.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.compress import decompress
-from megamod.initramfs.flatkernel import flat_exports, is_flat, is_other_image
+from megamod.initramfs.flatkernel import flat_exports, flat_kernel, is_packed_image, is_zimage
 from megamod.initramfs.image import read_file
 from megamod.initramfs.prelink.exports import reserved
 from megamod.initramfs.prelink.read import Member
@@ -60,6 +60,7 @@ def _candidates(folder: Path, release: str) -> Iterator[Path]:
     yield folder / "vmlinuz"
     for parent in folder.parents[2:4]:
         yield parent / "boot" / f"vmlinuz-{release}"
+        yield parent / "boot" / f"vmlinux-{release}"  # riscv64, which has no packed image
     yield folder / "build" / "Module.symvers"
 
 
@@ -69,11 +70,12 @@ def read_exports(path: Path) -> KernelExports | None:
     if path.name.startswith("Module.symvers"):
         return KernelExports(source=path, symbols=dict(_symvers(read_file(path), path)))
     image = read_file(path)
-    if is_flat(image):
-        table = flat_exports(image)
+    flat = flat_kernel(image)
+    if flat is not None:
+        table = flat_exports(flat)
         found = {name: KernelExport(crc=None, gpl=gpl, namespace=space) for name, space, gpl in table}
         return KernelExports(source=path, symbols=found) if found else None
-    if is_other_image(image):
+    if is_zimage(image) or is_packed_image(image):
         return None
     data = unpacked_kernel(path)
     try:
