@@ -6,7 +6,7 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=initramfs/setup.sh
 . "$top/initramfs/setup.sh"
 
-need_packages qemu-system-x86 kmod busybox-static e2fsprogs btrfs-progs xfsprogs cpio binutils xz-utils zstd lz4 \
+need_packages qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod busybox-static e2fsprogs btrfs-progs xfsprogs cpio binutils xz-utils zstd lz4 \
 	gcc libc6-dev make shellcheck 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python
@@ -34,14 +34,17 @@ step shellcheck
 
 step kernels
 # Without a network the tests that need what is not in the cache are skipped, or fail where CI=true.
-"$py" - bookworm bookworm-backports sid <<-'EOT' || [ "${CI:-}" != true ]
+"$py" - bookworm bookworm-backports sid bookworm:arm64 trixie:arm64 sid:arm64 trixie:armhf trixie:riscv64 \
+	sid:riscv64 <<-'EOT' || [ "${CI:-}" != true ]
 	import sys
 	from megamod.initramfs.boot.debian import fetch_kernel
 	from megamod.initramfs.boot.host import cache_folder
 	from megamod.profiles.errors import MegamodError
 	try:
-	    for suite in sys.argv[1:]:
-	        print(suite, fetch_kernel(suite, architecture="amd64", cache=cache_folder(), say=print).release, flush=True)
+	    for word in sys.argv[1:]:
+	        suite, _, architecture = word.partition(":")
+	        kernel = fetch_kernel(suite, architecture=architecture or "amd64", cache=cache_folder(), say=print)
+	        print(suite, kernel.release, flush=True)
 	except MegamodError as error:
 	    sys.exit(f"megamod: {error}")
 EOT

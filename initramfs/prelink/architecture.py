@@ -87,13 +87,15 @@ class Fixup:
 class GlueCode:
     """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
     offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
-    unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word."""
+    unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word. bit:
+    what pointers to the function have beside its place (1 for Thumb)."""
 
     code: bytes
     fixups: tuple[Fixup, ...]
     frames: tuple[tuple[int, int], ...] = ()
     return_site: int | None = None
     unwind_entry: tuple[int, int] | None = None
+    bit: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,9 @@ def _check_symbols(member: Member) -> None:
     inside &= loaded[np.where(inside, home, 0)]
     room = np.array([section.size for section in member.sections], np.uint64)[np.where(inside, home, 0)]
     start, size = member.symbols["st_value"], member.symbols["st_size"]
+    if member.architecture.bits == 32:
+        # A Thumb function's value is odd (AArch32 psABI, 5.5.3); its place is not.
+        start = start & ~(member.symbols["st_info"] & 15 == elf.STT_FUNC).astype(np.uint64)
     outside = inside & ((start > room) | (size > room - np.minimum(start, room)))
     for index in np.flatnonzero(outside).tolist():
         # A section anchor of the compiler (-fsection-anchors, arm and riscv) may lie beyond the end that it is near.

@@ -19,7 +19,12 @@ def cost_notes(tables: Tables, options: PrelinkOptions) -> tuple[str, ...]:
     if options.tracing == "off" or options.symbols == "trim":
         return ()
     tables_of_sites = ("__mcount_loc", "__patchable_function_entries")
-    sites = sum(s.size // m.architecture.word for m in tables.members for s in m.sections if s.alloc and s.name in tables_of_sites)
+    sites = sum(
+        s.size // m.architecture.word
+        for m in tables.members
+        for s in m.sections
+        if s.alloc and s.name in tables_of_sites
+    )
     symbols = sum(
         int(np.count_nonzero((m.symbols["st_info"] & 15 == elf.STT_FUNC) & (m.symbols["st_shndx"] != elf.SHN_UNDEF)))
         for m in tables.members

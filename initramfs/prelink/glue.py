@@ -71,10 +71,10 @@ def make_glue(
     for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"):
         builder.add(name)
     this_module = builder.add(THIS_MODULE)
-    _add_struct_module(builder, template, options.name, may_lack_init=not options.results)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = rename_parameters(builder, members)
-    inits = _add_code(builder, members, depends, skips=skips, timed=timed, options=options)
+    inits, bit = _add_code(builder, members, depends, skips=skips, timed=timed, options=options)
+    _add_struct_module(builder, template, options.name, bit, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
     _add_placeholders(builder, members)
@@ -117,8 +117,9 @@ def _template(members: Sequence[Member]) -> Member:
     return members[0]
 
 
-def _add_struct_module(builder: Builder, template: Member, name: str, *, may_lack_init: bool) -> None:
-    """The template's struct module with our name; its init pointer is the only relocation that is carried over."""
+def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, *, may_lack_init: bool) -> None:
+    """The template's struct module with our name; its init pointer is the only relocation that is carried over. *bit*
+    is added to it."""
     data = bytearray(template.sections[template.this_module].data)
     old = template.info("name") or ""
     at = template.name_offset
@@ -130,7 +131,7 @@ def _add_struct_module(builder: Builder, template: Member, name: str, *, may_lac
             continue
         for offset, kind, symbol, _addend in rows.tolist():
             if template.symbol_name(symbol) == "init_module":
-                builder.point(THIS_MODULE, offset, ".init.text", 0, kind)
+                builder.point(THIS_MODULE, offset, ".init.text", bit, kind)
                 return
     if may_lack_init:
         return
@@ -176,7 +177,8 @@ def _add_code(
     skips: Sequence[tuple[int, int, int]],
     timed: bool,
     options: PrelinkOptions,
-) -> dict[int, tuple[int, int, int]]:
+) -> tuple[dict[int, tuple[int, int, int]], int]:
+    """The init function; returns Glue.inits, and what pointers to it have beside its place."""
     architecture = builder.architecture
     code = architecture.encode_init(
         GlueRequest(
@@ -190,7 +192,7 @@ def _add_code(
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.
-    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code))
+    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code), code.bit)
     places = {"result": 0}
     for number, (_, values, count) in enumerate(skips):
         places |= {f"skip{number}": values, f"skip{number}_count": count}
@@ -222,7 +224,7 @@ def _add_code(
         builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
     if options.unwind != "drop":
         _add_unwind(builder, members, code.frames)
-    return inits
+    return inits, code.bit
 
 
 def _usual_start(members: Sequence[Member]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megamod.initramfs.prelink.architecture import Architecture
-from megamod.initramfs.prelink.arm import ARM
+from megamod.initramfs.prelink.arm import ARM, ARM_THUMB2
 from megamod.initramfs.prelink.arm64 import ARM64
 from megamod.initramfs.prelink.riscv64 import RISCV64
 from megamod.initramfs.prelink.x86_64 import X86_64
@@ -11,8 +11,10 @@ from megamod.initramfs.prelink.x86_64 import X86_64
 ARCHITECTURES = {known.machine: known for known in (X86_64, ARM64, RISCV64, ARM)}
 
 
-def architecture_of(machine: int) -> Architecture | None:
-    """The architecture of an ELF e_machine, None for one that cannot be linked."""
+def architecture_of(machine: int, vermagic: str = "") -> Architecture | None:
+    """The architecture of an ELF e_machine and a kernel's vermagic, None for one that cannot be linked."""
+    if machine == ARM.machine and "thumb2" in vermagic.split():
+        return ARM_THUMB2
     return ARCHITECTURES.get(machine)
 
 

@@ -155,7 +155,7 @@ MACHINES: Mapping[int, Machine] = {
         placeholders=(".plt", ".got", ".got.plt"),
     ),
     40: Machine(
-        widths=dict.fromkeys([1, 2, 3, 28, 29, 38, 40, 42, 43, 44, 45, 46, 57, 59, 63], 4),
+        widths=dict.fromkeys([1, 2, 3, 10, 28, 29, 30, 38, 40, *range(42, 51), 57, 59, 63], 4),
         entries=_tables(_SHORT, 12, __tracepoints_ptrs=4, __ex_table=8),
         near_calls=_arm_calls,
         # The field is no addend but an instruction with -8 in it, which the pipeline adds back.

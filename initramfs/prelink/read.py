@@ -94,7 +94,7 @@ def read_member(image: bytes, *, file: str) -> Member:
     relas = _read_relas(sections, symtab, len(symbols), architecture, file)
     modinfo = _read_modinfo(sections, file)
     name = _read_name(modinfo, file)
-    _required(modinfo, "vermagic", file)
+    architecture = architecture_of(architecture.machine, _required(modinfo, "vermagic", file)) or architecture
     this_module = find_section(sections, THIS_MODULE)
     if this_module is None:
         raise MegamodError(f"{file}: no {THIS_MODULE} section", hint="this is an object file, not a kernel module")

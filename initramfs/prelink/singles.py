@@ -17,6 +17,4 @@ def why_single(member: Member) -> str | None:
         return "compares the names of its own parameters"
     if any(s.name in (".kcfi_traps", "__kcfi_traps", ".cfi_sites") and s.size for s in member.sections):
         return "is built with kCFI, whose checks of the merged init are not made yet"
-    if "thumb2" in (member.info("vermagic") or "").split():
-        return "is built of Thumb-2 instructions, for which there is no glue yet"
     return None

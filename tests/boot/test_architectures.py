@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,14 @@ def test_a_large_arm64_set_complains_of_nothing_that_its_modules_do_not_complain
         return {CHANGING.sub("", text) for text in guest.failures()}
 
     assert complaints(merged) <= complaints(stock)
+
+
+def test_a_board_is_built_for_without_a_compiler_or_any_other_program_of_this_machine(tmp_path, kernels):
+    profile, image = tmp_path / "board.yaml", tmp_path / "board.img"
+    profile.write_text(PROFILE)
+    command = [Path(sys.executable).with_name("megamod"), "build", profile, "-o", image, "-q"]
+    for pair in (("bookworm", "arm64"), ("trixie", "armhf"), ("trixie", "riscv64")):
+        kernel = kernels(*pair)
+        environment = {"PATH": "/nonexistent", "HOME": str(tmp_path)}
+        subprocess.run([*command, "-k", kernel.modules], env=environment, check=True)
+        assert manifest_of(image).kernel == kernel.release
