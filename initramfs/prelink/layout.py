@@ -62,10 +62,11 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
                 hint="split the stage in two",
             )
         if sum(sizes) > area:
-            largest = max(output.inputs, key=lambda number: tables.where(number)[1].size)
+            seen = (number for other in tables.outputs[: len(sizes)] for number in other.inputs)
+            largest = max(seen, key=lambda number: tables.where(number)[1].size)
             raise MegamodError(
-                f"{tables.where(largest)[0].file}: with it {output.name} makes the megamodule larger than the "
-                f"{area} bytes that a kernel has for all modules",
+                f"{tables.where(largest)[0].file}: with it the megamodule is larger than the {area} bytes that a "
+                "kernel has for all modules",
                 hint="split the stage in two",
             )
         if output.sh_flags & elf.SHF_EXECINSTR and sizes[-1] > tables.architecture.text_limit:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs.kernelexports import KernelExport, KernelExports
+from megamod.initramfs.prelink.read import read_member
+from megamod.initramfs.prelink.singles import why_single
 from megamod.initramfs.stages import Load, needs, split
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.model import canonical
 from megamod.profiles.select import SelectedModule, SelectedStage
 from tests.unit.elfkit import Ko, read
 
@@ -110,6 +113,12 @@ def test_module_built_with_kcfi_is_single() -> None:
 def reserving(namespace: str) -> KernelExports:
     symbols = {"special": KernelExport(crc=5, gpl=True, namespace=namespace)}
     return KernelExports(source=Path("vmlinuz"), symbols=symbols)
+
+
+def test_module_whose_file_kmod_and_the_kernel_name_differently_is_single() -> None:
+    member = read_member(bytes(Ko("thead_aon")), file="thead,aon.ko")
+    assert canonical("thead,aon") == member.name
+    assert "a comma in its file name" in str(why_single(member))
 
 
 def test_module_whose_import_the_kernel_reserves_by_name_is_single() -> None:
