@@ -214,3 +214,39 @@ def test_a_board_is_built_for_without_a_compiler_or_any_other_program_of_this_ma
         environment = {"PATH": "/nonexistent", "HOME": str(tmp_path)}
         subprocess.run([*command, "-k", kernel.modules], env=environment, check=True)
         assert manifest_of(image).kernel == kernel.release
+
+
+# Tracing on boards
+
+TRACED = """
+name: traced
+critical: {modules: ["?virtio_pci", "?virtio_mmio", virtio_blk, ext4]}
+tracing: keep
+"""
+
+TRACED_INIT = """
+mount -t tracefs none /sys/kernel/tracing
+cd /sys/kernel/tracing
+echo 'ext4_*' > set_ftrace_filter
+echo function > current_tracer
+echo 1 > events/ext4/enable
+echo 1 > tracing_on
+ls / > /dev/null
+echo 0 > tracing_on
+show functions grep -c megamod_critical available_filter_functions
+show trace cat trace
+cd /
+""" + END  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", [("bookworm", "arm64"), ("trixie", "armhf"), ("trixie", "riscv64")], ids="-".join)
+def test_members_can_be_traced_if_the_profile_says_so(made_once, kernels, pair):
+    kernel = kernels(*pair)
+    image = make_image(made_once, kernel, TRACED)
+    disk = make_root(made_once, TRACED_INIT, architecture=kernel.architecture)
+    guest = run(made_once, kernel, image, disks=[disk], memory=768)
+    assert int(guest.section("functions")[0]) > 500
+    trace = "\n".join(guest.section("trace"))
+    assert re.search(r"ext4_readdir <-iterate_dir", trace)
+    assert re.search(r": ext4_\w+: dev 254,0 ino", trace)
+    assert guest.failures() == []
