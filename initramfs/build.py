@@ -5,34 +5,39 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from megamod.initramfs.arguments import arguments, prefixes_of
 from megamod.initramfs.compress import read_module_bytes
+from megamod.initramfs.contents import Contents, collect_contents
 from megamod.initramfs.cpio import Entry
 from megamod.initramfs.image import write_image
+from megamod.initramfs.kernelconfig import find_config
 from megamod.initramfs.kernelexports import KernelExports, check_imports, find_exports
 from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.initramfs.plan import PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
-from megamod.initramfs.prelink import elf
+from megamod.initramfs.packing import check_method, choose_packing
+from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
 from megamod.initramfs.prelink.donors import find_donors
+from megamod.initramfs.prelink.emit import build_ids
 from megamod.initramfs.prelink.link import Megamodule, prelink
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member, read_member
+from megamod.initramfs.rootneeds import check_root, root_text
 from megamod.initramfs.stages import Load, needs, split
 from megamod.initramfs.steps import StageRow, Steps, counted, human_bytes
-from megamod.loader.build import loader_binary
+from megamod.loader.build import ctl_binary, loader_binary
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.levels import tagged_rank
 from megamod.profiles.model import Profile
 from megamod.profiles.select import SelectedStage, Selection, select
 from megamod.profiles.tree import ModuleTree
 
-# ELF machine → the loader's name of the architecture.
-_LOADERS = {elf.EM_X86_64: "x86_64"}
 _FOLDERS = ("dev", "proc", "sys", "run", "root")
+
+ORIGINALS = "megamod/originals"
+"""Where the members' own files lie in the image, for the loader's fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,24 +74,41 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
     with steps.step("select") as step:
         selection = select(profile, tree)
         step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))
+    check_root(selection)
     for note in selection.notes:
         steps.say(f"  note: {note}")
+
+    config = find_config(tree.folder, tree.release)
+    check_method(profile.compress, config)
 
     with steps.step("read") as step:
         files, members = read_selection(selection)
         step.note(f"{counted(len(members), 'module')}, {human_bytes(sum(map(len, files.values())))}")
+    with steps.step("files") as step:
+        contents = collect_contents(selection, members)
+        step.note(contents.summary())
+    for note in contents.notes:
+        steps.say(f"  note: {note}")
     edges = needs(members)
-    exports = _kernel_exports(selection, members, steps)
+    exports = kernel_exports(selection, members, steps)
 
-    built = tuple(_build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
+    built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
+
+    blobs = [*(item.data for stage in built for item in stage.loads), *(file.entry.data for file in contents.files)]
+    packing = choose_packing(profile, config, blobs)
+    if packing.note:
+        steps.say(f"  note: {packing.note}")
+    selection = replace(selection, profile=replace(selection.profile, compress=packing.method))
 
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
-    manifest = _make_manifest(selection, built, files)
-    machine = next(iter(members.values())).machine if members else elf.EM_X86_64
-    entries = image_entries(plan, manifest, built, loader_binary(_loader_name(machine)))
+    manifest = make_manifest(selection, built, files, contents)
+    arch = loader_name(members, tree)
+    originals = original_files(built, files) if profile.fallback == "modules" else {}
+    entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
+    entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
-        size = write_image(output, entries, method=profile.compress)
+        size = write_image(output, entries, method=packing.method)
         step.note(f"{output} {human_bytes(size)}")
     return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
 
@@ -111,7 +133,7 @@ def read_selection(selection: Selection) -> tuple[dict[str, bytes], dict[str, Me
     return files, members
 
 
-def _build_stage(
+def build_stage(
     stage: SelectedStage,
     files: Mapping[str, bytes],
     members: Mapping[str, Member],
@@ -137,7 +159,7 @@ def _build_stage(
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
 
 
-def _kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
+def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
     """The kernel's own exports, checked against what the modules import."""
     tree = selection.tree
     with steps.step("kernel") as step:
@@ -174,7 +196,7 @@ def _prelink(
 
 def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
     """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
-    if exports is not None:
+    if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
         return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
     return find_donors(chosen, (module.path for module in tree.modules.values()))
 
@@ -205,6 +227,9 @@ def make_plan(
                     arguments=arguments(options, members, names, merged=item.merged is not None),
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=item.merged is not None and item.merged.requests,
+                    originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
+                    if item.merged and selection.profile.fallback == "modules"
+                    else (),
                 )
             )
             earlier.update(names)
@@ -221,10 +246,14 @@ def make_plan(
         stages=tuple(stages),
         softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
         dependents=dependents,
+        skips=selection.skip,
+        fallback=selection.profile.fallback,
     )
 
 
-def _make_manifest(selection: Selection, built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> Manifest:
+def make_manifest(
+    selection: Selection, built: tuple[BuiltStage, ...], files: Mapping[str, bytes], contents: Contents
+) -> Manifest:
     profile = selection.profile
     return Manifest(
         megamod=version("megamod"),
@@ -237,8 +266,9 @@ def _make_manifest(selection: Selection, built: tuple[BuiltStage, ...], files: M
             "static-calls": profile.static_calls,
             "probe": profile.probe,
             "compress": profile.compress,
+            "fallback": profile.fallback,
         },
-        root=" ".join([profile.root.kind, *filter(None, [profile.root.path]), *profile.root.args]),
+        root=root_text(profile.root),
         stages=tuple(
             ManifestStage(
                 name=stage.stage.name,
@@ -247,13 +277,17 @@ def _make_manifest(selection: Selection, built: tuple[BuiltStage, ...], files: M
             )
             for stage in built
         ),
-        notes=selection.notes,
+        notes=(*selection.notes, *contents.notes),
+        skip=selection.skip,
+        files=contents.manifest(),
     )
 
 
 def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
     selected = {module.name: module for module in item.load.modules}
-    names = [member.name for member in item.merged.members] if item.merged else [item.load.module]
+    single = item.load.module
+    members = item.merged.members if item.merged else (read_member(files[single], file=f"{single}.ko"),)
+    ids = build_ids(members)
     return ManifestLoad(
         file=item.file,
         module=item.load.module,
@@ -263,29 +297,55 @@ def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
         relocations_before=item.merged.relocations[0] if item.merged else 0,
         relocations_after=item.merged.relocations[1] if item.merged else 0,
         members=tuple(
-            ManifestMember(name=name, file=selected[name].relpath, reason=selected[name].reason, bytes=len(files[name]))
-            for name in names
+            ManifestMember(
+                name=member.name,
+                file=selected[member.name].relpath,
+                reason=selected[member.name].reason,
+                bytes=len(files[member.name]),
+                version=member.info("version") or "",
+                srcversion=member.info("srcversion") or "",
+                build_id=ids.get(member.name, ""),
+                license=member.info("license") or "",
+                firmware=tuple(member.infos("firmware")),
+            )
+            for member in members
         ),
     )
 
 
-def image_entries(plan: Plan, manifest: Manifest, built: tuple[BuiltStage, ...], loader: bytes) -> list[Entry]:
+def original_files(built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What `fallback: modules` adds: path in the image → bytes of every member's own file, signature included."""
+    merged = (item.merged for stage in built for item in stage.loads if item.merged)
+    return {f"{ORIGINALS}/{member.name}.ko": files[member.name] for load in merged for member in load.members}
+
+
+def image_entries(
+    plan: Plan,
+    manifest: Manifest,
+    built: tuple[BuiltStage, ...],
+    loader: bytes,
+    ctl: bytes,
+    originals: Mapping[str, bytes],
+) -> list[Entry]:
     """Everything that goes into the archive."""
     entries = [Entry(path=folder, mode=stat.S_IFDIR | 0o755) for folder in _FOLDERS]
     entries.append(Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader))
+    entries.append(Entry(path=CTL_PATH, mode=stat.S_IFREG | 0o755, data=ctl))
     # The kernel opens it for PID 1 before anything is mounted (init/main.c console_on_rootfs()).
     entries.append(Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)))
     contents = {PLAN_PATH: plan_text(plan), MANIFEST_PATH: manifest.to_json()}
-    contents |= {item.file: item.data for stage in built for item in stage.loads}
+    contents |= {item.file: item.data for stage in built for item in stage.loads} | dict(originals)
     entries += [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in contents.items()]
     return entries
 
 
-def _loader_name(machine: int) -> str:
-    if machine not in _LOADERS:
-        name = elf.MACHINE_NAMES.get(machine, str(machine))
-        raise MegamodError(f"modules for {name}: this architecture is not built yet", hint="x86_64 is")
-    return _LOADERS[machine]
+def loader_name(members: Mapping[str, Member], tree: ModuleTree) -> str:
+    """The loader's name of the modules' architecture; if none is selected, of any module of the tree."""
+    for member in members.values():
+        return member.architecture.loader
+    for module in tree.modules.values():
+        return read_member(read_module_bytes(module.path), file=module.path.name).architecture.loader
+    raise MegamodError(f"{tree.folder}: no module in it, so its architecture is not known")
 
 
 def _row(stage: BuiltStage) -> StageRow:

@@ -56,19 +56,27 @@ def prelink(quiet: bool, **options: Any) -> None:
 @click.argument("profile")
 @click.option("-k", "--kernel", required=True, help="A lib/modules/KVER folder, or a release name of this machine.")
 @click.option("-o", "--output", required=True, type=_FILE, metavar="IMAGE", help="Write the image here.")
+@click.option(
+    "--firmware-dir", metavar="DIR", help="Look for firmware here; default: lib/firmware of the kernel's root."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def build(profile: str, kernel: str, output: Path, quiet: bool) -> None:
+def build(quiet: bool, **options: Any) -> None:
     """Build an initramfs image from PROFILE, a file or the name of a shipped profile."""
-    _load("commands").build_command(profile=profile, kernel=kernel, output=output, steps=_steps(quiet))
+    _load("commands").build_command(steps=_steps(quiet), **options)
 
 
 @cli.command()
 @click.argument("file", type=_FILE, metavar="IMAGE|FILE.ko")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(file: Path, as_json: bool) -> None:
+@click.option("--tree", "what", flag_value="tree", help="List every file of the image instead.")
+@click.option("--sbom", "what", flag_value="sbom", help="Print a CycloneDX bill of materials of the image instead.")
+@click.option("--file", "path", metavar="PATH", help="Print this file of the image instead.")
+@click.option(
+    "--diff", "other", type=_FILE, metavar="OTHER", help="Say what OTHER has differently; status 1 if it does."
+)
+def inspect(**options: Any) -> None:
     """Show what is in an image or a megamodule: stages, members in init order, singles, sizes."""
-    inspection = _load("inspection").inspect_file(file)
-    click.echo(inspection.as_json() if as_json else inspection.as_text())
+    sys.exit(_load("inspectcommands").inspect_command(**options))
 
 
 @cli.command()
@@ -145,6 +153,59 @@ def profile_schema() -> None:
 def levels(**options: Any) -> None:
     """Make the table of initcall levels from SOURCE, a kernel source tree."""
     click.echo(_load("profilecommands").levels_command(**options))
+
+
+@cli.group()
+def hook() -> None:
+    """Have dracut, initramfs-tools or mkinitcpio make images with a megamodule in them."""
+
+
+_GENERATOR = click.argument("generator", type=click.Choice(["dracut", "initramfs-tools", "mkinitcpio"]))
+_ROOT = click.option("--root", type=_FILE, default="/", metavar="DIR", help="The system to work on; default: this one.")
+
+
+@hook.command("install")
+@_GENERATOR
+@click.option("--rdinit", "entry", flag_value="rdinit", help="Start the loader before the image's init.")
+@click.option("--hook-points", "entry", flag_value="hook-points", help="Leave the kernel command line alone.")
+@_ROOT
+def hook_install(**options: Any) -> None:
+    """Install the hook of GENERATOR; its next images have a megamodule. Default: --rdinit where GRUB or kernel-install
+    take a drop-in."""
+    _load("hookcommands").hook_install_command(**options)
+
+
+@hook.command("remove")
+@_GENERATOR
+@_ROOT
+def hook_remove(**options: Any) -> None:
+    """Take away all that `install` has written."""
+    _load("hookcommands").hook_remove_command(**options)
+
+
+@hook.command("status")
+@click.argument("generator", required=False, type=click.Choice(["dracut", "initramfs-tools", "mkinitcpio"]))
+@_ROOT
+def hook_status(**options: Any) -> None:
+    """Say which hooks are installed, and whether their files are as they were."""
+    _load("hookcommands").hook_status_command(**options)
+
+
+@hook.command("run")
+@_GENERATOR
+@click.option("--image-root", required=True, type=_FILE, metavar="DIR", help="The folder that becomes the image.")
+@click.option("--kernel", required=True, metavar="KVER", help="The kernel that the image is for.")
+@click.option("--modules-dir", type=_FILE, metavar="DIR", help="Its modules; default: /lib/modules/KVER.")
+@click.option("--machine", type=_FILE, metavar="DIR", help="The machine recorded in DIR; default: this one.")
+@click.option("--select", type=click.Choice(["machine", "all"]), help="What this machine needs, or the whole image.")
+@click.option("--fallback", type=click.Choice(["modules", "none"]), help="Keep the members' files for megamod=off.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Modules that stay files.")
+@click.option("--chosen", metavar="FILE", help="Paths of the modules, a line each; prints the members.")
+@click.option("--strict", is_flag=True, help="Fail where the image would be left as it is with a warning.")
+@click.option("-v", "--verbose", is_flag=True, help="Print each step.")
+def hook_run(verbose: bool, **options: Any) -> None:
+    """Work on an image root; the hooks call this. All settings have a line in /etc/megamod/hook.conf too."""
+    sys.exit(_load("hookcommands").hook_run_command(steps=_steps(not verbose), **options))
 
 
 def main() -> int:

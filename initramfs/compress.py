@@ -14,9 +14,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import libarchive
 import libarchive.exception
+import lz4.block
 import zstandard
 
 from megamod.profiles.errors import MegamodError
@@ -41,6 +43,8 @@ _ZSTD_PIECE = 1 << 10
 # block unpacks to 8 MiB but the last (lib/decompress_unlz4.c, 6.1; lz4's own tool writes it with -l).
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 
+_LZ4_BLOCK = 8 << 20
+
 _UNREAD = {
     b"BZh": "bzip2",
     b"\x5d\x00\x00": "lzma",
@@ -54,10 +58,11 @@ class _DamagedError(Exception):
 
 
 def compress(data: bytes, method: str) -> bytes:
-    """*data* packed by *method*, ``zstd`` or ``none``; the same bytes whatever the number of processors."""
-    if method == "none":
-        return data
-    assert method == "zstd", method
+    """*data* packed by *method*, one of METHODS; the same bytes whatever the number of processors."""
+    return _PACKERS[method](data)
+
+
+def _zstd(data: bytes) -> bytes:
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _ZSTD_LEVEL,
         source_size=len(data),
@@ -66,6 +71,26 @@ def compress(data: bytes, method: str) -> bytes:
         write_checksum=True,
     )
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+
+
+def _gzip(data: bytes) -> bytes:
+    # A gzip header without name and time.
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(data) + packer.flush()
+
+
+def _xz(data: bytes) -> bytes:
+    # lib/xz of the kernel checks CRC32 alone: CRC64, the default, is an unsupported check to it.
+    return lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=6)
+
+
+def _lz4(data: bytes) -> bytes:
+    blocks = [_LZ4_LEGACY]
+    for start in range(0, len(data), _LZ4_BLOCK):
+        piece = data[start : start + _LZ4_BLOCK]
+        block = lz4.block.compress(piece, mode="high_compression", compression=9, store_size=False)
+        blocks += [struct.pack("<I", len(block)), block]
+    return b"".join(blocks)
 
 
 def decompress(data: bytes, *, limit: int = MAX_OUTPUT, source: str = "input") -> bytes:
@@ -222,6 +247,19 @@ def _check(size: int, limit: int, *, ended: bool) -> None:
     if not ended:
         raise _DamagedError("is cut short")
 
+
+Method = Literal["none", "gzip", "lz4", "xz", "zstd"]
+
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda data: data,
+    "gzip": _gzip,
+    "lz4": _lz4,
+    "xz": _xz,
+    "zstd": _zstd,
+}
+
+METHODS: tuple[Method, ...] = get_args(Method)
+"""What images are packed with."""
 
 _STREAMS: dict[str, Callable[[bytes, int], tuple[bytes, int]]] = {
     "gzip": _gunzip,

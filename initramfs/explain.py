@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from megamod.initramfs.arguments import parameters_of
 from megamod.initramfs.build import read_selection
+from megamod.initramfs.contents import firmware_of
 from megamod.initramfs.kernelexports import find_exports
 from megamod.initramfs.plan import trigger_text
 from megamod.initramfs.prelink.read import Member
@@ -24,7 +25,8 @@ from megamod.profiles.tree import ModuleTree
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleExplanation:
     """A selected module. *chain*: the steps up to the selector. *load*: the kernel module that it is loaded in or as;
-    *single* says why it is alone. *bytes*: its file, plain. *parameters* maps names to descriptions, *options* to the
+    *single* says why it is alone. *bytes*: its file, plain. *missing*: what of its *firmware* was not found for
+    the image. *skipped*: its init is left out at boot. *parameters* maps names to descriptions, *options* to the
     values that the profile gives."""
 
     name: str
@@ -41,6 +43,8 @@ class ModuleExplanation:
     needs: tuple[str, ...]
     users: tuple[str, ...]
     firmware: tuple[str, ...]
+    missing: tuple[str, ...]
+    skipped: bool
     parameters: Mapping[str, str]
     options: Mapping[str, str]
 
@@ -97,8 +101,9 @@ def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) ->
     wanted = None if module is None else names_of(selection, module)
     files, members = read_selection(selection)
     loads = _loads(selection, members)
+    missing = firmware_of(selection, members)[0].missing
     explained = tuple(
-        _explain(selection, stage, chosen, loads[chosen.name], members[chosen.name], len(files[chosen.name]))
+        _explain(selection, stage, chosen, loads[chosen.name], members[chosen.name], len(files[chosen.name]), missing)
         for stage in selection.stages
         for chosen in stage.modules
         if wanted is None or chosen.name in wanted
@@ -128,7 +133,13 @@ def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Loa
 
 
 def _explain(
-    selection: Selection, stage: SelectedStage, module: SelectedModule, load: Load, member: Member, size: int
+    selection: Selection,
+    stage: SelectedStage,
+    module: SelectedModule,
+    load: Load,
+    member: Member,
+    size: int,
+    missing: Mapping[str, tuple[str, ...]],
 ) -> ModuleExplanation:
     described = dict(" ".join(text.split()).partition(":")[::2] for text in member.infos("parm"))
     return ModuleExplanation(
@@ -146,6 +157,8 @@ def _explain(
         needs=selection.tree.modules[module.name].depends,
         users=users_of(selection, module.name),
         firmware=tuple(member.infos("firmware")),
+        missing=tuple(name for name in member.infos("firmware") if module.name in missing.get(name, ())),
+        skipped=module.name in selection.skip,
         parameters={name: described.get(name, "") for name in sorted(parameters_of(member))},
         options={option.parameter: option.value for option in selection.options_of(module.name)},
     )
@@ -155,7 +168,7 @@ def _row(module: ModuleExplanation) -> list[str]:
     options = f" ({len(module.options)} set)" if module.options else ""
     return [
         module.name,
-        module.reason,
+        f"{module.reason}, skipped" if module.skipped else module.reason,
         "alone" if module.single else module.load,
         human_bytes(module.bytes),
         str(len(module.firmware) or ""),
@@ -177,6 +190,8 @@ def _detail(module: ModuleExplanation) -> str:
         ("needs", ", ".join(module.needs)),
         ("needed by", ", ".join(module.users)),
         ("firmware", ", ".join(module.firmware)),
+        ("firmware not found", ", ".join(module.missing)),
+        ("skipped at boot", f"yes, unless megamod.run={module.name} is given" if module.skipped else ""),
     ]
     lines = [*module.chain, *(f"  {key}: {value}" for key, value in facts if value)]
     lines += ["  parameters:"] if module.parameters else []

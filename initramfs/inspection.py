@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.compress import decompress, detect
 from megamod.initramfs.image import Segment, read_file, segments
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad
+from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestFile, ManifestLoad
 from megamod.initramfs.steps import counted, human_bytes, human_count, table
 from megamod.profiles.errors import MegamodError
 
@@ -64,6 +64,10 @@ class ImageInspection:
             lines += ["", f"stage {stage.name} ({stage.trigger})"]
             for load in stage.loads:
                 lines += [f"  {line}" for line in _load_lines(load)]
+        if manifest.skip:
+            lines += ["", f"skipped at boot: {', '.join(manifest.skip)}"]
+        if manifest.files:
+            lines += ["", "files", *(f"  {line}" for line in _file_lines(manifest.files))]
         if manifest.notes:
             lines += ["", "notes", *(f"  {note}" for note in manifest.notes)]
         return "\n".join(lines)
@@ -284,6 +288,14 @@ def _load_lines(load: ManifestLoad) -> list[str]:
         f"{load.module}: {counted(len(load.members), 'member')}, {human_bytes(load.bytes)}, {relocations}",
         *_numbered([[member.name, member.reason, human_bytes(member.bytes)] for member in load.members]),
     ]
+
+
+def _file_lines(files: tuple[ManifestFile, ...]) -> list[str]:
+    rows = [
+        [f"/{file.path}", file.mode if file.type == "file" else file.type, human_bytes(file.bytes), file.reason]
+        for file in files
+    ]
+    return table(["path", "mode", "size", "why"], rows, left=2).split("\n")
 
 
 def _numbered(rows: list[list[str]]) -> list[str]:

@@ -9,7 +9,10 @@ The build fills one in; nothing on the target reads it. The form, all keys requi
        {"file": "megamod/megamod_critical.ko", "module": "megamod_critical", "kind": "merged", "reason": null,
         "bytes": 812345, "relocations_before": 61234, "relocations_after": 1234,
         "members": [{"name": "virtio", "file": "kernel/drivers/virtio/virtio.ko", "reason": "needed by virtio_blk",
-                     "bytes": 40123}, …]}, …]}, …],
+                     "bytes": 40123, "version": "", "srcversion": "…", "build_id": "…", "license": "GPL",
+                     "firmware": []}, …]}, …]}, …],
+     "skip": ["pcspkr"],
+     "files": [{"path": "usr/bin/camera", "type": "file", "mode": "0755", "bytes": 81234, "reason": "files"}, …],
      "notes": ["usb_common moved to critical: needed by …", …]}
 """
 
@@ -31,12 +34,21 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestMember:
-    """An original module: ``file`` below lib/modules/KVER, ``reason`` why it was selected, ``bytes`` unpacked."""
+    """An original module: ``file`` below lib/modules/KVER, ``reason`` why it was selected, ``bytes`` unpacked.
+
+    ``version``, ``srcversion``, ``license`` and ``firmware`` are those of its .modinfo, ``build_id`` in hexadecimal
+    digits; empty where it has none.
+    """
 
     name: str
     file: str
     reason: str
     bytes: int
+    version: str = ""
+    srcversion: str = ""
+    build_id: str = ""
+    license: str = ""
+    firmware: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +80,21 @@ class ManifestStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFile:
+    """A file, folder or link that is neither module nor plan: ``mode`` octal, ``bytes`` 0 for all but files,
+    ``reason`` whence it came (``files``, ``firmware of e100``)."""
+
+    path: str
+    type: str
+    mode: str
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an image holds; ``megamod`` is the version of the program, ``root`` and ``options`` as in the profile."""
+    """What an image holds; ``megamod`` is the version of the program, ``root`` and ``options`` as in the profile,
+    ``skip`` the modules whose init is left out at boot."""
 
     megamod: str
     profile: str
@@ -78,6 +103,8 @@ class Manifest:
     root: str
     stages: tuple[ManifestStage, ...]
     notes: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+    files: tuple[ManifestFile, ...] = ()
 
     def to_json(self) -> bytes:
         """The bytes of the file: ASCII, one line end at its end, the same for the same manifest."""
@@ -108,6 +135,8 @@ class Manifest:
             root=top.text("root"),
             stages=top.array("stages", _stage),
             notes=top.array("notes", _text),
+            skip=top.array("skip", _text),
+            files=top.array("files", _file),
         )
 
 
@@ -136,7 +165,26 @@ def _load(value: object, place: str) -> ManifestLoad:
 def _member(value: object, place: str) -> ManifestMember:
     member = _Object(value, place)
     return ManifestMember(
-        name=member.text("name"), file=member.text("file"), reason=member.text("reason"), bytes=member.number("bytes")
+        name=member.text("name"),
+        file=member.text("file"),
+        reason=member.text("reason"),
+        bytes=member.number("bytes"),
+        version=member.text("version"),
+        srcversion=member.text("srcversion"),
+        build_id=member.text("build_id"),
+        license=member.text("license"),
+        firmware=member.array("firmware", _text),
+    )
+
+
+def _file(value: object, place: str) -> ManifestFile:
+    file = _Object(value, place)
+    return ManifestFile(
+        path=file.text("path"),
+        type=file.text("type"),
+        mode=file.text("mode"),
+        bytes=file.number("bytes"),
+        reason=file.text("reason"),
     )
 
 

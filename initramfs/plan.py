@@ -6,14 +6,19 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
 
     megamod-plan 1
     kernel RELEASE
-    fallback none
+    fallback none | fallback modules
     root cmdline | root exec PATH ARG… | root chain PATH
+    overlay tmpfs [OPTIONS]          a tmpfs over the root takes what is written
+    verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
+                                     a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
     probe async                      only if asked for
+    skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
     stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -;
                                      TIMEOUT milliseconds, 0 none
     merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
     argument TEXT                    words for the load above
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
+    original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests                         the load above may call request_module() from an init
     single FILE NAME [ID…]           a module on its own
@@ -28,9 +33,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megamod.profiles.model import Root, Trigger, TriggerKind
+from megamod.profiles.model import Fallback, Root, Trigger, TriggerKind
+from megamod.profiles.rootlayers import SAME_DEVICE
 
 PLAN_PATH = "megamod/plan"
+
+CTL_PATH = "megamod/ctl"
+"""Where the loader expects the program of the stage keeper, megamod-ctl."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,8 @@ class PlanModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLoad:
-    """One call: *file* is the absolute path in the image; singles have exactly one module."""
+    """One call: *file* is the absolute path in the image; singles have exactly one module. *originals*, if any, are the
+    absolute paths of the members' own files, in the order of *modules*."""
 
     file: str
     name: str
@@ -53,6 +63,7 @@ class PlanLoad:
     arguments: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     requests: bool = False
+    originals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +77,8 @@ class PlanStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole plan. dependents: name of a planned module → modules in no stage that need it."""
+    """The whole plan. dependents: name of a planned module → modules in no stage that need it; skips: planned modules
+    whose init is left out."""
 
     kernel: str
     root: Root
@@ -74,15 +86,18 @@ class Plan:
     stages: tuple[PlanStage, ...]
     softdeps: tuple[str, ...]
     dependents: Mapping[str, Sequence[str]]
+    skips: tuple[str, ...] = ()
+    fallback: Fallback = "none"
 
 
 def plan_text(plan: Plan) -> bytes:
     """The file's bytes."""
     numbers: dict[str, int] = {}
-    lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", "none")]
-    lines.append(_root(plan.root))
+    lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", plan.fallback)]
+    lines += _root(plan.root)
     if plan.probe_async:
         lines.append(_record("probe", "async"))
+    lines += [_record("skip", name) for name in plan.skips]
     for stage in plan.stages:
         lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))
         for load in stage.loads:
@@ -106,17 +121,26 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
             yield _record("member", module.name, *ids)
         else:
             yield _record("single", load.file, module.name, *ids)
+    yield from (_record("original", path) for path in load.originals)
     yield from (_record("argument", text) for text in load.arguments)
     yield from (_record("prefix", name) for name in load.prefixes)
     if load.requests:
         yield _record("requests")
 
 
-def _root(root: Root) -> bytes:
-    if root.kind == "cmdline":
-        return _record("root", "cmdline")
-    assert root.path is not None
-    return _record("root", root.kind, root.path, *root.args)
+def _root(root: Root) -> Iterable[bytes]:
+    if root.kind != "cmdline":
+        assert root.path is not None
+        yield _record("root", root.kind, root.path, *root.args)
+        return
+    yield _record("root", "cmdline")
+    if root.overlay is not None:
+        yield _record("overlay", "tmpfs", *filter(None, [root.overlay]))
+    if root.verity is not None:
+        v = root.verity
+        device = "-" if v.hash_device == SAME_DEVICE else v.hash_device
+        numbers = (v.data_block_size, v.hash_block_size, v.data_blocks, v.hash_start)
+        yield _record("verity", device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *v.options)
 
 
 def _trigger(trigger: Trigger | None) -> tuple[str, str, str]:

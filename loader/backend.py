@@ -68,8 +68,9 @@ def compile_loaders() -> None:
     folder = _TREE / "loader" / "bin"
     for arch in build.ARCHITECTURES:
         if only in (None, arch):
-            build.build_into(folder, arch)
-            print(f"compiled the loader for {arch}: {(folder / arch / 'init').stat().st_size} bytes")
+            made = build.build_into(folder, arch)
+            sizes = ", ".join(f"{name} {(made / name).stat().st_size} bytes" for name in build.PROGRAMS)
+            print(f"compiled the loader for {arch}: {sizes}")
         else:
             _remove(folder / arch)
             print(f"left out the loader for {arch}: MEGAMOD_CC compiles for {only}")

@@ -1,4 +1,5 @@
-"""Compiles the loader, and gives its bytes to whoever writes an image.
+"""Compiles the loader's two programs, and gives their bytes to whoever writes an image: `init`, the loader itself, and
+`ctl`, which is the stage keeper and megamod-ctl.
 
 Needs the C sources beside this file and a compiler: the one that MEGAMOD_CC names, or zig from the package ziglang. An
 installed megamod has the programs compiled already (backend.py), so its users need neither. In a source tree they are
@@ -12,6 +13,7 @@ import importlib.util
 import os
 import platform
 import shlex
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,9 @@ ARCHITECTURES = ("x86_64", "aarch64", "arm", "riscv64")
 
 # The loader's bytes depend on it; pyproject.toml pins the same.
 ZIGLANG = "ziglang==0.13.0"
+
+PROGRAMS = ("init", "ctl")
+"""Both are made of all sources but the other's main file; what neither calls the linker leaves out."""
 
 MAX_SIZE = 32 << 10
 
@@ -68,8 +73,17 @@ def loader_binary(arch: str) -> bytes:
 
     Raises MegamodError for an unknown architecture, and when it has to be compiled and cannot be.
     """
+    return _binary(arch, "init")
+
+
+def ctl_binary(arch: str) -> bytes:
+    """The stage keeper and megamod-ctl for *arch*, under the same terms as the loader; /megamod/ctl in an image."""
+    return _binary(arch, "ctl")
+
+
+def _binary(arch: str, program: str) -> bytes:
     _check_arch(arch)
-    binary = _HERE / "bin" / arch / "init"
+    binary = _HERE / "bin" / arch / program
     stamp = binary.with_name("source.sha256")
     try:
         if not (binary.exists() and stamp.exists() and stamp.read_text() == source_hash(arch)):
@@ -80,23 +94,25 @@ def loader_binary(arch: str) -> bytes:
 
 
 def build_into(folder: Path, arch: str) -> Path:
-    """Compile *folder*/*arch*/init and note beside it what it was compiled from; returns its path."""
-    binary = folder / arch / "init"
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    compile_loader(arch, binary)
-    _replace(binary.with_name("source.sha256"), source_hash(arch).encode(), mode=0o644)
-    return binary
+    """Compile *folder*/*arch*/init and ctl, and note beside them what they were compiled from; returns their folder."""
+    target = folder / arch
+    target.mkdir(parents=True, exist_ok=True)
+    for program in PROGRAMS:
+        compile_loader(arch, target / program, program=program)
+    _replace(target / "source.sha256", source_hash(arch).encode(), mode=0o644)
+    return target
 
 
-def compile_loader(arch: str, out: Path) -> None:
-    """Compile the loader for *arch* to *out*, which appears whole or not at all.
+def compile_loader(arch: str, out: Path, *, program: str = "init") -> None:
+    """Compile *program* for *arch* to *out*, which appears whole or not at all.
 
     The compiler is MEGAMOD_CC (a command line such as ``gcc`` or ``clang --target=…``), else zig.
     Raises MegamodError if there is none for *arch*, if it fails, or if the program grows over 32 KiB.
     """
-    data = compile_program(arch, _sources("*.c"))
+    others = {f"{other}.c" for other in PROGRAMS if other != program}
+    data = compile_program(arch, [path for path in _sources("*.c") if path.name not in others])
     if len(data) > MAX_SIZE:
-        raise MegamodError(f"loader for {arch}: {len(data)} bytes, more than {MAX_SIZE}")
+        raise MegamodError(f"{program} for {arch}: {len(data)} bytes, more than {MAX_SIZE}")
     try:
         _replace(out, data, mode=0o755)
     except OSError as error:
@@ -116,7 +132,26 @@ def compile_program(arch: str, sources: Sequence[Path]) -> bytes:
         # Names instead of paths for the loader's own files: nothing of the place gets into the program.
         names = [path.name if path.parent == _HERE else str(path) for path in sources]
         _run([*command, "-I.", "-o", str(program), *names], environment, what=f"loader for {arch}")
-        return program.read_bytes()
+        return _without_sections(program.read_bytes())
+
+
+def _without_sections(data: bytes) -> bytes:
+    """An ELF program without what no kernel reads: the section headers, and all that lies in no segment."""
+    wide = data[4] == 2
+    # Offsets of e_phoff, e_shoff, e_phentsize (System V ABI, "ELF Header"); e_phnum follows, then three of sections.
+    word, phoff_at, shoff_at, counts_at = ("<Q", 32, 40, 54) if wide else ("<I", 28, 32, 42)
+    (phoff,) = struct.unpack_from(word, data, phoff_at)
+    phentsize, phnum = struct.unpack_from("<HH", data, counts_at)
+    end = phoff + phentsize * phnum
+    for number in range(phnum):
+        at = phoff + phentsize * number
+        # p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz; the flags stand later where words have 32 bits.
+        offset, size = struct.unpack_from("<8xQ16xQ", data, at) if wide else struct.unpack_from("<4xI8xI", data, at)
+        end = max(end, offset + size)
+    out = bytearray(data[:end])
+    struct.pack_into(word, out, shoff_at, 0)
+    struct.pack_into("<HHH", out, counts_at + 4, 0, 0, 0)
+    return bytes(out)
 
 
 def source_hash(arch: str) -> str:

@@ -122,6 +122,8 @@ void read_options(const char *cmdline, struct options *o)
 			o->debug = !value_is(&w, "0");
 		else if (key_is(&w, "megamod.skip"))
 			join(o->skip, sizeof(o->skip), &w);
+		else if (key_is(&w, "megamod.run"))
+			join(o->run, sizeof(o->run), &w);
 		else if (key_is(&w, "megamod.deferred")) {
 			o->deferred_now = value_is(&w, "now");
 			o->deferred_off = value_is(&w, "off");

@@ -32,6 +32,7 @@ struct options {
 	u64 delay_seconds;		/* rootdelay=N */
 	char break_at[64];		/* megamod.break=, a comma-separated list */
 	char skip[VALUE_ROOM];			/* every megamod.skip=, joined by commas */
+	char run[VALUE_ROOM];			/* the same of megamod.run=, which takes back the plan's skips */
 	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM];	/* "" if not given */
 };
 

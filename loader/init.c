@@ -75,6 +75,7 @@ static void mount_all(struct boot *boot)
 	boot->proc = mount_one(1);
 	boot->sys = mount_one(2);
 	boot->run = mount_one(3);
+	boot->image = (int)sys_openat(AT_FDCWD, "/megamod", O_RDONLY | O_DIRECTORY, 0);
 	if (bare)
 		open_console(boot->dev);
 }
@@ -119,15 +120,13 @@ static void load_critical(struct boot *boot)
 {
 	struct stage *critical = &boot->plan.stages[0];
 
-	if (boot->options.off) {
+	if (boot->options.off && !boot->plan.fallback) {
 		say("off: nothing is loaded");
 		return;
 	}
 	load_stage(boot, critical, KIND_NOW);
 	if (critical->state == STATE_FAILED)
 		error("the critical stage failed; going on with what the kernel has built in");
-	write_mask(boot);
-	write_status(boot);
 	start_keeper(boot);
 }
 
@@ -145,15 +144,14 @@ static void hand_over(struct boot *boot)
 		if (!mounted)
 			return;
 		break_at(boot, "pre-switch");
+		wait_for_keeper(boot);
 		switch_root(boot);
 		return;
 	case HAND_EXEC:
-		break_at(boot, "pre-switch");
-		execute(boot, p->command, false);
-		return;
 	case HAND_CHAIN:
 		break_at(boot, "pre-switch");
-		execute(boot, p->command, true);
+		wait_for_keeper(boot);
+		execute(boot, p->command, p->handover == HAND_CHAIN);
 	}
 }
 
@@ -161,18 +159,20 @@ int main(int argc, char **argv, char **envp)
 {
 	static struct boot boot;
 
-	if (sys_getpid() != 1) {
-		error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
-		return 1;
-	}
-	boot.alive = -1;
+	boot.alive = boot.ready = -1;
 	boot.argc = argc;
 	boot.argv = argv;
 	boot.envp = envp;
+	if (sys_getpid() != 1) {
+		if (argc == 2 && same(argv[1], "--hook"))
+			sys_execve("/megamod/ctl", argv, envp);
+		error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
+		return 1;
+	}
 	mount_all(&boot);
 	say("start");
 	read_command_line(&boot);
-	if (!read_plan(PLAN_PATH, &boot.plan)) {
+	if (!read_plan(boot.image, "plan", &boot.plan)) {
 		last_resort(&boot);
 		goto panic;
 	}

@@ -3,9 +3,8 @@
  * The stage keeper: a child of PID 1 that stays in the initramfs while the real init starts, and loads each deferred
  * stage when its trigger fires. It is an event loop around ppoll() and ends after the last stage.
  *
- * - Files of deferred loads are held open from the start, so they outlive the emptying of the initramfs.
+ * - Files of deferred loads stay in /megamod, which is not emptied; each goes when its stage has been through.
  * - The read end of a close-on-exec pipe, whose only write end PID 1 has, tells of the exec of the real init.
- * - argv[0] begins with `@`: systemd leaves such a process alone (ROOT_STORAGE_DAEMONS in its documentation).
  * - A stage is loaded when its trigger has fired and every earlier stage that it needs has been through; stages that do
  *   not need each other do not wait for each other.
  */
@@ -13,6 +12,41 @@
 #include "say.h"
 
 #define MILLISECOND 1000000ull
+
+/* udev looks for a change of the mask only if its last look was 3 s ago (on_uevent, src/udev/udevd.c, 252; 257 too). */
+#define ASK_MILLISECONDS 3500
+
+static bool has_passed(const struct stage *s)
+{
+	return s->state == STATE_DONE || s->state == STATE_FAILED;
+}
+
+/* ---- files ---- */
+
+/* The files of a stage that has been through are of no use to anybody. */
+static void drop_files(struct keeper *k, const struct stage *s)
+{
+	struct plan *p = &k->boot->plan;
+	struct load *l = p->loads + s->load, *end = l + s->load_count;
+	u32 i;
+
+	for (; l < end; l++) {
+		drop_file(k->boot, &l->file);
+		for (i = 0; i < l->original_count; i++)
+			drop_file(k->boot, &p->originals[l->originals + i]);
+	}
+}
+
+/* User space is there: what was needed before it may go. */
+static void tidy(struct keeper *k)
+{
+	const struct stage *s;
+
+	for (s = k->boot->plan.stages; s < end_of_stages(k); s++)
+		if (has_passed(s))
+			drop_files(k, s);
+	sys_unlinkat(k->boot->image, "manifest.json", 0);
+}
 
 /* ---- triggers ---- */
 
@@ -25,6 +59,9 @@ static void start_user_space(struct keeper *k)
 	sys_close(k->alive);
 	k->alive = -1;
 	debug("user space has started");
+	write_json(k->boot);
+	if (!k->chain)
+		tidy(k);
 	for (s = first_deferred(k); s < end_of_stages(k); s++) {
 		if (!is_pending(s))
 			continue;
@@ -45,6 +82,10 @@ static void look_at_clock(struct keeper *k)
 	u64 t = now();
 	struct stage *s;
 
+	if (k->ask_at && t >= k->ask_at) {
+		k->ask_at = 0;
+		ask_again(k->boot);
+	}
 	for (s = first_deferred(k); s < end_of_stages(k); s++) {
 		if (!is_pending(s))
 			continue;
@@ -91,11 +132,6 @@ static void read_control(struct keeper *k)
 
 /* ---- loading ---- */
 
-static bool has_passed(const struct stage *s)
-{
-	return s->state == STATE_DONE || s->state == STATE_FAILED;
-}
-
 static bool needs_others(const struct keeper *k, const struct stage *s)
 {
 	const struct stage *other;
@@ -106,14 +142,30 @@ static bool needs_others(const struct keeper *k, const struct stage *s)
 	return false;
 }
 
+/* Do modules of the tree, in no stage, need one of this stage? */
+static bool has_dependents(const struct plan *p, const struct stage *s)
+{
+	u32 i;
+
+	for (i = 0; i < p->dependents_count; i++)
+		if (stage_of(p, p->dependents[i].id) == (u32)(s - p->stages))
+			return true;
+	return false;
+}
+
 static void load_and_tell(struct keeper *k, struct stage *s)
 {
 	s->state = STATE_LOADING;
+	save_outcome(k->boot);
 	write_status(k->boot);
 	load_stage(k->boot, s, s->fired);
+	save_outcome(k->boot);
 	write_status(k->boot);
-	if (s->failed || s->skipped)
-		write_mask(k->boot);
+	write_json(k->boot);
+	write_mask(k->boot, true);
+	if (has_dependents(&k->boot->plan, s))
+		k->ask_at = now() + ASK_MILLISECONDS * MILLISECOND;
+	drop_files(k, s);
 }
 
 /* Loads what may be loaded; false when nothing is left to wait for. */
@@ -140,7 +192,7 @@ static bool load_ready(struct keeper *k)
 static u64 next_time(const struct keeper *k)
 {
 	const struct stage *s;
-	u64 next = 0;
+	u64 next = k->ask_at;
 
 	for (s = first_deferred(k); s < end_of_stages(k); s++) {
 		if (!is_pending(s))
@@ -203,7 +255,20 @@ failed:
 	warn("/run/megamod/control cannot be made: %s", errno_name(err));
 }
 
-/* Every file of a deferred load; the limit is raised first, a stage may have many singles. */
+/*
+ * With `chain` the next generator removes the files, so they are held open; a stage may have many. Each costs the kernel
+ * some 256 bytes.
+ */
+static void hold(struct keeper *k, struct held *file)
+{
+	long fd = open_held(k->boot, file);
+
+	if (fd < 0)
+		warn("%s cannot be opened: %s", file->path, errno_name(fd));
+	else
+		file->fd = (int)fd;
+}
+
 static void hold_files(struct keeper *k)
 {
 	struct plan *p = &k->boot->plan;
@@ -214,90 +279,66 @@ static void hold_files(struct keeper *k)
 		limit.soft = limit.hard;
 		sys_set_nofile(&limit);	/* if it stays low, opening fails below and is reported there */
 	}
-	for (i = first_deferred(k)->load; i < p->load_count; i++) {
-		p->loads[i].fd = (int)sys_openat(AT_FDCWD, p->loads[i].file, O_RDONLY, 0);
-		if (p->loads[i].fd < 0)
-			warn("%s cannot be opened: %s", p->loads[i].file, errno_name(p->loads[i].fd));
-	}
+	for (i = first_deferred(k)->load; i < p->load_count; i++)
+		hold(k, &p->loads[i].file);
+	for (i = p->loads[first_deferred(k)->load].originals; i < p->original_count; i++)
+		hold(k, &p->originals[i]);
 }
 
-/* No terminal, no standard streams, a name that systemd knows. */
-static void detach(struct keeper *k)
+void detach(const struct keeper *k)
 {
 	long null = sys_openat(k->boot->dev, "null", O_RDWR, 0);
 	int fd;
 
 	sys_setsid();
-	k->boot->argv[0][0] = '@';	/* in place: /proc/PID/cmdline shows this memory */
 	sys_set_name("megamod-keeper");
-	for (fd = 0; fd < 3; fd++) {
+	for (fd = 0; fd < 3; fd++)
 		if (null < 0 || sys_dup3((int)null, fd) < 0)
 			sys_close(fd);
-	}
 	if (null > 2)
 		sys_close((int)null);
 }
 
-_Noreturn static void keep(struct boot *boot, int alive, int ready)
+static bool is_over(const struct keeper *k)
 {
-	static struct keeper k;
+	return k->boot->options.deferred_off || k->boot->plan.stage_count < 2;
+}
+
+void keep(struct keeper *k)
+{
 	struct stage *s;
 
-	k.boot = boot;
-	k.alive = alive;
-	detach(&k);
-	hold_files(&k);
-	open_watches(&k);
-	open_control(&k);
-	sys_close(ready);	/* PID 1 goes on */
-	for (s = first_deferred(&k); s < end_of_stages(&k); s++) {
-		if (s->kind == KIND_NOW || boot->options.deferred_now)
+	if (!is_over(k)) {
+		open_watches(k);
+		open_control(k);
+		write_mask(k->boot, true);	/* it takes longer than PID 1 should wait for */
+	}
+	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+		if (!is_pending(s))
+			continue;
+		if (s->kind == KIND_NOW || k->boot->options.deferred_now)
 			s->fired = KIND_NOW;
 		else if (s->kind == KIND_USERSPACE && s->timeout)
 			s->expires = now() + s->timeout * MILLISECOND;
 	}
-	while (load_ready(&k))
-		wait_and_look(&k);
-	sys_unlinkat(boot->run, "megamod/control", 0);
+	if (k->alive < 0)
+		start_user_space(k);
+	while ((!is_over(k) && load_ready(k)) || k->alive >= 0 || k->ask_at)
+		wait_and_look(k);
+	write_json(k->boot);
+	if (!is_over(k))
+		sys_unlinkat(k->boot->run, "megamod/control", 0);
 	debug("the keeper ends");
-	sys_exit(0);
 }
 
-void start_keeper(struct boot *boot)
+void prepare_chain(struct keeper *k)
 {
-	int alive[2], ready[2];
-	char byte;
-	long child, err;
+	long image;
 
-	if (boot->plan.stage_count < 2 || boot->options.deferred_off)
-		return;
-	err = sys_pipe(alive);
-	if (err < 0)
-		goto failed;
-	err = sys_pipe(ready);
-	if (err < 0)
-		goto close_alive;
-	err = child = sys_fork();
-	if (err < 0)
-		goto close_ready;
-	if (!child) {
-		sys_close(alive[1]);
-		sys_close(ready[0]);
-		keep(boot, alive[0], ready[1]);
-	}
-	sys_close(ready[1]);
-	while (sys_read(ready[0], &byte, 1) == -EINTR)
-		;
-	sys_close(ready[0]);
-	sys_close(alive[0]);
-	boot->alive = alive[1];	/* close-on-exec */
-	return;
-close_ready:
-	sys_close(ready[0]);
-	sys_close(ready[1]);
-close_alive:
-	sys_close(alive[0]);
-	sys_close(alive[1]);
-failed:
-	warn("the deferred stages are not loaded: %s", errno_name(err));
+	if (k->boot->plan.load_count && !is_over(k))
+		hold_files(k);
+	image = copy_image(k->boot);
+	if (image >= 0)
+		k->boot->image = (int)image;
+	k->chain = true;
 }

@@ -1,156 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * One finit_module call a load: its argument text, the call, the results.
+ * One finit_module call a load, and the fallback: when the kernel refuses a megamodule, or with megamod=off, its
+ * members' original files go in instead, one call each, in the order in which the glue would have run their inits.
  *
- * The arguments of a call are the profile's, then the words of the kernel command line that belong to it (later ones
- * win, as parse_args takes them in turn), then the members to leave out, then async_probe. A member is left out when
- * the user asks for it or when one that it needs in an earlier load is not there: its init would call into code that
- * was never initialised.
+ * A call that fails has run no init: the glue's own init never fails (initramfs/prelink/glue.py), and everything before
+ * it comes to an end without one.
  */
-#include "boot.h"
+#include "load.h"
 #include "say.h"
-
-enum {
-	ARGUMENT_ROOM = 65536,	/* the command line is at most 4 KiB almost everywhere, a skip list 5 bytes a member */
-	RESULTS_ROOM = 4096,	/* a sysfs file is at most a page */
-	CHUNK = 256,		/* members in one result or skip parameter */
-};
-
-/* What the glue leaves in its result parameters, besides 0 and a negative errno. */
-enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2 };
-
-static struct member *members_of(struct boot *boot, const struct load *load)
-{
-	return boot->plan.members + load->member;
-}
-
-/* The name of something with an id below limit that m needs and that is not there, or NULL. */
-static const char *missing_for(const struct boot *boot, const struct member *m, u64 limit)
-{
-	struct fields f = m->needs;
-	const char *at;
-	u64 id;
-
-	for (; f.count; f.count--, f.first = next_field(f.first)) {
-		at = f.first;
-		if (take_number(&at, &id) && id < limit && boot->plan.members[id].fate != FATE_OK)
-			return boot->plan.members[id].name;
-	}
-	return NULL;
-}
-
-/* Decides who is left out of this load; returns how many. */
-static u32 choose(struct boot *boot, const struct load *load)
-{
-	struct member *m = members_of(boot, load);
-	u32 i, out = 0;
-
-	for (i = 0; i < load->member_count; i++) {
-		m[i].fate = FATE_PENDING;
-		if (in_list(boot->options.skip, m[i].name))
-			m[i].fate = FATE_ASKED;
-		else if (m[i].needs.count && missing_for(boot, &m[i], load->member))	/* within it, the glue decides */
-			m[i].fate = FATE_NEEDS;
-		out += m[i].fate != FATE_PENDING;
-	}
-	return out;
-}
-
-/* Does a word `KEY.…` of the command line belong to this load? Prefixes keep their word whole, see add_words(). */
-static bool is_prefix(const struct boot *boot, const struct load *load, const char *key, size_t size)
-{
-	u32 i;
-
-	for (i = 0; i < load->prefix_count; i++)
-		if (same_module(key, size, boot->plan.prefixes[load->prefix + i]))
-			return true;
-	return false;
-}
-
-static bool is_member(struct boot *boot, const struct load *load, const char *key, size_t size)
-{
-	const struct member *m = members_of(boot, load);
-	u32 i;
-
-	for (i = 0; i < load->member_count; i++)
-		if (same_module(key, size, m[i].name))
-			return true;
-	return false;
-}
-
-static void add_word(struct text *t, const char *s, size_t size)
-{
-	if (t->used)
-		text_add(t, " ");
-	text_add_bytes(t, s, size);
-}
-
-/*
- * Words stay as they are written, quotes included, as the call's arguments go through the same lexer. Only a single
- * gets `member.` taken off; an opening quote before it is kept.
- */
-static void add_words(struct boot *boot, const struct load *load, struct text *t)
-{
-	const char *at = boot->cmdline, *dot;
-	struct word w;
-	size_t head;
-
-	while (next_word(&at, &w)) {
-		for (dot = w.key; dot < w.key + w.key_size && *dot != '.'; dot++)
-			;
-		head = (size_t)(dot - w.key);
-		if (!head || head == w.key_size)
-			continue;
-		if (is_prefix(boot, load, w.key, head) || (load->merged && is_member(boot, load, w.key, head))) {
-			add_word(t, w.raw, w.raw_size);
-		} else if (is_member(boot, load, w.key, head)) {
-			add_word(t, w.raw, (size_t)(w.key - w.raw));
-			text_add_bytes(t, dot + 1, w.raw_size - (size_t)(dot + 1 - w.raw));
-		}
-	}
-}
-
-/* `skip=0,7 skip1=3`: indices within the load, 256 to a parameter. */
-static void add_skips(struct boot *boot, const struct load *load, struct text *t)
-{
-	const struct member *m = members_of(boot, load);
-	u32 i, chunk = 0;
-	bool open = false;
-
-	for (i = 0; i < load->member_count; i++) {
-		if (i - chunk * CHUNK == CHUNK) {
-			chunk++;
-			open = false;
-		}
-		if (m[i].fate == FATE_PENDING)
-			continue;
-		if (!open) {
-			add_word(t, "skip", 4);
-			if (chunk)
-				text_format(t, "%u", chunk);
-		}
-		text_format(t, "%c%u", open ? ',' : '=', i - chunk * CHUNK);
-		open = true;
-	}
-}
-
-static const char *arguments(struct boot *boot, const struct load *load, bool skips)
-{
-	static char room[ARGUMENT_ROOM];
-	struct text t = { room, sizeof(room), 0, false };
-	u32 i;
-
-	text_reset(&t);
-	for (i = 0; i < load->argument_count; i++)
-		add_word(&t, boot->plan.arguments[load->argument + i],
-			 length(boot->plan.arguments[load->argument + i]));
-	add_words(boot, load, &t);
-	if (skips)
-		add_skips(boot, load, &t);
-	if (boot->plan.async_probe)
-		add_word(&t, "async_probe", 11);
-	return t.cut ? NULL : t.data;
-}
 
 /* ---- /proc/sys/kernel/modprobe ---- */
 
@@ -196,17 +53,40 @@ static void restore_modprobe(const struct boot *boot, const char *saved)
 		warn("/proc/%s cannot be restored: %s", MODPROBE, errno_name(err));
 }
 
-/* ---- results ---- */
+/* ---- files ---- */
 
-static void set_all(struct boot *boot, const struct load *load, enum fate fate)
+/* Files of the image are reached through its folder, wherever that is by now. */
+static const char *below_image(const struct boot *boot, const char *path, int *at)
 {
-	struct member *m = members_of(boot, load);
-	u32 i;
-
-	for (i = 0; i < load->member_count; i++)
-		if (m[i].fate == FATE_PENDING)
-			m[i].fate = fate;
+	*at = starts(path, IMAGE_FOLDER) ? boot->image : AT_FDCWD;
+	return *at == AT_FDCWD ? path : path + length(IMAGE_FOLDER);
 }
+
+long open_held(const struct boot *boot, const struct held *file)
+{
+	const char *path;
+	int at;
+
+	if (file->fd >= 0)
+		return file->fd;
+	path = below_image(boot, file->path, &at);
+	return sys_openat(at, path, O_RDONLY, 0);
+}
+
+void drop_file(const struct boot *boot, struct held *file)
+{
+	const char *path;
+	int at;
+
+	if (file->fd >= 0)
+		sys_close(file->fd);
+	file->fd = -1;
+	path = below_image(boot, file->path, &at);
+	if (at != AT_FDCWD)
+		sys_unlinkat(at, path, 0);	/* another generator may have removed it already */
+}
+
+/* ---- what came of it ---- */
 
 static void say_skipped(const struct boot *boot, const struct member *m)
 {
@@ -218,122 +98,44 @@ static void say_skipped(const struct boot *boot, const struct member *m)
 		warn("member %s skipped: needs %s", m->name, other ? other : "a member that is not there");
 }
 
-/* One member's result as the glue has it; negative is the errno of its init. */
-static void take_result(struct member *m, int result)
+void add_counts(const struct boot *boot, const struct load *load, struct counts *counts)
 {
-	if (m->fate != FATE_PENDING)
-		return;	/* left out by us: the glue only says that we asked */
-	if (result == RESULT_OK)
-		m->fate = FATE_OK;
-	else if (result == RESULT_ASKED)
-		m->fate = FATE_ASKED;
-	else if (result == RESULT_NEEDS)
-		m->fate = FATE_NEEDS;
-	else
-		m->fate = FATE_FAILED;
-	if (result < 0)
-		warn("member %s failed: -%s", m->name, errno_name(result));
-	else if (m->fate == FATE_FAILED)
-		warn("member %s failed: it was not run", m->name);
+	const struct member *m = boot->plan.members + load->member, *end = m + load->member_count;
+
+	for (; m < end; m++) {
+		counts->ok += m->fate == FATE_OK;
+		counts->failed += m->fate == FATE_FAILED;
+		counts->skipped += m->fate == FATE_ASKED || m->fate == FATE_NEEDS;
+	}
+	counts->nanoseconds += load->nanoseconds;
+	counts->originals |= load->way == WAY_ORIGINALS;
+	if (!counts->error)
+		counts->error = load->error;
 }
 
-/* Reads one result parameter; returns how many members it told of, or a negative errno. */
-static long read_chunk(const struct boot *boot, const struct load *load, u32 chunk, struct member *m, u32 count)
+void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts)
 {
-	static char results[RESULTS_ROOM + 1];
-	TEXT(path, 192);
-	const char *at = results;
-	bool negative;
-	u64 number;
-	long err;
+	const struct load *load = boot->plan.loads + stage->load;
 	u32 i;
 
-	text_format(&path, "module/%s/parameters/result", load->name);
-	if (chunk)
-		text_format(&path, "%u", chunk);
-	err = read_small(boot->sys, path.data, results, sizeof(results));
-	if (err < 0)
-		return err;
-	for (i = 0; i < count; i++) {
-		negative = *at == '-';
-		at += negative;
-		if (!take_number(&at, &number))
-			break;
-		take_result(&m[i], negative ? -(int)number : (int)number);
-		if (*at != ',')
-			return i + 1;
-		at++;
-	}
-	return i;
+	*counts = (struct counts){ 0 };
+	for (i = 0; i < stage->load_count; i++)
+		add_counts(boot, load + i, counts);
 }
 
-static void read_results(struct boot *boot, const struct load *load)
-{
-	struct member *m = members_of(boot, load);
-	u32 i, count;
-	long got;
-
-	for (i = 0; i < load->member_count; i += count) {
-		count = load->member_count - i < CHUNK ? load->member_count - i : CHUNK;
-		got = read_chunk(boot, load, i / CHUNK, m + i, count);
-		if (got != (long)count) {
-			/* Not knowing is no ground to run what needs them. */
-			warn("load %s: results %u to %u cannot be read: %s", load->name, i, i + count - 1,
-			     got < 0 ? errno_name(got) : "too few");
-		}
-	}
-	set_all(boot, load, FATE_FAILED);
-}
-
-/* -EEXIST of a single may mean that it is there already, put in by an init's request_module(). */
-static bool is_live(const struct boot *boot, const struct load *load)
-{
-	TEXT(path, 192);
-	char state[16];
-
-	text_format(&path, "module/%s/initstate", load->name);
-	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts(state, "live");
-}
-
-/* ---- the call ---- */
-
-static long call(struct boot *boot, struct load *load, bool skips)
-{
-	const char *text = arguments(boot, load, skips);
-	long fd = load->fd, err = -E2BIG;
-
-	if (!text)
-		return err;
-	if (fd < 0)
-		fd = sys_openat(AT_FDCWD, load->file, O_RDONLY, 0);
-	if (fd < 0)
-		return fd;
-	debug("load %s: %s", load->name, text);
-	err = sys_finit_module((int)fd, text);
-	sys_close((int)fd);
-	load->fd = -1;
-	return err;
-}
-
-static void count_fates(struct boot *boot, struct stage *stage, const struct load *load, u64 nanoseconds)
+static void say_outcome(struct boot *boot, const struct load *load)
 {
 	const struct member *m = members_of(boot, load);
-	u32 i, ok = 0, failed = 0, skipped;
+	struct counts c = { 0 };
+	u32 i;
 
-	for (i = 0; i < load->member_count; i++) {
-		ok += m[i].fate == FATE_OK;
-		failed += m[i].fate == FATE_FAILED;
+	for (i = 0; i < load->member_count; i++)
 		if (m[i].fate == FATE_ASKED || m[i].fate == FATE_NEEDS)
 			say_skipped(boot, &m[i]);
-	}
-	skipped = load->member_count - ok - failed;
-	stage->ok += ok;
-	stage->failed += failed;
-	stage->skipped += skipped;
-	stage->nanoseconds += nanoseconds;
-	if (nanoseconds)
+	add_counts(boot, load, &c);
+	if (load->nanoseconds)
 		say("load %s took %llu us: %u ok, %u failed, %u skipped", load->name,
-		    (unsigned long long)divide(nanoseconds, 1000, NULL), ok, failed, skipped);
+		    (unsigned long long)divide(load->nanoseconds, 1000, NULL), c.ok, c.failed, c.skipped);
 }
 
 /* ENOEXEC is what a module of another kernel gives: says so if that is what it is. */
@@ -351,58 +153,163 @@ static void say_release(const struct boot *boot)
 		warn("the image is for kernel %s, this is %s", boot->plan.release, release);
 }
 
-/* Returns the call's errno (positive), 0 if it went well or was not made. */
-static int run_load(struct boot *boot, struct stage *stage, struct load *load)
-{
-	u32 out = choose(boot, load);
-	bool able = load->merged && load->results;
-	u64 start;
-	long err;
+/* ---- the call ---- */
 
-	/* A single that must not run is not loaded; nor is a megamodule that cannot leave a member out. */
-	if (out && !able) {
-		set_all(boot, load, FATE_NEEDS);
-		count_fates(boot, stage, load, 0);
-		return 0;
-	}
-	start = now();
-	err = call(boot, load, out > 0);
+static long call(struct boot *boot, struct load *load, bool skips)
+{
+	const char *text = arguments(boot, load, skips);
+	long fd, err = -E2BIG;
+
+	if (!text)
+		return err;
+	fd = open_held(boot, &load->file);
+	if (fd < 0)
+		return fd;
+	debug("load %s: %s", load->name, text);
+	err = sys_finit_module((int)fd, text);
+	sys_close((int)fd);
+	load->file.fd = -1;
+	return err;
+}
+
+/*
+ * Makes the call and times it; its errno, positive. -EEXIST may mean that it is there already: a single put in by an
+ * init's request_module(), or what a keeper that was killed had loaded.
+ */
+static int timed_call(struct boot *boot, struct load *load, bool skips)
+{
+	u64 start = now();
+	long err = call(boot, load, skips);
+
 	start = now() - start;
-	if (err == -EEXIST && !load->merged && is_live(boot, load))
+	load->nanoseconds += start ? start : 1;
+	if (err == -EEXIST && is_live(boot, load->name))
 		err = 0;
-	if (err < 0) {
-		warn("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
-		if (err == -ENOEXEC)
-			say_release(boot);
-		set_all(boot, load, FATE_FAILED);
-	} else if (able) {
-		read_results(boot, load);
-	} else {
-		set_all(boot, load, FATE_OK);
-	}
-	count_fates(boot, stage, load, start ? start : 1);
+	if (err >= 0)
+		return 0;
+	warn("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
+	if (err == -ENOEXEC)
+		say_release(boot);
 	return (int)-err;
+}
+
+static void run_alone(struct boot *boot, struct load *load)
+{
+	struct member *m = members_of(boot, load);
+
+	load->way = WAY_OWN;
+	if (!choose(boot, load)) {
+		load->error = timed_call(boot, load, false);
+		m->result = -load->error;
+		m->nanoseconds = load->nanoseconds;
+		m->fate = load->error ? FATE_FAILED : FATE_OK;
+	}
+	say_outcome(boot, load);
+}
+
+/* Each member's original, in the members' order, as a single. */
+static void run_originals(struct boot *boot, struct load *load)
+{
+	struct load one = *load;
+	u32 i;
+
+	say("load %s: its %u modules are loaded one by one", load->name, load->member_count);
+	set_all(boot, load, FATE_FAILED);	/* until its own turn nobody is there */
+	load->way = WAY_ORIGINALS;
+	one.merged = false;
+	one.original = true;
+	one.member_count = 1;
+	for (i = 0; i < load->member_count; i++) {
+		one.member = load->member + i;
+		one.name = boot->plan.members[one.member].name;
+		one.file = boot->plan.originals[load->originals + i];
+		one.nanoseconds = 0;
+		one.error = 0;
+		run_alone(boot, &one);
+		boot->plan.originals[load->originals + i].fd = one.file.fd;
+		load->nanoseconds += one.nanoseconds;
+	}
+}
+
+static void run_merged(struct boot *boot, struct load *load)
+{
+	bool fallback = load->original_count > 0;
+	u32 out = choose(boot, load);
+
+	if (fallback && (boot->options.off || (out && !load->results))) {
+		run_originals(boot, load);
+		return;
+	}
+	load->way = WAY_OWN;
+	/* A megamodule that cannot leave a member out is not loaded when it ought to. */
+	if (out && !load->results) {
+		set_all(boot, load, FATE_NEEDS);
+		say_outcome(boot, load);
+		return;
+	}
+	load->error = timed_call(boot, load, out > 0);
+	if (load->error && fallback) {
+		run_originals(boot, load);
+		return;
+	}
+	if (load->error)
+		set_all(boot, load, FATE_FAILED);
+	else if (load->results)
+		read_results(boot, load);
+	else
+		set_all(boot, load, FATE_OK);
+	say_outcome(boot, load);
+}
+
+bool find_loaded(struct boot *boot, struct stage *stage)
+{
+	struct load *load = boot->plan.loads + stage->load;
+	bool any = false;
+	struct member *m;
+	u32 i, n;
+
+	for (n = 0; n < stage->load_count; n++, load++) {
+		m = members_of(boot, load);
+		if (load->merged && is_live(boot, load->name)) {
+			any = true;
+			load->way = WAY_OWN;
+			choose(boot, load);
+			if (load->results)
+				read_results(boot, load);
+			set_all(boot, load, FATE_OK);
+			continue;
+		}
+		/* Not there, or its members one by one. */
+		for (i = 0; i < load->member_count; i++) {
+			m[i].fate = is_live(boot, m[i].name) ? FATE_OK : FATE_FAILED;
+			any |= m[i].fate == FATE_OK;
+		}
+		load->way = load->merged ? WAY_ORIGINALS : WAY_OWN;
+	}
+	if (any)
+		stage->state = STATE_DONE;
+	return any;
 }
 
 void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
 {
-	struct load *loads = boot->plan.loads + stage->load;
-	bool critical = stage == boot->plan.stages, emptied, merged_failed = false;
+	struct load *load = boot->plan.loads + stage->load, *end = load + stage->load_count;
+	bool critical = stage == boot->plan.stages, emptied, refused = false;
+	struct counts counts;
 	char modprobe[256];
-	u32 i;
-	int err;
 
 	say("stage %s triggered by %s", stage->name, kind_name(fired));
 	emptied = critical && empty_modprobe(boot, modprobe, sizeof(modprobe));
-	for (i = 0; i < stage->load_count; i++) {
-		if (!critical && loads[i].requests) {
+	for (; load < end; load++) {
+		if (!critical && load->requests) {
 			emptied = empty_modprobe(boot, modprobe, sizeof(modprobe));
-			say("load %s: request_module is off during this call", loads[i].name);
+			say("load %s: request_module is off during this call", load->name);
 		}
-		err = run_load(boot, stage, &loads[i]);
-		if (!stage->error)
-			stage->error = err;
-		merged_failed |= err && loads[i].merged;
+		if (load->merged)
+			run_merged(boot, load);
+		else
+			run_alone(boot, load);
+		refused |= load->error && load->merged && load->way == WAY_OWN;
 		if (!critical && emptied) {
 			restore_modprobe(boot, modprobe);
 			emptied = false;
@@ -410,6 +317,7 @@ void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
 	}
 	if (emptied)
 		restore_modprobe(boot, modprobe);
-	stage->state = merged_failed || (!stage->ok && stage->failed) ? STATE_FAILED : STATE_DONE;
+	count_stage(boot, stage, &counts);
+	stage->state = refused || (!counts.ok && counts.failed) ? STATE_FAILED : STATE_DONE;
 	say("stage %s done", stage->name);
 }

@@ -73,13 +73,13 @@ static bool cut_line(struct reader *r, char *s, const char *end, struct fields *
 }
 
 /* The whole file in a mapping of its own; *size is its length. */
-static char *read_file(const char *path, size_t *size, long *err)
+static char *read_file(int at, const char *path, size_t *size, long *err)
 {
 	struct statx st;
 	char *text = NULL;
 	long fd;
 
-	fd = sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+	fd = at < 0 && at != AT_FDCWD ? at : sys_openat(at, path, O_RDONLY, 0);	/* no folder: its errno */
 	*err = fd;
 	if (fd < 0)
 		goto out;
@@ -94,7 +94,7 @@ static char *read_file(const char *path, size_t *size, long *err)
 	text = sys_map(*size + 2);	/* a NUL, and room to see the end */
 	if (!text)
 		goto close;
-	*err = read_small(AT_FDCWD, path, text, *size + 2);
+	*err = read_small(at, path, text, *size + 2);
 	if (*err >= 0 && (size_t)*err != *size)
 		*err = -EIO;
 close:
@@ -107,31 +107,34 @@ static bool make_tables(struct plan *p, size_t lines)
 {
 	p->loads = sys_map(lines * sizeof(*p->loads));
 	p->members = sys_map(lines * sizeof(*p->members));
+	p->originals = sys_map(lines * sizeof(*p->originals));
 	p->arguments = sys_map(lines * sizeof(*p->arguments));
 	p->prefixes = sys_map(lines * sizeof(*p->prefixes));
 	p->softdeps = sys_map(lines * sizeof(*p->softdeps));
+	p->skips = sys_map(lines * sizeof(*p->skips));
 	p->dependents = sys_map(lines * sizeof(*p->dependents));
-	return p->loads && p->members && p->arguments && p->prefixes && p->softdeps && p->dependents;
+	return p->loads && p->members && p->originals && p->arguments && p->prefixes && p->softdeps && p->skips &&
+	       p->dependents;
 }
 
-bool read_plan(const char *path, struct plan *p)
+bool read_plan(int at, const char *path, struct plan *p)
 {
-	struct reader r = { .path = path, .line = 0, .plan = p };
+	struct reader r = { .line = 0, .plan = p };
 	struct fields fields;
 	size_t size = 0, lines = 1;
 	char *text, *end, *s, *newline;
 	long err = 0;
 
-	text = read_file(path, &size, &err);
+	text = read_file(at, path, &size, &err);
 	if (!text) {
-		error("%s: cannot be read: %s", path, errno_name(err));
+		error("%s: cannot be read: %s", PLAN_PATH, errno_name(err));
 		return false;
 	}
 	end = text + size;
 	for (s = text; s < end; s++)
 		lines += *s == '\n';
 	if (!make_tables(p, lines)) {
-		error("%s: no memory for its tables", path);
+		error("%s: no memory for its tables", PLAN_PATH);
 		return false;
 	}
 	for (s = text; s < end && !r.problem; s = newline + 1) {
@@ -145,7 +148,8 @@ bool read_plan(const char *path, struct plan *p)
 	}
 	if (!r.problem && !p->stage_count)
 		refuse(&r, "no stage: the file was cut off", NULL);
+	check_originals(&r);
 	if (r.problem)
-		error("%s:%u: %s%s%s", path, r.line, r.problem, r.detail ? " " : "", r.detail ? r.detail : "");
+		error("%s:%u: %s%s%s", PLAN_PATH, r.line, r.problem, r.detail ? " " : "", r.detail ? r.detail : "");
 	return !r.problem;
 }

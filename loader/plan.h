@@ -10,7 +10,13 @@
 
 #define PLAN_PATH "/megamod/plan"
 
-enum { MAX_STAGES = 64 };
+/* Below the handle boot->image, the folder /megamod of the image. */
+#define IMAGE_FOLDER "/megamod/"
+
+enum {
+	MAX_STAGES = 64,
+	VERITY_FIELDS = 8,	/* of a verity record, options aside */
+};
 
 enum kind { KIND_NONE, KIND_NOW, KIND_USERSPACE, KIND_DELAY, KIND_PATH, KIND_IDLE, KIND_MANUAL, KIND_TIMEOUT };
 
@@ -33,18 +39,39 @@ struct member {
 	const char *name;
 	struct fields needs;	/* plan ids of earlier members, decimal */
 	enum fate fate;
+	int result;		/* of its init, or of its own call: 0 or a negative errno */
+	u64 nanoseconds;	/* of its own call; a merged member's are in its megamodule's parameters */
+};
+
+/* A file of the image. */
+struct held {
+	const char *path;
+	int fd;			/* held open by the keeper, else -1 */
+};
+
+enum way {
+	WAY_NONE,	/* not tried yet */
+	WAY_OWN,	/* by the load's own file */
+	WAY_ORIGINALS,	/* the fallback: its members' original files, one call each */
 };
 
 /* One finit_module call. */
 struct load {
-	const char *file, *name;
+	struct held file;
+	const char *name;
 	bool merged;
 	bool results;			/* it has result parameters and takes skip= */
 	bool requests;			/* request_module may be called in an init */
-	int fd;				/* held open by the keeper, else -1 */
+	bool original;			/* a member of a megamodule by itself: its arguments lose `member.` */
 	u32 member, member_count;
 	u32 argument, argument_count;	/* into plan.arguments */
 	u32 prefix, prefix_count;	/* into plan.prefixes */
+	u32 originals, original_count;	/* into plan.originals, one a member or none */
+
+	/* the course of events */
+	enum way way;
+	int error;			/* of the call, positive */
+	u64 nanoseconds;		/* in its calls */
 };
 
 enum state { STATE_WAITING, STATE_LOADING, STATE_DONE, STATE_FAILED };
@@ -62,9 +89,6 @@ struct stage {
 	u64 due, expires;		/* monotonic ns, 0 none */
 	int watch;			/* inotify watch on the deepest existing folder, -1 none */
 	u64 idle, total;		/* /proc/stat at the last look */
-	int error;			/* of the first load that failed, positive */
-	u64 nanoseconds;		/* in load calls */
-	u32 ok, failed, skipped;
 };
 
 /* `dependents ID NAME…` */
@@ -79,18 +103,24 @@ struct plan {
 	const char *release;
 	enum handover handover;
 	struct fields command;		/* exec: path and arguments; chain: path */
+	struct fields overlay;		/* tmpfs and perhaps its options; count 0: none */
+	struct fields verity;		/* see verity.c; count 0: none */
 	bool async_probe;
+	bool fallback;			/* every megamodule has originals */
 	struct stage stages[MAX_STAGES];
 	struct load *loads;
 	struct member *members;
-	const char **arguments, **prefixes, **softdeps;
+	struct held *originals;
+	const char **arguments, **prefixes, **softdeps, **skips;
 	struct dependents *dependents;
-	u32 stage_count, load_count, member_count, argument_count, prefix_count, softdep_count, dependents_count;
+	u32 stage_count, load_count, member_count, original_count, argument_count, prefix_count, softdep_count,
+		skip_count, dependents_count;
 };
 
 const char *next_field(const char *field);
-/* Reads and checks the whole plan. On failure it has said so (`megamod: error: FILE:LINE: …`) and returns false. */
-bool read_plan(const char *path, struct plan *plan);
+/* Reads and checks the whole plan, which is called `plan` below the handle. On failure it has said so (`megamod: error:
+ * /megamod/plan:LINE: …`) and returns false. */
+bool read_plan(int at, const char *path, struct plan *plan);
 const char *kind_name(enum kind kind);
 /* The stage that a plan id belongs to, as an index. */
 u32 stage_of(const struct plan *plan, u32 id);

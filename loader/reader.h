@@ -8,7 +8,6 @@
 #include "plan.h"
 
 struct reader {
-	const char *path;
 	u32 line;
 	struct plan *plan;
 	enum place { HEAD, BODY, TAIL } place;	/* records come in this order */
@@ -21,5 +20,7 @@ struct reader {
 bool refuse(struct reader *reader, const char *problem, const char *detail);
 /* Takes one line's fields into the plan; false after refuse(). */
 bool take_record(struct reader *reader, struct fields fields);
+/* At the end: with `fallback modules` every member of a megamodule must have its original. */
+void check_originals(struct reader *reader);
 
 #endif

@@ -85,10 +85,11 @@ static struct load *add_load(struct reader *r, const char *file, const char *nam
 	}
 	p->load_count++;
 	last_stage(p)->load_count++;
-	l->file = file;
+	l->file.path = file;
+	l->file.fd = -1;
 	l->name = name;
-	l->fd = -1;
 	l->member = p->member_count;
+	l->originals = p->original_count;
 	l->argument = p->argument_count;
 	l->prefix = p->prefix_count;
 	return l;
@@ -104,7 +105,8 @@ static bool on_kernel(struct reader *r, const char *const *f, struct fields rest
 static bool on_fallback(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
-	return same(f[0], "none") || refuse(r, "unknown fallback", f[0]);
+	r->plan->fallback = same(f[0], "modules");
+	return r->plan->fallback || same(f[0], "none") || refuse(r, "unknown fallback", f[0]);
 }
 
 static bool on_root(struct reader *r, const char *const *f, struct fields rest)
@@ -131,6 +133,30 @@ static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 	(void)rest;
 	r->plan->async_probe = true;
 	return same(f[0], "async") || refuse(r, "unknown probe record", f[0]);
+}
+
+static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
+{
+	r->plan->overlay.first = f[0];
+	r->plan->overlay.count = 1 + rest.count;
+	return (same(f[0], "tmpfs") && rest.count < 2) || refuse(r, "unknown overlay", f[0]);
+}
+
+static bool on_verity(struct reader *r, const char *const *f, struct fields rest)
+{
+	u64 number;
+
+	r->plan->verity.first = f[0];
+	r->plan->verity.count = VERITY_FIELDS + rest.count;
+	return parse_number(r, f[2], &number) && parse_number(r, f[3], &number) && parse_number(r, f[4], &number) &&
+	       parse_number(r, f[5], &number);
+}
+
+static bool on_skip(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	r->plan->skips[r->plan->skip_count++] = f[0];
+	return true;
 }
 
 static const char *const kinds[] = { "-", "now", "userspace", "delay", "path", "idle", "manual", "timeout" };
@@ -199,6 +225,29 @@ static bool on_member(struct reader *r, const char *const *f, struct fields rest
 	return add_member(r, f[0], rest);
 }
 
+static bool on_original(struct reader *r, const char *const *f, struct fields rest)
+{
+	struct plan *p = r->plan;
+	struct load *l = last_load(p);
+
+	(void)rest;
+	if (!l || !l->merged || l->original_count == l->member_count)
+		return refuse(r, "an original without a member before it:", f[0]);
+	p->originals[p->original_count].path = f[0];
+	p->originals[p->original_count++].fd = -1;
+	l->original_count++;
+	return true;
+}
+
+void check_originals(struct reader *r)
+{
+	const struct load *l = r->plan->loads, *end = l + r->plan->load_count;
+
+	for (; r->plan->fallback && l < end; l++)
+		if (l->merged && l->original_count != l->member_count)
+			refuse(r, "a member without its original, in", l->name);
+}
+
 static bool on_argument(struct reader *r, const char *const *f, struct fields rest)
 {
 	struct plan *p = r->plan;
@@ -257,7 +306,7 @@ static bool on_dependents(struct reader *r, const char *const *f, struct fields 
 	return true;
 }
 
-enum { MAX_FIXED = 4 };
+enum { MAX_FIXED = VERITY_FIELDS };
 
 /* Each record: its word, how many fields it has at least, whether more may follow, and where it may stand. */
 static const struct record {
@@ -270,11 +319,15 @@ static const struct record {
 	{ "kernel", 1, false, HEAD, on_kernel },
 	{ "fallback", 1, false, HEAD, on_fallback },
 	{ "root", 1, true, HEAD, on_root },
+	{ "overlay", 1, true, HEAD, on_overlay },
+	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
 	{ "probe", 1, false, HEAD, on_probe },
+	{ "skip", 1, false, HEAD, on_skip },
 	{ "stage", 4, false, BODY, on_stage },
 	{ "merged", 3, false, BODY, on_merged },
 	{ "argument", 1, false, BODY, on_argument },
 	{ "member", 1, true, BODY, on_member },
+	{ "original", 1, false, BODY, on_original },
 	{ "prefix", 1, false, BODY, on_prefix },
 	{ "requests", 0, false, BODY, on_requests },
 	{ "single", 2, true, BODY, on_single },
@@ -285,7 +338,7 @@ static const struct record {
 bool take_record(struct reader *r, struct fields fields)
 {
 	const struct record *record = records, *end = records + sizeof(records) / sizeof(records[0]);
-	const char *f[MAX_FIXED] = { NULL, NULL, NULL, NULL };
+	const char *f[MAX_FIXED];
 	struct fields rest;
 	u32 i;
 

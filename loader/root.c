@@ -43,6 +43,7 @@ struct mounting {
 	u32 flags;
 	char data[VALUE_ROOM];		/* rootflags= without the words that became flags */
 	long error;			/* of the last attempt */
+	bool told;			/* why it failed */
 };
 
 static bool take_flag(const char *word, size_t size, u32 *flags)
@@ -73,6 +74,8 @@ static void split_flags(struct mounting *m)
 			text_add(&data, ",");
 		text_add_bytes(&data, s, (size_t)(end - s));
 	}
+	if (m->boot->plan.overlay.count || m->boot->plan.verity.count)
+		m->flags |= MS_RDONLY;
 }
 
 /* One attempt with one type; a read-only medium gets a second one, as the kernel does it. */
@@ -160,10 +163,15 @@ static long attempt(struct mounting *m)
 	struct text source = { m->source, sizeof(m->source), 0, false };
 	long err = find_device(m->boot, o->root, m->name, sizeof(m->name));
 
-	if (err == -EINVAL && o->fstype[0]) {	/* a virtiofs tag, ubi0:name, host:/path: not a block device */
+	if (err == -EINVAL && o->fstype[0] && !m->boot->plan.verity.count) {	/* a virtiofs tag, ubi0:name, host:/path: not a block device */
 		text_reset(&source);
 		text_add(&source, o->root);
 		return mount_as_any(m, o->fstype) < 0 ? -ENODEV : 0;
+	}
+	if (err >= 0 && m->boot->plan.verity.count) {
+		err = open_verity(m->boot, m->name, sizeof(m->name));
+		if (err < 0 && err != -ENODEV)
+			m->told = true;
 	}
 	if (err >= 0) {
 		err = mount_device(m);
@@ -267,6 +275,7 @@ bool mount_root(struct boot *boot, bool hurry)
 		seconds = o->wait_seconds;
 	m.boot = boot;
 	m.error = 0;
+	m.told = false;
 	split_flags(&m);
 	if (o->delay_seconds) {
 		debug("rootdelay: %llu s", (unsigned long long)o->delay_seconds);
@@ -274,7 +283,9 @@ bool mount_root(struct boot *boot, bool hurry)
 	}
 	err = mount_when_there(&m, seconds);
 	if (err >= 0)
-		return true;
+		return !boot->plan.overlay.count || cover_root(boot);
+	if (m.told)
+		return false;
 	if (err == -EINVAL && !m.error)
 		text_format(&why, "neither /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL= nor MAJ:MIN");
 	else if (err == -ENODEV && !m.error)

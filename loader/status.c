@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * /run/megamod/status: one line a stage, seven fields: name, state, errno, milliseconds in load calls, members ok,
- * failed, skipped. The file is always whole: it is replaced, not rewritten.
+ * /run/megamod/status: one line a stage, eight fields: name, state, errno, milliseconds in load calls, members ok,
+ * failed, skipped, and `merged` or `fallback`. The file is always whole: it is replaced, not rewritten.
  */
 #include "boot.h"
 #include "say.h"
@@ -31,17 +31,27 @@ long replace_file(int at, const char *folder, const char *name, const char *data
 	return err;
 }
 
-void write_status(const struct boot *boot)
+const char *state_name(enum state state)
 {
 	static const char *const states[] = { "waiting", "loading", "done", "failed" };
+
+	return states[state];
+}
+
+void write_status(const struct boot *boot)
+{
 	static char room[STATUS_ROOM];
 	struct text t = { room, sizeof(room), 0, false };
 	const struct stage *s;
+	struct counts c;
 	long err;
 
-	for (s = boot->plan.stages; s < boot->plan.stages + boot->plan.stage_count; s++)
-		text_format(&t, "%s %s %d %llu %u %u %u\n", s->name, states[s->state], s->error,
-			    (unsigned long long)divide(s->nanoseconds, 1000000, NULL), s->ok, s->failed, s->skipped);
+	for (s = boot->plan.stages; s < boot->plan.stages + boot->plan.stage_count; s++) {
+		count_stage(boot, s, &c);
+		text_format(&t, "%s %s %d %llu %u %u %u %s\n", s->name, state_name(s->state), c.error,
+			    (unsigned long long)divide(c.nanoseconds, 1000000, NULL), c.ok, c.failed, c.skipped,
+			    c.originals ? "fallback" : "merged");
+	}
 	err = replace_file(boot->run, "megamod", "status", t.data, t.used);
 	if (err < 0)
 		warn("/run/megamod/status cannot be written: %s", errno_name(err));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The whole interface to the kernel: raw system calls, the few structures and constants that they take, for x86_64,
- * aarch64, arm (EABI) and riscv64. Three levels: numbers, sys() (in sys.c), one typed wrapper a call. Every wrapper
+ * aarch64, arm (EABI) and riscv64. Three levels: numbers, sys() (entry.h), one typed wrapper a call (sys.c). Every wrapper
  * returns what the kernel returns: a negative errno on failure.
  *
  * Numbers: arch/x86/entry/syscalls/syscall_64.tbl, arch/arm/tools/syscall.tbl and include/uapi/asm-generic/unistd.h of
@@ -20,6 +20,7 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int32_t s32;
 typedef int64_t s64;
 
 #if defined(__x86_64__)
@@ -29,13 +30,13 @@ enum {
 	NR_setsid = 112, NR_statfs = 137, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_umount2 = 166,
 	NR_getdents64 = 217, NR_clock_gettime = 228, NR_exit_group = 231, NR_inotify_add_watch = 254,
 	NR_inotify_rm_watch = 255, NR_openat = 257, NR_mkdirat = 258, NR_mknodat = 259, NR_unlinkat = 263,
-	NR_readlinkat = 267, NR_faccessat = 269, NR_ppoll = 271, NR_dup3 = 292, NR_pipe2 = 293, NR_inotify_init1 = 294,
+	NR_symlinkat = 266, NR_readlinkat = 267, NR_faccessat = 269, NR_ppoll = 271, NR_dup3 = 292, NR_pipe2 = 293, NR_inotify_init1 = 294,
 	NR_prlimit64 = 302, NR_finit_module = 313, NR_renameat2 = 316, NR_statx = 332,
 };
 #elif defined(__aarch64__) || (defined(__riscv) && __riscv_xlen == 64)
 enum {
 	NR_dup3 = 24, NR_inotify_init1 = 26, NR_inotify_add_watch = 27, NR_inotify_rm_watch = 28, NR_ioctl = 29,
-	NR_mknodat = 33, NR_mkdirat = 34, NR_unlinkat = 35, NR_umount2 = 39, NR_mount = 40, NR_statfs = 43,
+	NR_mknodat = 33, NR_mkdirat = 34, NR_unlinkat = 35, NR_symlinkat = 36, NR_umount2 = 39, NR_mount = 40, NR_statfs = 43,
 	NR_faccessat = 48, NR_chdir = 49, NR_fchdir = 50, NR_chroot = 51, NR_openat = 56, NR_close = 57, NR_pipe2 = 59,
 	NR_getdents64 = 61, NR_read = 63, NR_write = 64, NR_pread64 = 67, NR_ppoll = 73, NR_readlinkat = 78,
 	NR_exit_group = 94, NR_clock_gettime = 113, NR_setsid = 157, NR_prctl = 167, NR_getpid = 172, NR_socket = 198,
@@ -49,7 +50,7 @@ enum {
 	NR_prctl = 172, NR_munmap = 91, NR_pread64 = 180, NR_mmap = 192 /* mmap2 */, NR_getdents64 = 217, NR_exit_group = 248,
 	NR_statfs = 266 /* statfs64 */, NR_socket = 281, NR_bind = 282, NR_inotify_add_watch = 317,
 	NR_inotify_rm_watch = 318, NR_openat = 322, NR_mkdirat = 323, NR_mknodat = 324, NR_unlinkat = 328,
-	NR_readlinkat = 332, NR_faccessat = 334, NR_dup3 = 358, NR_pipe2 = 359, NR_inotify_init1 = 360,
+	NR_symlinkat = 331, NR_readlinkat = 332, NR_faccessat = 334, NR_dup3 = 358, NR_pipe2 = 359, NR_inotify_init1 = 360,
 	NR_prlimit64 = 369, NR_finit_module = 379, NR_renameat2 = 382, NR_statx = 397,
 	NR_clock_gettime = 403 /* clock_gettime64 */, NR_ppoll = 414 /* ppoll_time64 */,
 };
@@ -78,7 +79,7 @@ enum {
 	DT_DIR = 4,
 	PROT_READ = 1, PROT_WRITE = 2, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20,
 	MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_SYNCHRONOUS = 16, MS_DIRSYNC = 128,
-	MS_NOATIME = 1024, MS_NODIRATIME = 2048, MS_MOVE = 8192, MS_SILENT = 32768, MS_RELATIME = 1 << 21,
+	MS_NOATIME = 1024, MS_NODIRATIME = 2048, MS_BIND = 4096, MS_MOVE = 8192, MS_SILENT = 32768, MS_RELATIME = 1 << 21,
 	MS_STRICTATIME = 1 << 24, MS_LAZYTIME = 1 << 25, MNT_DETACH = 2,
 	SIGCHLD = 17, RLIMIT_NOFILE = 7, PR_SET_NAME = 15, TIOCSCTTY = 0x540E, CLOCK_MONOTONIC = 1,
 	AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_CLOEXEC = 02000000, SOCK_NONBLOCK = 04000, NETLINK_KOBJECT_UEVENT = 15,
@@ -139,6 +140,7 @@ long sys_mkdirat(int at, const char *path, int mode);
 long sys_mknodat(int at, const char *path, int mode);
 long sys_unlinkat(int at, const char *path, int flags);
 long sys_renameat(int at, const char *from, const char *to);
+long sys_symlinkat(const char *target, int at, const char *path);
 long sys_readlinkat(int at, const char *path, char *data, size_t size);
 long sys_faccessat(int at, const char *path, int mode);
 long sys_statx(int at, const char *path, int flags, struct statx *out);

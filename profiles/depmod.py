@@ -27,16 +27,22 @@ _VERSION = "1.0.0"
 """depmod takes a word that is no version for a module file (is_version_number, tools/depmod.c, kmod 30)."""
 
 
-def run_depmod(folder: Path) -> dict[str, str]:
-    """The texts of the INDEXES of the tree *folder*, made by the host's depmod; the tree is only read.
-
-    Raises MegamodError if there is no depmod, or if it finds the tree wanting (a cycle, an unreadable module).
-    """
+def find_depmod(folder: Path) -> str:
+    """The path of the host's depmod; raises MegamodError about *folder*, which needs it, if there is none."""
     search = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     depmod = shutil.which("depmod", path=search)
     if depmod is None:
         hint = f"install kmod, or run `depmod -b ROOT {folder.name}` where there is one"
         raise MegamodError(f"{folder}: no modules.dep, and no depmod to make it", hint=hint)
+    return depmod
+
+
+def run_depmod(folder: Path) -> dict[str, str]:
+    """The texts of the INDEXES of the tree *folder*, made by the host's depmod; the tree is only read.
+
+    Raises MegamodError if there is no depmod, or if it finds the tree wanting (a cycle, an unreadable module).
+    """
+    depmod = find_depmod(folder)
     with tempfile.TemporaryDirectory(prefix="megamod-depmod-") as name:
         try:
             tree = _linked_tree(folder, Path(name))

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megamod.profiles.model import Location, Option, Root, Selector, Trigger, canonical
+from megamod.profiles.contents import merge_files
+from megamod.profiles.model import FileItem, Firmware, Location, Option, Root, Selector, Trigger, canonical
 from megamod.profiles.selectors import REMOVE, parse_selector
 from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 
@@ -37,8 +38,11 @@ class Draft:
     deferred: tuple[StageDraft | Selector, ...] = ()
     exclude: tuple[Selector, ...] = ()
     options: tuple[Option, ...] = ()
+    skip: tuple[Selector, ...] = ()
+    files: tuple[FileItem | Selector, ...] = ()
+    firmware: Firmware | None = None
     root: Root | None = None
-    settings: Mapping[str, str | bool] = field(default_factory=dict)
+    settings: Mapping[str, str | bool | int] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[StageDraft, ...]:
@@ -62,6 +66,9 @@ def merge(base: Draft, child: Draft) -> Draft:
         deferred=_merge_deferred(base.stages, child.deferred),
         exclude=_merge_selectors(base.exclude, child.exclude),
         options=_merge_options(base.options, child.options),
+        skip=_merge_selectors(base.skip, child.skip),
+        files=merge_files(base.files, child.files),
+        firmware=child.firmware or base.firmware,
         root=child.root or base.root,
         settings={**base.settings, **child.settings},
     )

@@ -20,7 +20,8 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _WORD: Json = {"type": ["string", "number", "boolean"]}
 
 _SELECTOR = (
-    r"^!?\??(@detected|@builtin:[a-z0-9_-]+|=[^\s/]+(/[^\s/]+)*/?|(mod)?alias:\S+|(?!(mod)?alias:)[^\s@=!?/][^\s/]*)$"
+    r"^!?\??(@detected|@builtin:[a-z0-9_-]+|@dtb:[^\s#]+(#\S+)?|"
+    r"=[^\s/]+(/[^\s/]+)*/?|(mod)?alias:\S+|(?!(mod)?alias:)[^\s@=!?/][^\s/]*)$"
 )
 _DURATION = r"^([0-9]{1,9}(\.[0-9]{1,3})? ?(ms|s|min)|0)$"
 _PATH = r"^(/(?!\.{1,2}(/|$))[^/]+)+$"
@@ -33,6 +34,10 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "exclude": "Modules that stay out, and with them all that need them.",
     "options": "Module parameters: {module: {parameter: value}}.",
     "modprobe-d": "Where options, softdeps and blacklists of modprobe.d are read: `host`, or a folder.",
+    "skip": "Modules whose init is left out at boot, unless the kernel command line has megamod.run=NAME.",
+    "files": "Files and folders for the image: {SOURCE: /to}, or a list of {from, to, mode}.",
+    "firmware": "Firmware for the image: what the modules name (`auto`), none, or a list of names and patterns.",
+    "firmware-dir": "The folder where firmware is looked for; default: lib/firmware beside lib/modules.",
     "root": "What comes after the critical stage.",
     "tracing": "Whether members can be traced by ftrace; `keep` makes loading many modules slow.",
     "unwind": "Stack unwinding tables: all, only what calls need, or none.",
@@ -40,7 +45,8 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "static-calls": "Static calls of members: through their trampolines, or patched into direct calls at load.",
     "probe": "`async`: drivers probe in parallel; device names may come in another order.",
     "compress": "Compression of the image.",
-    "fallback": "What the loader does when the merged modules cannot be used.",
+    "storage": "How fast the boot loader reads, as in 25MB/s; `compress: auto` goes by it.",
+    "fallback": "`modules`: the members' own files are in the image too, for the day that the merged one is refused.",
     "allow-taint": "Accept staging and out-of-tree modules.",
 }
 
@@ -59,10 +65,15 @@ def profile_schema() -> Json:
         "exclude": _selectors(),
         "options": _options(),
         "modprobe-d": {"type": "string", "pattern": r"^(host|none|.*/.*)$"},
+        "skip": {"type": "array", "minItems": 1, "items": {**_WORD, "pattern": r"^!?\??[A-Za-z0-9_+.-]+$"}},
+        "files": _files(),
+        "firmware": _firmware(),
+        "firmware-dir": {"type": "string", "minLength": 1},
         "root": _root(),
+        "storage": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9])? ?[kMG]B/s$"},
         "allow-taint": {"anyOf": [{"type": "boolean"}, {"enum": ["yes", "no", "on", "off"]}]},
     }
-    makers |= {key: {"enum": [choice for choice in choices if choice != "modules"]} for key, choices in CHOICES.items()}
+    makers |= {key: {"enum": list(choices)} for key, choices in CHOICES.items()}
     properties = {key: {"description": _DESCRIPTIONS[key], **makers[key]} for key in KEYS}
     return {
         "$schema": DRAFT,
@@ -79,7 +90,8 @@ def _mapping(properties: Json, **more: Any) -> Json:
 
 def _selectors() -> Json:
     text = (
-        "A module name, a glob, =folder, alias:GLOB, modalias:TEXT, @detected, @builtin:NAME; `?` before it: optional."
+        "A module name, a glob, =folder, alias:GLOB, modalias:TEXT, @detected, @builtin:NAME, @dtb:FILE#NODES; "
+        "`?` before it: optional."
     )
     item = {"type": ["string", "number", "boolean"], "pattern": _SELECTOR, "description": text}
     return {"type": "array", "minItems": 1, "items": item}
@@ -123,13 +135,48 @@ def _options() -> Json:
     return {"type": "object", "propertyNames": names, "additionalProperties": parameters}
 
 
+def _files() -> Json:
+    own = "(dev|init|megamod|proc|run|sys)"
+    to = {"type": "string", "pattern": rf"^(/|(?!/{own}(/|$))(/(?!\.{{1,2}}(/|$))[^/]+)+/?)$"}
+    mode = {"type": ["string", "integer"], "pattern": r"^(0o?)?[0-7]{3,4}$", "minimum": 64, "maximum": 7777}
+    source = {"type": ["string", "number"], "minLength": 1}
+    listed = _mapping({"from": source, "to": to, "mode": mode}, required=["from", "to"])
+    value = {"anyOf": [to, _mapping({"to": to, "mode": mode}, required=["to"])]}
+    forms: list[Json] = [
+        {"type": "object", "minProperties": 1, "additionalProperties": value},
+        {"type": "array", "minItems": 1, "items": {"anyOf": [listed, {"type": "string", "pattern": "^!/"}]}},
+    ]
+    return {"anyOf": forms}
+
+
+def _firmware() -> Json:
+    name = r"^\??(?!\.{1,2}(/|$))[^/]+(/(?!\.{1,2}(/|$))[^/]+)*/?$"
+    item = {"type": "string", "pattern": name, "not": {"pattern": r"\.(xz|zst)$"}}
+    return {"anyOf": [{"enum": ["auto", "none"]}, {"type": "array", "minItems": 1, "items": item}]}
+
+
 def _root() -> Json:
     words = {"type": "array", "minItems": 1, "items": _WORD}
     program = {"anyOf": [{"type": "string", "pattern": "^['\"]?/"}, words]}
     init = {"anyOf": [{"type": "string", "pattern": _PATH}, {**words, "maxItems": 1}]}
+    options = {"type": "string", "pattern": r"^[A-Za-z0-9_%=:.,-]+$"}
+    overlay = {"anyOf": [{"const": "tmpfs"}, _mapping({"tmpfs": options}, required=["tmpfs"])]}
     forms: list[Json] = [
-        _mapping({"from": {"const": "cmdline"}}, required=["from"]),
+        _mapping({"from": {"const": "cmdline"}, "overlay": overlay, "verity": _verity()}, required=["from"]),
         _mapping({"exec": program}, required=["exec"]),
         _mapping({"chain": init}, required=["chain"]),
     ]
     return {"anyOf": forms}
+
+
+def _verity() -> Json:
+    text = {"type": ["string", "integer"]}
+    size = {"enum": [512 << n for n in range(8)]}
+    properties: Json = {
+        **dict.fromkeys(("root-hash", "salt", "hash-device", "algorithm"), text),
+        "data-blocks": {"type": "integer", "minimum": 1},
+        "hash-start": {"type": "integer", "minimum": 0},
+        **dict.fromkeys(("data-block-size", "hash-block-size"), size),
+        "options": {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^[a-z0-9_.-]+$"}},
+    }
+    return _mapping(properties, required=["root-hash", "hash-device", "data-blocks"])

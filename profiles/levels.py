@@ -32,7 +32,14 @@ LEVELS: Mapping[str, int] = MappingProxyType(
         "late": LAST,
     }
 )
-"""Level of `NAME_initcall` (include/linux/init.h, 6.1); `NAME_initcall_sync` has that of NAME."""
+"""Level of `NAME_initcall` (include/linux/init.h, 6.1); `NAME_initcall_sync` has that of NAME, after all others."""
+
+SYNC = 1 << 32
+"""What is added to the place of a `NAME_initcall_sync`; greater than any place."""
+
+
+Rank = tuple[int, int]
+"""(initcall level, place in modules.order): the order of a static link."""
 
 
 def initcall_level(name: str) -> int:
@@ -40,10 +47,26 @@ def initcall_level(name: str) -> int:
     return _table().get(canonical(name), DEVICE)
 
 
+def static_rank(name: str, place: int) -> Rank:
+    """The rank of the module *name* whose place in modules.order is *place*: `watchdog`, a subsys_initcall_sync, comes
+    after every subsys_initcall wherever it is linked."""
+    return initcall_level(name), place + (SYNC if canonical(name) in _sync_names() else 0)
+
+
+@cache
+def _text() -> str:
+    return resources.files("megamod.profiles").joinpath("data/initcall-levels.tsv").read_text("utf-8")
+
+
 @cache
 def _table() -> Mapping[str, int]:
-    text = resources.files("megamod.profiles").joinpath("data/initcall-levels.tsv").read_text("utf-8")
-    return MappingProxyType(parse_table(text))
+    return MappingProxyType(parse_table(_text()))
+
+
+@cache
+def _sync_names() -> frozenset[str]:
+    rows = (line.split("\t") for line in _text().splitlines() if line.count("\t") == 2)
+    return frozenset(row[0] for row in rows if row[1].endswith("_sync") and level_of(row[1]) == _table()[row[0]])
 
 
 def parse_table(text: str) -> dict[str, int]:
@@ -60,10 +83,6 @@ def parse_table(text: str) -> dict[str, int]:
 def level_of(macro: str) -> int:
     """The level of an initcall macro such as `subsys_initcall` or `late_initcall_sync`."""
     return LEVELS[macro.removesuffix("_sync").removesuffix("_initcall")]
-
-
-Rank = tuple[int, int]
-"""(initcall level, place in modules.order): the order of a static link."""
 
 
 def inherited_ranks(ranks: Mapping[str, Rank], needs: Mapping[str, Iterable[str]]) -> dict[str, Rank]:

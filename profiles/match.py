@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 
+from megamod.profiles.dtbmatch import match_device_tree
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Selector
 from megamod.profiles.selectors import ParsedSelector, SelectorKind, normalise_alias, parse_selector
@@ -18,18 +20,22 @@ from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """What a selector found: *modules* sorted, *builtin* the names that are linked into the kernel, *exact* whether
-    it is the very name of its one module. *detected* has the reason of each for `@detected`."""
+    it is the very name of its one module. *detected* has the reason of each for `@detected`, *why* the whole reason of
+    each for `@dtb:`."""
 
     selector: ParsedSelector
     modules: tuple[str, ...]
     builtin: tuple[str, ...]
     exact: bool
     detected: Mapping[str, str]
+    why: Mapping[str, str] = field(default_factory=dict)
 
     def reason_of(self, name: str) -> str:
         """Why the module *name* is in, in a few words."""
         if self.exact:
             return "named"
+        if name in self.why:
+            return self.why[name]
         if name in self.detected:
             return f"detected: {self.detected[name]}"
         if self.selector.is_name:
@@ -46,11 +52,23 @@ def match(selector: Selector, tree: ModuleTree, detected: Mapping[str, str]) -> 
     if parsed.kind is SelectorKind.DETECTED:
         # A machine may need nothing but what is built in.
         return Match(selector=parsed, modules=tuple(sorted(detected)), builtin=(), exact=False, detected=detected)
-    modules, builtin = _find(parsed, tree)
+    why: Mapping[str, str] = {}
+    if parsed.kind is SelectorKind.DTB:
+        why, inside = _device_tree(parsed, tree)
+        modules, builtin = tuple(sorted(why)), tuple(sorted(inside))
+    else:
+        modules, builtin = _find(parsed, tree)
     if not modules and not builtin and not parsed.optional:
         raise _nothing(parsed, tree)
     exact = parsed.is_name and modules == (parsed.pattern,)
-    return Match(selector=parsed, modules=modules, builtin=builtin, exact=exact, detected={})
+    return Match(selector=parsed, modules=modules, builtin=builtin, exact=exact, detected={}, why=why)
+
+
+def _device_tree(selector: ParsedSelector, tree: ModuleTree) -> tuple[dict[str, str], frozenset[str]]:
+    try:
+        return match_device_tree(selector.pattern, Path(selector.location.file).parent, tree)
+    except MegamodError as error:
+        raise fail(selector.location, f"@dtb: {error.message}", error.hint) from None
 
 
 def _find(selector: ParsedSelector, tree: ModuleTree) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,8 +11,8 @@ Unwind = Literal["keep", "compact", "drop"]
 Symbols = Literal["keep", "trim"]
 StaticCalls = Literal["trampoline", "patch"]
 Probe = Literal["sync", "async"]
-Compress = Literal["zstd", "none"]
-Fallback = Literal["none"]
+Compress = Literal["none", "gzip", "lz4", "xz", "zstd", "auto"]
+Fallback = Literal["none", "modules"]
 RootKind = Literal["cmdline", "exec", "chain"]
 
 CRITICAL = "critical"
@@ -20,8 +20,9 @@ CRITICAL = "critical"
 
 
 def canonical(name: str) -> str:
-    """The kernel's spelling of a module or parameter name: '-' and '_' are the same letter, written '_'."""
-    return name.replace("-", "_")
+    """The kernel's spelling of a module or parameter name: '-' and '_' are the same letter, written '_', and so is a
+    comma, which kbuild takes for one too (scripts/Makefile.lib name-fix-token, 6.12; thead,th1520-aon.ko, riscv64)."""
+    return name.replace("-", "_").replace(",", "_")
 
 
 class TriggerKind(StrEnum):
@@ -93,19 +94,63 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verity:
+    """A dm-verity device below the root, in the words of `veritysetup format`. *hash_device* is written as `root=` is,
+    or `same`; *hash_start* counts hash blocks; *salt* is `-` if there is none; *options* are the target's."""
+
+    root_hash: str
+    salt: str
+    hash_device: str
+    data_blocks: int
+    hash_start: int
+    algorithm: str
+    data_block_size: int
+    hash_block_size: int
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """What comes after the critical stage: mount `root=`, execute *path* with *args*, or go on with another init."""
+    """What comes after the critical stage: mount `root=`, execute *path* with *args*, or go on with another init.
+
+    *overlay* and *verity* belong to a mounted root: the options of a tmpfs over it ("" for none), a device below it.
+    """
 
     kind: RootKind
     path: str | None = None
     args: tuple[str, ...] = ()
+    overlay: str | None = None
+    verity: Verity | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileItem:
+    """A file or folder that goes into the image: *source* as written, below *base* unless it is absolute; *to* is
+    absolute, and ends in a slash where the source goes below it under its own name. *mode* None takes the source's."""
+
+    source: str
+    base: str
+    to: str
+    location: Location
+    mode: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """Which firmware goes into the image: with *auto* what the modules name, and what *patterns* match."""
+
+    auto: bool = True
+    patterns: tuple[Selector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A whole profile, `extends` resolved and defaults filled in.
 
-    *modprobe* is where modprobe.d is read: "none", "host", or a folder.
+    *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
+    *firmware_dir* is where firmware is looked for, None for the root of the module tree. *storage* is how many bytes a
+    second the boot loader reads, for `compress: auto`.
     """
 
     name: str
@@ -114,6 +159,10 @@ class Profile:
     deferred: tuple[Stage, ...] = ()
     exclude: tuple[Selector, ...] = ()
     options: tuple[Option, ...] = ()
+    skip: tuple[Selector, ...] = ()
+    files: tuple[FileItem, ...] = ()
+    firmware: Firmware = Firmware()
+    firmware_dir: str | None = None
     root: Root = Root(kind="cmdline")
     tracing: Tracing = "off"
     unwind: Unwind = "keep"
@@ -121,6 +170,7 @@ class Profile:
     static_calls: StaticCalls = "trampoline"
     probe: Probe = "sync"
     compress: Compress = "zstd"
+    storage: int | None = None
     fallback: Fallback = "none"
     allow_taint: bool = False
     modprobe: str = "none"

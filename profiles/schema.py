@@ -14,9 +14,21 @@ from typing import Any, cast, get_args
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from megamod.profiles import model
+from megamod.profiles.contents import finished_files, parse_files, parse_firmware, parse_skip
 from megamod.profiles.drafts import Draft, StageDraft, merge
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import CRITICAL, Location, Option, Profile, Root, Selector, Stage, Trigger, TriggerKind
+from megamod.profiles.model import (
+    CRITICAL,
+    Firmware,
+    Location,
+    Option,
+    Profile,
+    Root,
+    Selector,
+    Stage,
+    Trigger,
+    TriggerKind,
+)
 from megamod.profiles.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
 from megamod.profiles.triggers import check_fit, parse_root, parse_trigger
 from megamod.profiles.yamlnodes import (
@@ -46,11 +58,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "static-calls": get_args(model.StaticCalls),
         "probe": get_args(model.Probe),
         "compress": get_args(model.Compress),
-        "fallback": (*get_args(model.Fallback), "modules"),
+        "fallback": get_args(model.Fallback),
     }
 )
-_LATER = ("firmware", "files", "sign", "output", "skip", "storage", "overlay", "verity")
-KEYS = ("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "root", *CHOICES, "allow-taint")
+_LATER = ("sign", "output")
+KEYS = (
+    *("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "skip"),
+    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "allow-taint"),
+)
 _MAX_EXTENDS = 16
 
 
@@ -124,8 +139,11 @@ def _read_draft(path: Path) -> Draft:
         deferred=_deferred(keys["deferred"], file) if "deferred" in keys else (),
         exclude=_selectors(keys["exclude"], file, "exclude") if "exclude" in keys else (),
         options=_options(keys["options"], file) if "options" in keys else (),
+        skip=parse_skip(keys["skip"], file) if "skip" in keys else (),
+        files=parse_files(keys["files"], path) if "files" in keys else (),
+        firmware=parse_firmware(keys["firmware"], file) if "firmware" in keys else None,
         root=parse_root(keys["root"], file) if "root" in keys else None,
-        settings=_settings(keys, file) | _modprobe(keys, path),
+        settings=_settings(keys, file) | _modprobe(keys, path) | _firmware_dir(keys, path),
     )
 
 
@@ -136,16 +154,24 @@ def _name(node: Node, file: str) -> str:
     return text
 
 
-def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool]:
-    settings: dict[str, str | bool] = {}
+def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool | int]:
+    settings: dict[str, str | bool | int] = {}
     for key, allowed in CHOICES.items():
         if key in keys:
             settings[key] = choice_of(keys[key], file, key, allowed)
-    if settings.get("fallback") == "modules":
-        raise fail(where(keys["fallback"], file), "fallback: `modules` is not built yet", "`none` is")
+    if "storage" in keys:
+        settings["storage"] = _rate(keys["storage"], file)
     if "allow-taint" in keys:
         settings["allow_taint"] = flag_of(keys["allow-taint"], file, "allow-taint")
     return settings
+
+
+def _rate(node: Node, file: str) -> int:
+    text = text_of(node, file, "storage: a rate")
+    match = re.fullmatch(r"(\d{1,6})(?:\.(\d))?\s?([kMG])B/s", text)
+    if not match or not int(match[1] + (match[2] or "0")):
+        raise fail(where(node, file), f"storage: `{shorten(text)}` is no rate", "write it like 25MB/s or 1.5GB/s")
+    return int(match[1] + (match[2] or "0")) * {"k": 100, "M": 100_000, "G": 100_000_000}[match[3]]
 
 
 def _modprobe(keys: Mapping[str, Node], path: Path) -> dict[str, str]:
@@ -160,6 +186,17 @@ def _modprobe(keys: Mapping[str, Node], path: Path) -> dict[str, str]:
         hint = "`host` reads /etc/modprobe.d, /run/modprobe.d and /lib/modprobe.d; a folder has a slash"
         raise fail(where(node, file), f"modprobe-d: no such folder: {shorten(text)}", hint)
     return {"modprobe": str(folder)}
+
+
+def _firmware_dir(keys: Mapping[str, Node], path: Path) -> dict[str, str]:
+    if "firmware-dir" not in keys:
+        return {}
+    node, file = keys["firmware-dir"], str(path)
+    text = text_of(node, file, "firmware-dir: a folder")
+    if "\0" in text or not (path.parent / text).is_dir():
+        hint = "a folder such as /lib/firmware, or one relative to the profile"
+        raise fail(where(node, file), f"firmware-dir: no such folder: {shorten(text)}", hint)
+    return {"firmware_dir": str(path.parent / text)}
 
 
 def _selector(node: Node, file: str, what: str) -> Selector:
@@ -300,6 +337,7 @@ def _finish(draft: Draft) -> Profile:
             check_fit(trigger, root, stage.trigger_location)
         stages.append(Stage(name=stage.name, selectors=stage.selectors, trigger=trigger))
     _check_removals(draft.exclude)
+    _check_removals(draft.skip)
     _check_twice(stages)
     return Profile(
         name=draft.name,
@@ -308,6 +346,9 @@ def _finish(draft: Draft) -> Profile:
         deferred=tuple(stages[1:]),
         exclude=draft.exclude,
         options=draft.options,
+        skip=draft.skip,
+        files=finished_files(draft.files),
+        firmware=draft.firmware or Firmware(),
         root=root,
         **cast(dict[str, Any], {key.replace("-", "_"): value for key, value in dict(draft.settings).items()}),
     )

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import inherited_ranks, initcall_level
+from megamod.profiles.levels import inherited_ranks, static_rank
 from megamod.profiles.match import nearest_modules
 from megamod.profiles.model import Location, Option, Profile, Selector, canonical
 from megamod.profiles.modprobed import ModprobeConfig, host_config, read_config
 from megamod.profiles.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
+from megamod.profiles.selectors import OPTIONAL, parse_selector
 from megamod.profiles.tree import ModuleTree, Softdep
 from megamod.profiles.wishes import Detect, Notes, Wish, culprit_of, find_excluded, find_wishes, without_excluded
 from megamod.profiles.yamlnodes import fail
@@ -45,10 +46,11 @@ def select(profile: Profile, tree: ModuleTree, *, detect: Detect | None = None) 
     _check_cycles(placed, tree)
     _check_files(placed, tree)
     _check_options(profile, placed, tree, notes)
+    skip = _skipped(profile, placed, tree, notes)
     profile = replace(profile, options=_merged_options(profile, placed, config))
     stages = _stages(profile, placed, softdeps, notes)
     left_out = tuple(gone for name, gone in sorted(notes.left_out.items()) if name not in placed)
-    return Selection(profile=profile, tree=tree, stages=stages, notes=notes.result(), left_out=left_out)
+    return Selection(profile=profile, tree=tree, stages=stages, notes=notes.result(), left_out=left_out, skip=skip)
 
 
 def _this_machine(tree: ModuleTree) -> Detect:
@@ -236,12 +238,34 @@ def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: Module
             raise fail(option.location, f"options: no module {name} in {tree.release}", hint)
 
 
+def _skipped(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: Notes) -> tuple[str, ...]:
+    """The selected modules that `skip` names; what needs them is not initialised either, and a note says so."""
+    skipped: list[str] = []
+    for selector in profile.skip:
+        name = parse_selector(selector).pattern
+        if name in placed:
+            skipped.append(name)
+            users = sorted(user for user in placed if name in tree.modules[user].depends)
+            for user in users:
+                notes.group(f"not initialised either, because they need {name}, which is skipped", user)
+        elif name in tree.modules:
+            notes.group("skip without effect, the modules are in no stage", name)
+        elif name in tree.builtin:
+            notes.group("built into the kernel, so not skipped (initcall_blacklist= on the command line does)", name)
+        elif selector.text.startswith(OPTIONAL):
+            notes.group("not in this kernel, and optional", name)
+        else:
+            hint = nearest_modules(name, tree) or f"`?{name}` is no error where there is none"
+            raise fail(selector.location, f"skip: no module {name} in {tree.release}", hint)
+    return tuple(sorted(set(skipped)))
+
+
 def _stages(
     profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
 ) -> tuple[SelectedStage, ...]:
     wishes_before = _init_wishes(placed, softdeps)
     modules_of = softdeps.tree.modules
-    own = {name: (initcall_level(name), modules_of[name].order) for name in placed}
+    own = {name: static_rank(name, modules_of[name].order) for name in placed}
     ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *wishes_before[name]) for name in placed})
     stages = []
     for index, stage in enumerate(profile.stages):

@@ -66,7 +66,8 @@ class LeftOut:
 class Selection:
     """The modules of all stages, the critical stage first; *notes* say what differs from what the profile asks for.
 
-    *profile* has the options of modprobe.d merged in, where it asks for that; *left_out* is sorted by name.
+    *profile* has the options of modprobe.d merged in, where it asks for that; *left_out* is sorted by name. *skip*
+    names the selected modules whose init is left out at boot.
     """
 
     profile: Profile
@@ -74,6 +75,7 @@ class Selection:
     stages: tuple[SelectedStage, ...]
     notes: tuple[str, ...]
     left_out: tuple[LeftOut, ...] = ()
+    skip: tuple[str, ...] = ()
 
     def find(self, name: str) -> tuple[SelectedStage, SelectedModule] | None:
         """The stage that has the module *name* (canonical), and the module."""

@@ -9,6 +9,8 @@
 | `modalias:pci:v00008086d…` | every module that modprobe would load for that modalias |
 | `@detected` | what this machine needs: the way to its root in the critical stage, the rest in a deferred one |
 | `@builtin:usb-storage` | a set of data/sets.yaml |
+| `@dtb:board.dtb` | what drives the enabled nodes of a device tree |
+| `@dtb:board.dtb#storage` | what drives its storage, and what that needs; also `#/soc/mmc@…` and `#mmc0` (an alias) |
 | `?ext4` | the same, and no error if nothing matches |
 """
 
@@ -24,7 +26,7 @@ from megamod.profiles.yamlnodes import fail, shorten
 OPTIONAL = "?"
 REMOVE = "!"
 
-_NAME = re.compile(r"[A-Za-z0-9_+.-]+")
+_NAME = re.compile(r"[A-Za-z0-9_+.,-]+")
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -38,6 +40,7 @@ class SelectorKind(StrEnum):
     MODALIAS = "modalias"
     DETECTED = "detected"
     SET = "set"
+    DTB = "dtb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,14 @@ def _special(body: str, location: Location) -> tuple[SelectorKind, str]:
         return SelectorKind.DETECTED, body
     if body.startswith("@builtin:") and body != "@builtin:":
         return SelectorKind.SET, body.removeprefix("@builtin:")
-    raise fail(location, f"`{shorten(body)}`: unknown kind of selector", "@detected and @builtin:NAME are known")
+    if body.startswith("@dtb:"):
+        file, mark, nodes = body.removeprefix("@dtb:").partition("#")
+        if not file or (mark and not nodes) or "\0" in body:
+            hint = "as in @dtb:board.dtb, @dtb:board.dtb#storage or @dtb:board.dtb#/soc/mmc@7e300000"
+            raise fail(location, f"`{shorten(body)}`: a file expected, and nodes after a `#`", hint)
+        return SelectorKind.DTB, file + mark + nodes
+    hint = "@detected, @builtin:NAME and @dtb:FILE are known"
+    raise fail(location, f"`{shorten(body)}`: unknown kind of selector", hint)
 
 
 def _folder(body: str, location: Location) -> str:

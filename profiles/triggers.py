@@ -12,6 +12,7 @@ import shlex
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from megamod.profiles.model import Location, Root, RootKind, Trigger, TriggerKind
+from megamod.profiles.rootlayers import parse_overlay, parse_verity
 from megamod.profiles.yamlnodes import (
     did_you_mean,
     fail,
@@ -109,10 +110,11 @@ def _trigger_of_mapping(node: Node, file: str) -> Trigger:
 
 def absolute_path(node: Node, file: str, what: str) -> str:
     """An absolute path without `.`, `..` and empty parts, as written."""
-    return _checked_path(text_of(node, file, f"{what}: a path"), where(node, file), what)
+    return checked_path(text_of(node, file, f"{what}: a path"), where(node, file), what)
 
 
-def _checked_path(text: str, place: Location, what: str) -> str:
+def checked_path(text: str, place: Location, what: str) -> str:
+    """*text* if it is an absolute path that names a file; *what* begins the message."""
     if not text.startswith("/"):
         raise fail(place, f"{what}: `{shorten(text)}` is not absolute", f"it begins with a slash: /{shorten(text)}")
     parts = text[1:].split("/")
@@ -124,27 +126,31 @@ def _checked_path(text: str, place: Location, what: str) -> str:
 
 
 def parse_root(node: Node, file: str) -> Root:
-    """What `root` says: exactly one of `from`, `exec`, `chain`; raises a located MegamodError."""
+    """What `root` says: exactly one of `from`, `exec`, `chain`, with `from` perhaps `overlay` and `verity`; raises a
+    located MegamodError."""
     if isinstance(node, ScalarNode):
         raise fail(where(node, file), f"root: a mapping expected, not {kind_of(node)}", "write root: {from: cmdline}")
-    for key_node, _value in node.value if isinstance(node, MappingNode) else ():
-        if isinstance(key_node, ScalarNode) and key_node.value in ("overlay", "verity"):
-            raise fail(where(key_node, file), f"root: `{key_node.value}` is not built yet")
-    keys = keys_of(node, file, "root", ("from", "exec", "chain"))
+    keys = keys_of(node, file, "root", ("from", "exec", "chain", "overlay", "verity"))
+    layers = {key: keys.pop(key) for key in ("overlay", "verity") if key in keys}
     if len(keys) != 1:
         what = "nothing" if not keys else " and ".join(keys)
         raise fail(where(node, file), f"root: exactly one of from, exec, chain expected, not {what}")
     [(key, (_key_node, value))] = keys.items()
+    for layer, (layer_node, _layer) in layers.items():
+        if key != "from":
+            raise fail(where(layer_node, file), f"root: {layer} belongs to {{from: cmdline}}, not to {key}")
     if key == "from":
         text = text_of(value, file, "root: from")
         if text != "cmdline":
             raise fail(where(value, file), f"root: from `{shorten(text)}`: only `cmdline` is known")
-        return Root(kind="cmdline")
+        overlay = parse_overlay(layers["overlay"][1], file) if "overlay" in layers else None
+        verity = parse_verity(layers["verity"][1], file) if "verity" in layers else None
+        return Root(kind="cmdline", overlay=overlay, verity=verity)
     words = _words(value, file, key)
     if key == "chain" and len(words) > 1:
         raise fail(where(value, file), "root: chain takes a path alone", "the next init gets the kernel's arguments")
     kind: RootKind = "exec" if key == "exec" else "chain"
-    path = _checked_path(words[0], where(value, file), f"root: {key}")
+    path = checked_path(words[0], where(value, file), f"root: {key}")
     return Root(kind=kind, path=path, args=tuple(words[1:]))
 
 

@@ -6,7 +6,7 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=initramfs/setup.sh
 . "$top/initramfs/setup.sh"
 
-need_packages qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod busybox-static e2fsprogs btrfs-progs xfsprogs cpio binutils xz-utils zstd lz4 \
+need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod busybox-static e2fsprogs btrfs-progs xfsprogs debootstrap openssl cpio binutils xz-utils zstd lz4 \
 	gcc libc6-dev make shellcheck 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python
@@ -28,7 +28,7 @@ step mypy
 
 step shellcheck
 {
-	find initramfs profiles loader tests -name '*.sh'
+	find initramfs profiles loader tests -name '*.sh' -o -name '*.bash'
 	echo .ci/run
 } | tr '\n' '\0' | xargs -0 shellcheck -x
 

@@ -34,7 +34,15 @@ from megamod.profiles.model import Location, Profile, Selector, Stage
 from megamod.profiles.select import SelectedModule, select
 from megamod.profiles.tree import ModuleTree, open_tree
 
-JUDGES = ("bookworm:cloud-amd64", "bookworm-backports:cloud-amd64", "bookworm-backports:amd64", "sid:amd64")
+JUDGES = (
+    *("bookworm:cloud-amd64", "bookworm-backports:cloud-amd64", "bookworm-backports:amd64", "sid:amd64"),
+    *("bookworm:arm64", "trixie:arm64", "trixie:riscv64"),
+)
+# The end of a flavour's name → Debian's architecture, and QEMU's.
+_ARCHITECTURES = {"amd64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64"), "armmp": ("armhf", "arm")}
+_ARCHITECTURES |= {"riscv64": ("riscv64", "riscv64")}
+# `max` of QEMU 7.2 has features that keep kernels busy for minutes (pointer authentication in software).
+_OPTIONS = {"aarch64": ("-cpu", "cortex-a72")}
 # Now and then a guest dies early under TCG, on a busy machine.
 _ATTEMPTS = 4
 _CALLING = re.compile(r"calling  ([\w.]+)\+0x0/0x[0-9a-f]+ @ 1\b")
@@ -53,6 +61,13 @@ class Verdict:
     @property
     def pairs(self) -> int:
         return len(self.modules) * (len(self.modules) - 1) // 2
+
+
+def fetch_judge(name: str, cache: Path) -> Kernel:
+    """The kernel that SUITE:FLAVOUR stands for; the flavour names the architecture."""
+    suite, _colon, flavour = name.partition(":")
+    architecture, _arch = _ARCHITECTURES[flavour.rpartition("-")[2]]
+    return fetch_kernel(suite, flavour=flavour, architecture=architecture, cache=cache)
 
 
 def judge(kernel: Kernel, tree: ModuleTree) -> Verdict:
@@ -115,6 +130,7 @@ def _our_order(selected: Mapping[str, SelectedModule], members: Mapping[str, Mem
 def _calls(kernel: Kernel) -> list[str]:
     """The functions of the built-in initcalls in the order in which *kernel* calls them."""
     with tempfile.TemporaryDirectory(prefix="megamod-initorder-") as folder:
+        arch = next(arch for debian, arch in _ARCHITECTURES.values() if debian == kernel.architecture)
         image = Path(folder) / "empty.cpio"
         write_image(image, [], method="none")
         for _attempt in range(_ATTEMPTS):
@@ -124,6 +140,8 @@ def _calls(kernel: Kernel) -> list[str]:
                 append="initcall_debug ignore_loglevel log_buf_len=4M",
                 timeout=300.0,
                 until="Kernel panic - not syncing: .{20}",
+                arch=arch,
+                extra=_OPTIONS.get(arch, ()),
                 accel="tcg",
             )
             # Without a root this is how a boot ends that has run all initcalls.
@@ -162,8 +180,7 @@ def main() -> int:
         kernel = fetch_kernel(options.suite, architecture="amd64", cache=cache)
         tree = open_tree(str(kernel.modules))
         for judge_name in options.judges:
-            suite, _colon, flavour = judge_name.partition(":")
-            print(report(judge(fetch_kernel(suite, flavour=flavour, architecture="amd64", cache=cache), tree), tree))
+            print(report(judge(fetch_judge(judge_name, cache), tree), tree), flush=True)
     except MegamodError as error:
         print(f"initorder: {error}", file=sys.stderr)
         return 1

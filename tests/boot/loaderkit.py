@@ -6,6 +6,7 @@ No profile takes part, so what these tests find is the loader's own.
 from __future__ import annotations
 
 import lzma
+import re
 import stat
 import struct
 import uuid
@@ -19,7 +20,7 @@ from megamod.initramfs.cpio import Entry
 from megamod.initramfs.image import write_image
 from megamod.initramfs.prelink.link import prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.loader.build import loader_binary
+from megamod.loader.build import ctl_binary, loader_binary
 
 UUID = "5f0c2d3a-8a54-4f0e-9c8e-0123456789ab"
 LABEL = "megaroot"
@@ -28,6 +29,8 @@ PARTLABEL = "the-root"
 
 # What a root on a virtio disk with ext4 needs; crc32c is a softdep, which modules.dep does not have.
 DISK_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
+
+_FOLDERS = frozenset(("dev", "proc", "sys", "run"))
 
 # The end of every guest init; without it the guest would panic and the test still end, but not in order.
 POWER_OFF = "\nsync\npoweroff -f\n"
@@ -64,35 +67,64 @@ class Plan:
         self.ids[name] = len(self.ids)
         return self
 
-    def merged(self, load: str, *names: str, results: bool = True) -> Plan:
-        """A megamodule of these modules, dependencies not added; what they need of earlier loads is recorded."""
+    def merged(self, load: str, *names: str, results: bool = True, data: bytes | None = None) -> Plan:
+        """A megamodule of these modules, dependencies not added, *data* in place of its file.
+
+        With ``fallback modules`` the originals come along.
+        """
         options = PrelinkOptions(name=load, unwind="drop", symbols="trim", results=results)
         module = prelink_files([module_path(self.modules, name) for name in names], options)
-        self.files[f"megamod/{load}.ko"] = module.data
+        self.files[f"megamod/{load}.ko"] = module.data if data is None else data
         self.lines.append(f"merged /megamod/{load}.ko {load} {int(results)}")
-        before = dict(self.ids)
         for member in module.members:
-            ids = [str(before[other]) for other in dependencies(self.modules, member.name) if other in before]
+            ids = [str(self.ids[other]) for other in dependencies(self.modules, member.name) if other in self.ids]
             self.lines.append(" ".join(["member", member.name, *ids]))
             self.ids[member.name] = len(self.ids)
+        if "fallback modules" in self.lines:
+            for member in module.members:
+                path = f"megamod/originals/{member.name}.ko"
+                self.files[path] = read_module(self.modules, member.name)
+                self.lines.append(f"original /{path}")
         return self
 
     def text(self) -> bytes:
         return ("\n".join(self.lines) + "\n").encode()
 
 
-def start_plan(modules: Path, *, root: str = "cmdline", critical: Iterable[str] = DISK_MODULES) -> Plan:
-    """A plan whose critical stage has the modules *critical*, each on its own."""
+def start_plan(
+    modules: Path,
+    *,
+    root: str = "cmdline",
+    critical: Iterable[str] = DISK_MODULES,
+    fallback: str = "none",
+    head: Iterable[str] = (),
+) -> Plan:
+    """A plan whose critical stage has the modules *critical*, each on its own; *head* are more records before it."""
     plan = Plan(modules=modules)
-    plan.lines.extend(["megamod-plan 1", f"kernel {modules.name}", "fallback none", f"root {root}"])
+    plan.lines.extend(["megamod-plan 1", f"kernel {modules.name}", f"fallback {fallback}", f"root {root}", *head])
     return plan.stage("critical", "now").singles(*critical)
 
 
-def write_loader_image(path: Path, plan: Plan | bytes | None, *, files: Mapping[str, bytes] | None = None) -> Path:
-    """An image of the loader, the plan and its files, and *files* (path → content, all of them executable)."""
-    entries = [
+def write_loader_image(
+    path: Path,
+    plan: Plan | bytes | None,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    without: Iterable[str] = (),
+) -> Path:
+    """An image of the loader, the plan and its files, and *files* (path → content, all of them executable).
+
+    *without*: paths of the loader's own that are left out; a folder's place is taken by a file.
+    """
+    missing = set(without)
+    own_files = [
         Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader_binary("x86_64")),
+        Entry(path="megamod/ctl", mode=stat.S_IFREG | 0o755, data=ctl_binary("x86_64")),
         *(Entry(path=name, mode=stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "root", "megamod")),
+    ]
+    entries = [
+        *(entry for entry in own_files if entry.path not in missing),
+        *(Entry(path=e.path, mode=stat.S_IFREG | 0o644) for e in own_files if e.path in missing & _FOLDERS),
         *(Entry(path=name, mode=stat.S_IFREG | 0o755, data=data) for name, data in (files or {}).items()),
     ]
     if plan is not None:
@@ -159,6 +191,18 @@ def read_module(modules: Path, name: str) -> bytes:
     path = module_path(modules, name)
     data = path.read_bytes()
     return lzma.decompress(data) if path.suffix == ".xz" else data
+
+
+def section(console: str, name: str) -> str:
+    """What a guest printed between ``[[[ NAME`` and ``]]]``, without the kernel's lines that came between."""
+    text = console.partition(f"[[[ {name}\n")[2].partition("]]]")[0]
+    assert text, f"the guest has not shown {name!r}"
+    return re.sub(r"^\[ *\d+\.\d{6}\].*\n", "", text, flags=re.MULTILINE)
+
+
+def show(name: str, command: str) -> str:
+    """Shell commands that print *command*'s output for `section`; the kernel keeps off the console meanwhile."""
+    return f"dmesg -n 1; echo '[[[ {name}'; {{ {command}; }} 2>&1; echo ']]]'; dmesg -n 8\n"
 
 
 def after(console: str, *parts: str) -> str:

@@ -142,7 +142,8 @@ unwind: drop
 """
 
 WANTED = """
-virtio_pci virtio_mmio virtio_blk ext4 btrfs xfs f2fs drm drm_kms_helper virtio_gpu panfrost lima vc4 mmc_block mmc_core sdhci sdhci_of_arasan
+virtio_pci virtio_mmio
+virtio_blk ext4 btrfs xfs f2fs drm drm_kms_helper virtio_gpu panfrost lima vc4 mmc_block mmc_core sdhci sdhci_of_arasan
 dw_mmc_rockchip dw_mmc usb_storage uas xhci_pci xhci_plat_hcd dwc3 ehci_pci ohci_pci usbhid hid_generic snd_usb_audio
 snd_soc_simple_card snd_soc_rockchip_i2s snd_hda_intel virtio_net e1000e igb stmmac dwmac_rk phy_rockchip_inno_usb2
 nvme ahci sd_mod sr_mod dm_crypt dm_mod raid1 nf_conntrack nf_nat bridge tun loop squashfs overlay vfat fuse cfg80211

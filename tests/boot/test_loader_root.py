@@ -49,7 +49,7 @@ def test_root_is_found_by_name_and_init_is_started_as_the_kernel_would(run, modu
     console = run(start_plan(modules), init, append="root=/dev/vda rw colour=blue splash -- extra words")
     rest = after(console, "megamod: start", "megamod: root /dev/vda ext4 mounted", "megamod: exec /sbin/init")
     rest = after(rest, "arguments: /sbin/init splash extra words", "variable: blue", "/dev/vda / ext4 rw", "11\n")
-    after(rest, "/dev devtmpfs\n/proc proc\n/sys sysfs\n/run tmpfs\n/ ext4\n", "writable")
+    after(rest, "/dev devtmpfs\n/proc proc\n/sys sysfs\n/run tmpfs\n/run/megamod/image rootfs\n/ ext4\n", "writable")
 
 
 def test_root_is_read_only_unless_rw_is_given_and_rootflags_reach_the_file_system(run, modules):

@@ -39,7 +39,7 @@ def test_each_stage_is_loaded_when_its_trigger_fires(run, modules):
     echo frame; touch /run/camera/first-frame; sleep 1; grep fourth /run/megamod/status
     echo by hand; echo nothing >/run/megamod/control; echo fourth >/run/megamod/control; sleep 1
     touch /run/camera/second-frame; sleep 1
-    cat /run/megamod/status; ls /run/megamod; cat /proc/[0-9]*/comm | grep -c keeper
+    cat /run/megamod/status; ls -1 /run/megamod; cat /proc/[0-9]*/comm | grep -c keeper
     """
     console = run(plan, init)
     rest = after(console, "megamod: exec /sbin/init", "stage first triggered by userspace", "stage first done")
@@ -48,7 +48,7 @@ def test_each_stage_is_loaded_when_its_trigger_fires(run, modules):
     rest = after(rest, "control: no stage is called nothing", "stage fourth triggered by manual", "stage fourth done")
     rest = after(rest, "stage fifth triggered by path", "stage fifth done", "critical done 0 ")
     assert [name for name in ("first", "second", "third", "fourth") if f"{name} done 0 " not in rest] == []
-    after(rest, "fifth done 0 ", "status\n", "0\n")
+    after(rest, "fifth done 0 ", "ctl\nimage\nstatus\nstatus.json\n", "0\n")
 
 
 def test_path_outside_run_is_seen_in_the_new_root_even_below_a_folder_that_is_not_there_yet(run, modules):
@@ -91,7 +91,7 @@ def test_keeper_has_a_name_that_systemd_spares_and_holds_no_terminal(run, module
     done
     """
     console = run(plan, init)
-    rest = after(console, "megamod: exec", "name: @init")
+    rest = after(console, "megamod: exec", "name: @megamod-keeper")
     assert "0 -> /dev/null" in rest and "1 -> /dev/null" in rest and "2 -> /dev/null" in rest
     assert "/dev/console" not in rest
 

@@ -1,4 +1,4 @@
-"""An independent judge of the prelinker: a model of the kernel's module loader for x86_64.
+"""An independent judge of the prelinker: a model of the kernel's module loader for x86_64, arm64, riscv64 and arm.
 
 It shares no code with megamod.initramfs.prelink. Members are loaded one by one in the model, the megamodule is loaded
 in the model, and every byte, relocation and table entry of the members is compared. The map is the only thing it takes
@@ -6,7 +6,8 @@ from the prelinker, and it takes nothing in it on trust: bytes, references and c
 """
 
 from oracle.difference import Difference
+from oracle.elffile import LoadError
 from oracle.judge import judge
-from oracle.model import LoadError, Model, load_model
+from oracle.model import Model, load_model
 
 __all__ = ["Difference", "LoadError", "Model", "judge", "load_model"]

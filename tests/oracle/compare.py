@@ -6,30 +6,12 @@ import numpy as np
 
 from oracle import policy
 from oracle.difference import Report
-from oracle.model import (
-    KIND_32,
-    KIND_32S,
-    KIND_64,
-    KIND_NAMES,
-    KIND_PC32,
-    KIND_PC64,
-    SHF_EXEC,
-    SHN_ABS,
-    WIDTH,
-    Bools,
-    Bytes,
-    Ints,
-    Model,
-    Section,
-)
+from oracle.elffile import Section
+from oracle.model import SHF_EXEC, SHN_ABS, Bools, Bytes, Ints, Model, gather, scatter
 from oracle.placement import ABSOLUTE, GONE, KERNEL, LOST, PIECES, Layout, Placement
 from oracle.policy import Options
-from oracle.tables import PARAM_SIZE, Export
-
-NOP5 = np.array(
-    [0x0F, 0x1F, 0x44, 0x00, 0x00], np.uint8
-)  # the kernel's own: x86_nops[5], arch/x86/kernel/alternative.c
-_SHIFT = 40  # a key is output section << 40 | offset
+from oracle.resolved import Fields, check_range, check_resolved
+from oracle.tables import Export
 
 
 @dataclass(slots=True)
@@ -77,11 +59,16 @@ def make_world(merged: Model, layout: Layout, options: Options, exported: dict[s
             value[index] = 0
         else:
             base[index] = ABSOLUTE if home == SHN_ABS else home
-    world.key = merged.place_section << _SHIFT | merged.place
+    world.key = keys(merged.place_section, merged.place, merged.arch.slot[merged.kind])
     world.target = base[merged.symbol]
     world.target_at = value[merged.symbol] + merged.addend
     world.used = np.zeros(len(world.key), bool)
     return world
+
+
+def keys(section: Ints, offset: Ints, slot: Ints) -> Ints:
+    """A number for each field: output section, offset, and which of the relocations of one place it is."""
+    return section << 44 | offset << 4 | slot
 
 
 def compare_member(number: int, name: str, model: Model, world: World, report: Report) -> None:
@@ -94,17 +81,20 @@ def compare_member(number: int, name: str, model: Model, world: World, report: R
     if owner is not None:
         kept &= model.place_section != owner.index
 
+    trace = model.arch.trace
     nops = _trace_sites(model, name, report) if world.options.get("tracing") == "off" else {}
     for section, sites in nops.items():
-        kept &= ~((model.place_section == section) & np.isin(model.place, sites + 1))
-    parameters = model.find("__param")
+        assert trace is not None
+        kept &= ~((model.place_section == section) & np.isin(model.place, sites + trace.field_at))
+    slot = model.arch.slot[model.kind]
+    parameters, named = model.find("__param"), np.zeros(len(kept), bool)
     if parameters is not None:
-        named = kept & (model.place_section == parameters.index) & (model.place % PARAM_SIZE == 0)
-        _compare_names(model, parameters, named, where, at, world, name, report)
+        named = kept & (model.place_section == parameters.index) & (model.place % model.arch.param_size == 0)
+        _compare_names(model, parameters, named, keys(where, at, slot), world, name, report)
         kept &= ~named
 
     rows = np.flatnonzero(kept)
-    key = where[rows] << _SHIFT | at[rows]
+    key = keys(where[rows], at[rows], slot[rows])
     found = np.minimum(np.searchsorted(world.key, key), max(len(world.key) - 1, 0))
     present = (world.key[found] == key) if len(world.key) else np.zeros(len(key), bool)
     world.used[found[present]] = True
@@ -116,25 +106,25 @@ def compare_member(number: int, name: str, model: Model, world: World, report: R
         | (target_at[both] != world.target_at[theirs])
     )
     for row, other in zip(both[wrong].tolist(), theirs[wrong].tolist(), strict=True):
-        ours = f"{KIND_NAMES[int(model.kind[row])]} {world.describe(int(target[row]), int(target_at[row]))}"
-        got = f"{KIND_NAMES[int(world.merged.kind[other])]} "
+        ours = f"{_kind(model, row)} {world.describe(int(target[row]), int(target_at[row]))}"
+        got = f"{_kind(world.merged, other)} "
         got += world.describe(int(world.target[other]), int(world.target_at[other]))
         _add(report, "reference", f"must refer to {ours}, refers to {got}", name, model, row)
 
-    alone = rows[~present]
-    inside = ((model.kind[alone] == KIND_PC32) | (model.kind[alone] == KIND_PC64)) & (target[alone] == where[alone])
-    constant = (target[alone] == ABSOLUTE) & np.isin(model.kind[alone], (KIND_64, KIND_32, KIND_32S))
-    for row in alone[~(inside | constant)].tolist():
+    distance = np.isin(model.kind[both], model.arch.codes(lambda f: f.relative))
+    near = both[(target[both] == where[both]) & distance]
+    fields = Fields(rows=rows[~present], where=where, at=at, target=target, target_at=target_at)
+    check_range(model, fields, near, world.merged, name, report)
+    wanted, lost = check_resolved(model, fields, world.merged, name, report)
+    for row in lost.tolist():
         what = world.describe(int(target[row]), int(target_at[row]))
         _add(report, "lost", f"the reference to {what} has no relocation any more", name, model, row)
-    solved = alone[inside | constant]
-    value = np.where(target[solved] == ABSOLUTE, target_at[solved], target_at[solved] - at[solved])
-    wide = WIDTH[model.kind[solved]] == 4
-    # A zero-extended 32-bit field may hold up to 0xffffffff, all others are signed.
-    over = wide & ((value < -(1 << 31)) | (value >= np.where(model.kind[solved] == KIND_32, 1 << 32, 1 << 31)))
-    for row in solved[over].tolist():
-        _add(report, "range", "the resolved value does not fit its field", name, model, row)
-    _compare_bytes(number, name, model, world, (solved, value), nops, report)
+    left = np.concatenate([both, np.flatnonzero(named)])
+    _compare_bytes(number, name, model, world, wanted, left, nops, report)
+
+
+def _kind(model: Model, row: int) -> str:
+    return model.arch.by_code(int(model.kind[row])).name
 
 
 def _add(report: Report, kind: str, text: str, member: str, model: Model, row: int) -> None:
@@ -159,7 +149,7 @@ def _targets(model: Model, place: Placement, world: World) -> tuple[Ints, Ints]:
     homes = model.symbol_section[model.symbol[own]]
     code = np.array([bool(s.flags & SHF_EXEC) for s in model.sections])[model.place_section[own]]
     # Only for a section cut into pieces: a code reference counts from the end of its field.
-    bias = np.where(code & np.isin(model.kind[own], (KIND_PC32, KIND_PC64)), 4, 0)
+    bias = np.where(code & np.isin(model.kind[own], sorted(model.arch.call_codes)), model.arch.call_bias, 0)
     target[own], target_at[own] = place.forward(homes, target_at[own], bias)
     return target, target_at
 
@@ -173,9 +163,9 @@ def _forward_export(layout: Layout, member: int, export: Export) -> tuple[int, i
 
 
 def _trace_sites(model: Model, name: str, report: Report) -> dict[int, Ints]:
-    """The 5-byte calls of __fentry__ by section, from __mcount_loc (ftrace_module_init makes the same NOPs of them)."""
-    table = model.find("__mcount_loc")
-    if table is None:
+    """The calls of __fentry__ or mcount by section, from __mcount_loc: ftrace_module_init() makes NOPs of them."""
+    table, trace = model.find("__mcount_loc"), model.arch.trace
+    if table is None or trace is None:
         return {}
     span = model.rows(table)
     symbols = model.symbol[span]
@@ -185,7 +175,8 @@ def _trace_sites(model: Model, name: str, report: Report) -> dict[int, Ints]:
     for section in np.unique(homes).tolist():
         offsets = places[homes == section]
         content = model.content(model.sections[section])
-        calls = content[offsets] == 0xE8
+        at, mask, opcode = trace.opcode
+        calls = content[offsets + at] & mask == opcode
         if not np.all(calls):
             where = model.sections[section].name
             report.add("unknown", "a traced function does not begin with a call", member=name, section=where)
@@ -197,8 +188,7 @@ def _compare_names(
     model: Model,
     table: Section,
     named: Bools,
-    where: Ints,
-    at: Ints,
+    places: Ints,
     world: World,
     member: str,
     report: Report,
@@ -207,7 +197,7 @@ def _compare_names(
     for row in np.flatnonzero(named).tolist():
         reference = model.refers(table, int(model.place[row]))
         original = model.text_at(*reference) if reference is not None else ""
-        key = int(where[row]) << _SHIFT | int(at[row])
+        key = int(places[row])
         found = int(np.searchsorted(world.key, key))
         if found >= len(world.key) or int(world.key[found]) != key:
             _add(report, "parameter", f"the name of {original} has no relocation", member, model, row)
@@ -225,41 +215,53 @@ def _compare_bytes(
     name: str,
     model: Model,
     world: World,
-    solved: tuple[Ints, Ints],
+    wanted: dict[int, Bytes],
+    left: Ints,
     nops: dict[int, Ints],
     report: Report,
 ) -> None:
+    """Every byte that the kernel will not write. wanted: sections with resolved fields; left: the rows left to it."""
     place = world.layout.members[number]
-    rows, values = solved
-    homes = model.place_section[rows]
-    owner = model.find(".gnu.linkonce.this_module")
+    trace, owner = model.arch.trace, model.find(".gnu.linkonce.this_module")
+    homes = model.place_section[left]
     for section in model.sections[1:]:
         out = int(place.output[section.index])
         if out == GONE or not section.alloc or not section.size or (owner and section.index == owner.index):
             continue
-        wanted = model.content(section).copy()
-        mine = homes == section.index
-        raw = values[mine].astype("<i8").view(np.uint8).reshape(-1, 8)
-        width = WIDTH[model.kind[rows[mine]]]
-        for byte in range(8):
-            covered = width > byte
-            wanted[model.place[rows[mine]][covered] + byte] = raw[covered, byte]
-        for byte in range(5 if section.index in nops else 0):
-            wanted[nops[section.index] + byte] = NOP5[byte]
-        if out == PIECES:
-            pieces = list(zip(*(column.tolist() for column in place.pieces[section.index]), strict=True))
-            actual = world.contents[int(place.offset[section.index])]
-        else:
-            pieces = [(0, int(place.offset[section.index]), section.size)]
-            actual = world.contents[out]
-        for start, at, size in pieces:
-            have, want = actual[at : at + size], wanted[start : start + size]
-            if len(have) != len(want):
-                continue  # outside its output section: reported with the map
-            if not np.array_equal(have, want):
-                for offset in np.flatnonzero(have != want)[:8].tolist():
-                    text = f"byte is {int(have[offset]):#04x}, must be {int(want[offset]):#04x}"
-                    report.add("bytes", text, member=name, section=section.name, offset=start + offset)
+        want = wanted.get(section.index)
+        want = model.content(section).copy() if want is None else want
+        have = _member_view(world, place, section, want)
+        mine = left[homes == section.index]
+        for code in np.unique(model.kind[mine]).tolist():
+            form = model.arch.by_code(code)
+            if form.adds:
+                continue
+            at = model.place[mine[model.kind[mine] == code]]
+            words, actual = gather(want, at, form.width), gather(have, at, form.width)
+            bits = np.uint64(form.mask)
+            scatter(want, at, form.width, words & ~bits | actual & bits)
+        if trace is not None and section.index in nops:
+            want[nops[section.index][:, None] + np.arange(trace.size)] = np.frombuffer(trace.nop, np.uint8)
+        for offset in np.flatnonzero(have != want)[:8].tolist():
+            text = f"byte is {int(have[offset]):#04x}, must be {int(want[offset]):#04x}"
+            report.add("bytes", text, member=name, section=section.name, offset=offset)
+
+
+def _member_view(world: World, place: Placement, section: Section, missing: Bytes) -> Bytes:
+    """The section's bytes as the megamodule has them, in the member's order; of missing where they were not kept."""
+    out = int(place.output[section.index])
+    if out == PIECES:
+        pieces = list(zip(*(column.tolist() for column in place.pieces[section.index]), strict=True))
+        actual = world.contents[int(place.offset[section.index])]
+    else:
+        pieces = [(0, int(place.offset[section.index]), section.size)]
+        actual = world.contents[out]
+    found = missing.copy()
+    for start, at, size in pieces:
+        # Outside its output section: reported with the map.
+        if 0 <= at <= len(actual) - size and 0 <= start <= len(found) - size:
+            found[start : start + size] = actual[at : at + size]
+    return found
 
 
 def compare_rest(world: World, report: Report) -> set[str]:

@@ -1,9 +1,11 @@
 """Small edits of a written .ko, for tests that show that the oracle can fail."""
 
-import struct
 from collections.abc import Callable
 
-from oracle.model import SHT_RELA, Section, load_model
+import numpy as np
+
+from oracle.elffile import FORMS, Section
+from oracle.model import SHT_REL, SHT_RELA, load_model
 
 
 def section_of(data: bytes, name: str) -> Section:
@@ -27,15 +29,27 @@ Row = tuple[int, int, int, int]  # offset, type, symbol, addend
 
 
 def edit_relocations(data: bytes, name: str, change: Callable[[int, Row], Row]) -> bytes:
-    """The file with each relocation of the named section replaced by change(number, row)."""
-    home = section_of(data, name).index
-    out = bytearray(data)
-    for section in load_model(data).sections:
-        if section.type != SHT_RELA or section.info != home:
+    """The file with each relocation of the named section replaced by change(number, row).
+
+    Rows are counted through all tables of the section. The addend of a REL row is 0 here and stays in its field.
+    """
+    model = load_model(data)
+    forms, home = FORMS[model.arch.bits], section_of(data, name).index
+    form = forms.rel if model.arch.rel else forms.rela
+    out, number = bytearray(data), 0
+    for section in model.sections:
+        if section.type not in (SHT_REL, SHT_RELA) or section.info != home:
             continue
-        for number, at in enumerate(range(section.offset, section.offset + section.size, 24)):
-            row = struct.unpack_from("<QIIq", data, at)
-            struct.pack_into("<QIIq", out, at, *change(number, row))
+        rows = np.frombuffer(data, form, section.size // form.itemsize, section.offset).copy()
+        for row in rows:
+            info, addend = int(row["info"]), 0 if model.arch.rel else int(row["addend"])
+            kind = info & ((1 << forms.type_bits) - 1)
+            new = change(number, (int(row["offset"]), kind, info >> forms.type_bits, addend))
+            row["offset"], row["info"] = new[0], new[2] << forms.type_bits | new[1]
+            if not model.arch.rel:
+                row["addend"] = new[3]
+            number += 1
+        out[section.offset : section.offset + section.size] = rows.tobytes()
     return bytes(out)
 
 

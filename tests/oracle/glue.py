@@ -12,7 +12,6 @@ from oracle.trial import Glue, try_glue
 from oracle.unwind import entry_flags, glue_state, sort_table
 
 Needs = set[tuple[int, int]]  # (importing member, exporting member)
-_ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 
 def compare_glue(
@@ -40,6 +39,7 @@ def compare_glue(
 
     inits: dict[tuple[int, int], list[int]] = {}
     prologues = set()
+    pads = merged.arch.landing_pads
     for number, model in enumerate(models):
         own = entry_point(model, "init_module")
         if bool(mapping["members"][number].get("init")) != (own is not None):
@@ -47,7 +47,7 @@ def compare_glue(
         if own is None:
             continue
         _, section, value = own
-        prologues.add(bytes(model.content(model.sections[section])[value : value + 4]) == _ENDBR64)
+        prologues.add(bytes(model.content(model.sections[section])[value : value + 4]) in pads)
         out, at = layout.members[number].forward(np.array([section]), np.array([value]))
         if int(out[0]) == LOST:
             report.add("glue", "the member's init was not kept", member=names[number])
@@ -57,14 +57,16 @@ def compare_glue(
     if strange or len(fields["init_module"]) > 1:
         report.add("glue", f"struct module holds references at {sorted(strange)}, members have none there")
     start = bytes(merged.content(merged.sections[home])[offset : offset + 4])
-    if prologues == {True} and start != _ENDBR64:
-        report.add("glue", "the glue's init does not begin with endbr64, every member's does")
+    if prologues == {True} and start not in pads:
+        report.add("glue", "the glue's init does not begin with a landing pad, every member's does")
 
-    order = [n for target in _call_targets(merged, layout) for n in inits.get(target, [])]
-    _check_order(order, [n for numbers in inits.values() for n in numbers], names, needs, report)
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
-    try_glue(glue, names, report)
-    if mapping["options"].get("unwind") != "drop":
+    order = try_glue(glue, names, report)
+    if merged.arch.name == "x86_64":
+        order = [n for target in _call_targets(merged, layout) for n in inits.get(target, [])]
+    if order is not None:
+        _check_order(order, [n for numbers in inits.values() for n in numbers], names, needs, report)
+    if mapping["options"].get("unwind") != "drop" and merged.arch.name == "x86_64":
         _check_unwind(models, merged, layout, report)
 
 

@@ -6,12 +6,14 @@ import numpy as np
 
 from oracle.compare import World, compare_member, compare_rest, make_world
 from oracle.difference import Difference, Report
+from oracle.elffile import LoadError
 from oracle.glue import compare_glue
-from oracle.model import LoadError, Model, load_model
+from oracle.model import Model, load_model
 from oracle.placement import GONE, LOST, lay_out
 from oracle.policy import Map
 from oracle.tables import Export, exports
 from oracle.unwind import compare_unwind
+from oracle.unwind_arm import compare_exidx
 from oracle.whole import compare_exports, compare_identity, compare_imports, compare_symbols, undefined
 
 Members = Sequence[tuple[str, bytes]]
@@ -62,6 +64,8 @@ def judge(
     compare_glue(models, mapping, merged, layout, needs, report)
     progress("unwind")
     compare_unwind(models, names, merged, layout, mapping["options"], report)
+    if merged.arch.name == "arm":
+        compare_exidx(models, names, merged, layout, mapping["options"], report)
     return report.result()
 
 

@@ -68,6 +68,14 @@ class Machine:
         content = bytes(self.model.content(self.model.sections[self.section])[offset : offset + size])
         self.code |= {instruction.address: instruction for instruction in engine.disasm(content, offset)}
 
+    def clear(self) -> None:
+        """Memory as the loader leaves it."""
+        self.memory.clear()
+
+    def write(self, section: int, offset: int, size: int, value: int) -> None:
+        """A field as parse_args() would set it."""
+        self.memory[(section, offset)] = value & ((1 << 8 * size) - 1)
+
     def read(self, section: int, offset: int, size: int) -> Value:
         """A field as the loader or an earlier write left it."""
         if (section, offset) in self.memory:

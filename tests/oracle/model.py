@@ -1,75 +1,35 @@
 """The kernel's view of one .ko file: sections, symbols, relocations as arrays, and the rules that refuse a load.
 
 Follows kernel/module/main.c (elf_validity_check, setup_load_info, layout_sections, simplify_symbols, apply_relocations)
-and arch/x86/kernel/module.c (apply_relocate_add) of Linux 6.1.192. Nothing here knows how a megamodule is made.
+of Linux 6.1.192; what the architecture adds is in arch_*.py. Nothing here knows how a megamodule is made.
 
 Addresses stay symbolic. Since 6.4 text, rodata, data and their init counterparts are separate allocations
 (module_memory), so a section has no known distance from any other one.
 """
 
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS = 1, 2, 3, 4, 8
+from oracle.arch import Arch
+from oracle.elffile import (
+    Forms,
+    LoadError,
+    Relocations,
+    Section,
+    c_string,
+    elf_flags,
+    open_elf,
+    read_relocations,
+)
+
+SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 3, 4, 8, 9
 SHF_WRITE, SHF_ALLOC, SHF_EXEC = 1, 2, 4
 SHF_MERGE, SHF_STRINGS = 0x10, 0x20
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
 STB_WEAK = 2
 STT_FUNC = 2
-
-R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
-# A field's kind: what the kernel writes, apart from the symbol. PLT32 is PC32 to the kernel.
-KIND_64, KIND_32, KIND_32S, KIND_PC32, KIND_PC64 = 1, 2, 3, 4, 5
-KIND_NAMES = {KIND_64: "64", KIND_32: "32", KIND_32S: "32S", KIND_PC32: "PC32", KIND_PC64: "PC64"}
-_KIND = np.zeros(64, np.int8)
-for _type, _kind in {
-    R_64: KIND_64,
-    R_32: KIND_32,
-    R_32S: KIND_32S,
-    R_PC32: KIND_PC32,
-    R_PLT32: KIND_PC32,
-    R_PC64: KIND_PC64,
-}.items():
-    _KIND[_type] = _kind
-WIDTH = np.array([0, 8, 4, 4, 4, 8], np.int64)  # by kind
-
-_EHDR = np.dtype(
-    [
-        ("ident", "V16"),
-        ("type", "<u2"),
-        ("machine", "<u2"),
-        ("version", "<u4"),
-        ("entry", "<u8"),
-        ("phoff", "<u8"),
-        ("shoff", "<u8"),
-        ("flags", "<u4"),
-        ("ehsize", "<u2"),
-        ("phentsize", "<u2"),
-        ("phnum", "<u2"),
-        ("shentsize", "<u2"),
-        ("shnum", "<u2"),
-        ("shstrndx", "<u2"),
-    ]
-)
-_SHDR = np.dtype(
-    [
-        ("name", "<u4"),
-        ("type", "<u4"),
-        ("flags", "<u8"),
-        ("addr", "<u8"),
-        ("offset", "<u8"),
-        ("size", "<u8"),
-        ("link", "<u4"),
-        ("info", "<u4"),
-        ("addralign", "<u8"),
-        ("entsize", "<u8"),
-    ]
-)
-_SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
-_RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("sym", "<u4"), ("addend", "<i8")])
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -79,43 +39,19 @@ Bools = NDArray[np.bool_]
 OUTSIDE = "(outside any section)"
 
 
-class LoadError(Exception):
-    """The file cannot be read as a module at all; the kernel would answer ENOEXEC."""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One section header (sizes in bytes) with its name."""
-
-    index: int
-    name: str
-    type: int
-    flags: int
-    offset: int
-    size: int
-    align: int
-    entsize: int
-    link: int
-    info: int
-
-    @property
-    def alloc(self) -> bool:
-        return bool(self.flags & SHF_ALLOC)
-
-    @property
-    def nobits(self) -> bool:
-        return self.type == SHT_NOBITS
-
-
 @dataclass(slots=True)
 class Model:
     """A module as the loader sees it before it is given addresses.
 
-    place_section, place, kind, symbol, addend: one row per relocation of an ALLOC section (R_X86_64_NONE left out),
-    sorted by place_section then place. symbol_section is the section header index, or SHN_ABS, or 0 for undefined.
+    place_section, place, kind, symbol, addend: one row per relocation of an ALLOC section (those without effect left
+    out), sorted by place_section then place; kind is the code of arch.fields. table: the section that holds the
+    relocation. pair: for R_RISCV_PCREL_LO12 and the like the row whose value it shares, else -1.
+    symbol_section is the section header index, or SHN_ABS, or 0 for undefined. flags: e_flags.
     problems: sentences for everything that makes the kernel refuse the file, or lose part of it, whatever it contains.
     """
 
+    arch: Arch
+    flags: int
     data: Bytes
     sections: list[Section]
     symbol_section: Ints
@@ -126,9 +62,11 @@ class Model:
     strings: bytes
     place_section: Ints
     place: Ints
-    kind: NDArray[np.int8]
+    kind: NDArray[np.int16]
     symbol: Ints
     addend: Ints
+    table: Ints
+    pair: Ints
     problems: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> Section | None:
@@ -178,42 +116,23 @@ class Model:
         return c_string(bytes(self.content(section)[offset : offset + 4096]), 0)
 
 
-def c_string(table: bytes, start: int) -> str:
-    end = table.find(b"\0", start)
-    return table[start : end if end >= 0 else len(table)].decode("utf-8", "replace")
-
-
 def load_model(elf: bytes) -> Model:
     """Reads a plain .ko the way load_module() does. LoadError where it would stop before looking at sections."""
-    data = np.frombuffer(elf, np.uint8)
-    if len(data) < 64 or elf[:6] != b"\x7fELF\x02\x01":
-        raise LoadError("not a little-endian ELF64 file")
-    header = np.frombuffer(elf, _EHDR, 1)[0]
-    if int(header["type"]) != 1 or int(header["machine"]) != 62 or int(header["shentsize"]) != 64:
-        raise LoadError("not a relocatable object for x86_64")
-    count, start = int(header["shnum"]), int(header["shoff"])
-    if start + 64 * count > len(elf) or not 0 < int(header["shstrndx"]) < count:
-        raise LoadError("section headers lie outside the file")
-    headers = np.frombuffer(elf, _SHDR, count, start)
-    names = headers[int(header["shstrndx"])]
-    name_table = elf[int(names["offset"]) : int(names["offset"]) + int(names["size"])]
-    sections = [_section(i, h, name_table) for i, h in enumerate(headers.tolist())]
-    for section in sections[1:]:
-        if not section.nobits and section.offset + section.size > len(elf):
-            raise LoadError(f"section {section.index} ({section.name}) lies outside the file")
-
+    arch, forms, sections = open_elf(elf)
     symtabs = [s for s in sections if s.type == SHT_SYMTAB]
     if len(symtabs) != 1:
         raise LoadError(f"{len(symtabs)} symbol tables")
     symtab = symtabs[0]
-    linked = sections[symtab.link] if symtab.link < count else sections[0]
+    linked = sections[symtab.link] if symtab.link < len(sections) else sections[0]
     strings = elf[linked.offset : linked.offset + linked.size]
-    symbols = np.frombuffer(elf, _SYM, symtab.size // 24, symtab.offset)
-    problems = _section_problems(sections, count, elf) + _symbol_problems(symbols, strings, sections)
-    rela, rela_problems = _relocations(elf, sections, symtab.index, len(symbols))
-    problems += rela_problems
+    symbols = np.frombuffer(elf, forms.symbol, symtab.size // forms.symbol.itemsize, symtab.offset)
+    problems = _section_problems(sections, len(sections), elf) + _symbol_problems(symbols, strings, sections)
+    rows, row_problems = _relocations(elf, arch, forms, sections, symtab.index, len(symbols))
+    problems += row_problems
     model = Model(
-        data=data,
+        arch=arch,
+        flags=elf_flags(elf),
+        data=np.frombuffer(elf, np.uint8),
         sections=sections,
         symbol_section=symbols["shndx"].astype(np.int64),
         symbol_value=symbols["value"].astype(np.int64),
@@ -221,31 +140,20 @@ def load_model(elf: bytes) -> Model:
         symbol_size=symbols["size"].astype(np.int64),
         symbol_name=symbols["name"],
         strings=strings,
-        place_section=rela[0],
-        place=rela[1],
-        kind=rela[2],
-        symbol=rela[3],
-        addend=rela[4],
+        place_section=rows.home,
+        place=rows.place,
+        kind=rows.type.astype(np.int16),
+        symbol=rows.symbol,
+        addend=rows.addend,
+        table=rows.table,
+        pair=np.full(len(rows.home), -1, np.int64),
         problems=problems,
     )
     problems += _place_problems(model)
+    if arch.rel:
+        _read_addends(model)
+    problems += _pair_up(model)
     return model
-
-
-def _section(index: int, header: tuple[int, ...], names: bytes) -> Section:
-    name, kind, flags, _addr, offset, size, link, info, align, entsize = header
-    return Section(
-        index=index,
-        name=c_string(names, name) if index else "",
-        type=kind,
-        flags=flags,
-        offset=offset,
-        size=size,
-        align=align or 1,
-        entsize=entsize,
-        link=link,
-        info=info,
-    )
 
 
 def _section_problems(sections: list[Section], count: int, elf: bytes) -> list[str]:
@@ -289,81 +197,125 @@ def _symbol_problems(symbols: NDArray[np.void], strings: bytes, sections: list[S
 
 
 def _relocations(
-    elf: bytes, sections: list[Section], symtab: int, symbols: int
-) -> tuple[tuple[Ints, Ints, NDArray[np.int8], Ints, Ints], list[str]]:
-    tables, homes, problems = [], [], []
-    for section in sections:
-        # apply_relocations(): sh_info must name an ALLOC section, others are not for the loader.
-        if section.type != SHT_RELA or section.info >= len(sections) or not sections[section.info].alloc:
-            continue
-        if section.link != symtab:
-            problems.append(f"{section.name}: sh_link {section.link} is not the symbol table")
-        rows = np.frombuffer(elf, _RELA, section.size // 24, section.offset)
-        tables.append(rows)
-        homes.append(np.full(len(rows), section.info, np.int64))
-    table = np.concatenate(tables) if tables else np.zeros(0, _RELA)
-    home = np.concatenate(homes) if homes else np.zeros(0, np.int64)
-    used = table["type"] != R_NONE
-    table, home = table[used], home[used]
-    kind = _KIND[np.minimum(table["type"], 63)]
-    if np.any(kind == 0):
-        bad = sorted(set(table["type"][kind == 0].tolist()))
+    elf: bytes, arch: Arch, forms: Forms, sections: list[Section], symtab: int, symbols: int
+) -> tuple[Relocations, list[str]]:
+    """The rows that have an effect, sorted by place, with the type's code as their type."""
+    rows, problems = read_relocations(elf, arch, forms, sections, symtab)
+    rows = rows.keep(~np.isin(rows.type, sorted(arch.ignored)))
+    codes = arch.code[np.minimum(rows.type, len(arch.code) - 1)].astype(np.int64)
+    if np.any(codes == 0):
+        bad = sorted(set(rows.type[codes == 0].tolist()))
         problems.append(f"relocation types {bad}: apply_relocate_add() answers ENOEXEC")
-        keep = kind != 0
-        table, home, kind = table[keep], home[keep], kind[keep]
-    if np.any(table["sym"] >= symbols):
+    if np.any(rows.symbol >= symbols):
         problems.append("a relocation names a symbol that is not there")
-        keep = table["sym"] < symbols
-        table, home, kind = table[keep], home[keep], kind[keep]
-    place = table["offset"].astype(np.int64)
-    order = np.argsort((home << 40) | np.clip(place, 0, (1 << 40) - 1), kind="stable")
-    return (
-        home[order],
-        place[order],
-        kind[order],
-        table["sym"].astype(np.int64)[order],
-        table["addend"][order].astype(np.int64),
-    ), problems
+    keep = (codes != 0) & (rows.symbol < symbols)
+    rows = Relocations(rows.table, rows.home, rows.place, codes, rows.symbol, rows.addend).keep(keep)
+    order = np.lexsort((arch.slot[rows.type], np.clip(rows.place, 0, (1 << 40) - 1), rows.home))
+    return rows.keep(order), problems
+
+
+def gather(content: Bytes, at: Ints, width: int) -> NDArray[np.uint64]:
+    """Little-endian words of width bytes at the given places."""
+    octets = np.zeros((len(at), 8), np.uint8)
+    octets[:, :width] = content[at[:, None] + np.arange(width)]
+    words: NDArray[np.uint64] = octets.view("<u8")[:, 0]
+    return words
+
+
+def scatter(content: Bytes, at: Ints, width: int, words: NDArray[np.uint64]) -> None:
+    """Writes words of width bytes to the given places."""
+    content[at[:, None] + np.arange(width)] = words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
 
 
 def _place_problems(model: Model) -> list[str]:
-    """Fields outside their section, overlapping fields, and fields that do not hold zeros before relocation."""
+    """Fields outside their section, overlapping fields, and fields that must hold zeros before relocation."""
     problems = []
+    arch = model.arch
     sizes = np.array([s.size for s in model.sections], np.int64)
     starts = np.array([s.offset for s in model.sections], np.int64)
     nobits = np.array([s.nobits for s in model.sections])
-    width = WIDTH[model.kind]
+    width, slot = arch.width[model.kind], arch.slot[model.kind]
     outside = (model.place < 0) | (model.place + width > sizes[model.place_section])
     for row in np.flatnonzero(outside)[:5]:
         problems.append(f"{_spot(model, row)}: the field lies outside its section")
-    inside = ~outside
-    if np.any(nobits[model.place_section[inside]]):
+    if np.any(nobits[model.place_section[~outside]]):
         problems.append("a relocation in a NOBITS section")
     same = model.place_section[1:] == model.place_section[:-1]
-    overlap = same & (model.place[:-1] + width[:-1] > model.place[1:])
+    stacked = same & (model.place[1:] == model.place[:-1]) & (slot[1:] != slot[:-1])
+    overlap = same & (model.place[:-1] + width[:-1] > model.place[1:]) & ~stacked
     for row in np.flatnonzero(overlap)[:5]:
         problems.append(f"{_spot(model, row + 1)}: two relocations of one field")
-    inside &= ~nobits[model.place_section]
+    # 6.12 sums what one table adds to a place and then writes the sum over it (arch/riscv/kernel/module.c).
+    for row in np.flatnonzero(stacked & (model.table[1:] != model.table[:-1]))[:5]:
+        problems.append(f"{_spot(model, row + 1)}: two tables add to one field, the kernel keeps one of the sums")
+    for code in arch.codes(lambda f: f.aligned > 1):
+        step = arch.by_code(code).aligned
+        for row in np.flatnonzero((model.kind == code) & (model.symbol_value[model.symbol] % step != 0))[:5]:
+            problems.append(f"{_spot(model, row)}: the symbol's value is no multiple of {step} (ENOEXEC)")
+    even = (model.symbol_info[model.symbol] & 0xF == STT_FUNC) & (model.symbol_value[model.symbol] & 1 == 0)
+    even &= model.symbol_section[model.symbol] != 0
+    for row in np.flatnonzero(even & np.isin(model.kind, arch.codes(lambda f: f.thumb)))[:5]:
+        problems.append(f"{_spot(model, row)}: a call of Thumb code to a function of ARM code (ENOEXEC)")
+    adding = np.isin(model.kind, arch.codes(lambda f: f.adds))
+    zeros = ~outside & ~nobits[model.place_section] & (adding | arch.zero_fields)
     at = starts[model.place_section] + model.place
-    dirty = np.zeros(len(at), bool)
-    where = at[inside]
-    any_set = np.zeros(len(where), bool)
-    for byte in range(8):
-        covered = width[inside] > byte
-        any_set[covered] |= model.data[where[covered] + byte] != 0
-    dirty[inside] = any_set
-    for row in np.flatnonzero(dirty)[:5]:
-        problems.append(f"{_spot(model, row)}: relocation over bytes that are not zero (apply_relocate_add: ENOEXEC)")
+    for size in np.unique(width[zeros]).tolist():
+        rows = np.flatnonzero(zeros & (width == size))
+        for row in rows[gather(model.data, at[rows], size) != 0][:5]:
+            problems.append(
+                f"{_spot(model, row)}: relocation over bytes that are not zero (apply_relocate_add: ENOEXEC)"
+            )
+    if np.any(outside):
+        for column in ("place_section", "place", "kind", "symbol", "addend", "table", "pair"):
+            setattr(model, column, getattr(model, column)[~outside])
     return problems
+
+
+def _read_addends(model: Model) -> None:
+    """REL: the addend is what the field holds."""
+    starts = np.array([s.offset for s in model.sections], np.int64)
+    at = starts[model.place_section] + model.place
+    for code in np.unique(model.kind).tolist():
+        form = model.arch.by_code(code)
+        rows = np.flatnonzero(model.kind == code)
+        if form.addend is not None:
+            model.addend[rows] = form.addend(gather(model.data, at[rows], form.width))
+
+
+def _pair_up(model: Model) -> list[str]:
+    """Finds for each R_RISCV_PCREL_LO12 its HI20: in the same table, at the place that its symbol names."""
+    codes = model.arch.codes(lambda f: f.pair)
+    if not codes:
+        return []
+    rows = np.flatnonzero(np.isin(model.kind, codes))
+    leaders = np.flatnonzero(np.isin(model.kind, model.arch.codes(lambda f: f.leads)))
+    spots = {
+        (table, home, place): row
+        for row, table, home, place in zip(
+            leaders.tolist(),
+            model.table[leaders].tolist(),
+            model.place_section[leaders].tolist(),
+            model.place[leaders].tolist(),
+            strict=True,
+        )
+    }
+    problems = []
+    for row in rows.tolist():
+        symbol = int(model.symbol[row])
+        # sym->st_value alone: the addend plays no part.
+        key = (int(model.table[row]), int(model.symbol_section[symbol]), int(model.symbol_value[symbol]))
+        found = spots.get(key, -1)
+        if found < 0 or key[1] != int(model.place_section[row]):
+            problems.append(f"{_spot(model, row)}: no HI20 in its table at the place that it names (EINVAL)")
+        else:
+            model.pair[row] = found
+    return problems[:5]
 
 
 def _spot(model: Model, row: int) -> str:
     return f"{model.sections[int(model.place_section[row])].name}+{int(model.place[row]):#x}"
 
 
-_INIT = re.compile(r"\.init")
-
-
-def in_init_memory(name: str) -> bool:
-    """module_init_section(): by the prefix alone (kernel/module/main.c; x86 has no override)."""
-    return _INIT.match(name) is not None
+def in_init_memory(model: Model, name: str) -> bool:
+    """module_init_section(): by the prefix alone (kernel/module/main.c; arm has more)."""
+    return name.startswith(model.arch.init_prefixes)

@@ -10,12 +10,9 @@ from typing import Any
 from oracle import policy
 from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_WRITE, SHN_ABS, SHT_NOBITS, Model, load_model
 from oracle.stride import entry_size
-from oracle.tables import PARAM_SIZE, Export, entry_point, exports, modinfo, unwind_table, versions
+from oracle.tables import Export, entry_point, exports, modinfo, unwind_table, versions
 from oracle.unwind import entry_flags
 from oracle.write import Object
-
-_TYPE = {1: 1, 2: 10, 3: 11, 4: 2, 5: 24}  # kind → relocation type
-
 
 Thin = Callable[[str, int], bool]
 _Records = list[dict[str, Any]]
@@ -168,7 +165,7 @@ def _relocations(names: list[str], models: list[Model], out: Object, chunks: _Re
             place = _placed(chunk, int(model.place[row]))
             if place is None:
                 continue
-            target.relocations.append((place, _TYPE[int(model.kind[row])], symbol, int(model.addend[row])))
+            target.relocations.append((place, int(model.kind[row]), symbol, int(model.addend[row])))
 
 
 def _placed(chunk: dict[str, Any], offset: int) -> int | None:
@@ -186,7 +183,7 @@ def _parameters(names: list[str], models: list[Model], out: Object, chunks: _Rec
             continue
         model, target = models[chunk["member"]], out.sections[_output(out, "__param", SHF_ALLOC, 1)]
         section = model.sections[chunk["index"]]
-        for at in range(0, section.size, PARAM_SIZE):
+        for at in range(0, section.size, model.arch.param_size):
             reference = model.refers(section, at)
             assert reference is not None
             name = model.text_at(*reference)

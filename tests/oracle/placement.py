@@ -10,7 +10,8 @@ import numpy as np
 
 from oracle import policy
 from oracle.difference import Report, Where
-from oracle.model import SHF_EXEC, SHF_STRINGS, SHF_WRITE, Bools, Ints, Model, Section, in_init_memory
+from oracle.elffile import Section
+from oracle.model import SHF_EXEC, SHF_STRINGS, SHF_WRITE, Bools, Ints, Model, in_init_memory
 from oracle.policy import Map, Options
 from oracle.stride import entry_size
 
@@ -115,7 +116,7 @@ def lay_out(models: list[Model], merged: Model, mapping: Map, names: list[str], 
             if source.size and (shift or target.align < source.align):
                 text = f"needs alignment {source.align}, got {target.name}+{chunk['offset']:#x}"
                 report.add("alignment", text, member=name, section=source.name)
-        _check_kind(source, target, name, report)
+        _check_kind(source, target, name, merged, report)
 
     for item in mapping["dropped"]:
         member, index = item["member"], item["index"]
@@ -147,13 +148,15 @@ def _check_pieces(size: int, table: Ints, section: str, member: str, options: Op
         report.add("dropped", "entries are missing that no option lets go", member=member, section=section)
 
 
-def _check_kind(source: Section, target: Section, member: str, report: Report) -> None:
+def _check_kind(source: Section, target: Section, member: str, merged: Model, report: Report) -> None:
     """Memory of the right kind: layout_sections() goes by flags and by the prefix .init; tables go by name."""
     where = Where(member=member, section=source.name)
     special = not policy.generic(source.name) or not policy.generic(target.name)
+    # These belong to code sections and are compared with them (unwind_arm.py).
+    special &= not source.name.startswith(policy.ARM_UNWIND)
     if special and source.name != target.name:
         report.add("placement", f"went to {target.name}: the kernel looks this section up by name", **where)
-    if in_init_memory(source.name) != in_init_memory(target.name) and source.size:
+    if in_init_memory(merged, source.name) != in_init_memory(merged, target.name) and source.size:
         report.add("placement", f"went to {target.name}: init memory is freed after the load", **where)
     for flag, word in ((SHF_WRITE, "writable"), (SHF_EXEC, "executable")):
         if (source.flags & flag) != (target.flags & flag) and source.size:

@@ -13,7 +13,8 @@ Map = Mapping[str, Any]  # the prelinker's JSON, version 1
 
 # Not looked up by anyone: may be folded into another section of the same kind.
 _GENERIC = re.compile(
-    r"\.(text|rodata|data|bss|ref|init|exit|fixup)(\..*)?$|\.altinstr_(replacement|aux)$|\.static_call\.text$"
+    r"\.(text|rodata|data|bss|ref|init|exit|fixup|sdata|sbss|srodata)(\..*)?$"
+    r"|\.altinstr_(replacement|aux)$|\.static_call\.text$"
 )
 _NAMED = {".data..percpu", ".data..ro_after_init"}  # generic by prefix, special by meaning
 
@@ -37,7 +38,9 @@ _GAPS_ALLOWED = {
 REBUILT = re.compile(
     r"(__versions|__version_ext_(crcs|names)|__ksymtab(_gpl|_gpl_future|_unused|_unused_gpl)?"
     r"|__kcrctab(_gpl|_gpl_future|_unused|_unused_gpl)?|__kflagstab|\.modinfo|\.gnu\.linkonce\.this_module"
-    r"|\.note\..*|\.orc_header)$"
+    r"|\.note\..*|\.orc_header"
+    # Looked for and filled: module_frob_arch_sections() of arm, arm64, riscv, and arm64's module_init_ftrace_plt().
+    r"|\.plt|\.init\.plt|\.got|\.got\.plt|\.text\.ftrace_trampoline|\.init\.text\.ftrace_trampoline)$"
 )
 _TRACING = {
     "__mcount_loc",
@@ -50,18 +53,21 @@ _TRACING = {
     "__tracepoint_str",
 }
 _UNWIND = {".orc_unwind", ".orc_unwind_ip", ".orc_header"}
+ARM_UNWIND = (".ARM.exidx", ".ARM.extab")
 # Read by no part of the loader: BTF is dropped by decision, __tracepoint_check is for the build of the kernel only.
 _ALWAYS = {".BTF", ".BTF.base", ".BTF_ids", "__tracepoint_check"}
 
 
 def generic(name: str) -> bool:
     """True for a section that the kernel treats by its flags alone (and by the prefix .init)."""
-    return name not in _NAMED and _GENERIC.match(name) is not None
+    return name not in _NAMED and _GENERIC.match(name) is not None and REBUILT.match(name) is None
 
 
 def gapless(name: str) -> bool:
     """True for a table of which the kernel takes size / entry as the count: nothing may stand between members."""
-    return not generic(name) and name not in _GAPS_ALLOWED and not name.startswith(".note.")
+    if name in _GAPS_ALLOWED or name.startswith((".note.", ".ARM.extab", ".pci_fixup")):
+        return False
+    return not generic(name)
 
 
 def may_drop(name: str, options: Options) -> bool:
@@ -72,7 +78,7 @@ def may_drop(name: str, options: Options) -> bool:
         return True
     if options.get("static_calls") == "trampoline" and name == ".static_call_sites":
         return True
-    return options.get("unwind") == "drop" and name in _UNWIND
+    return options.get("unwind") == "drop" and (name in _UNWIND or name.startswith(ARM_UNWIND))
 
 
 def may_thin(name: str, options: Options) -> bool:

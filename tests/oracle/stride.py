@@ -7,9 +7,11 @@ kernel looks for it.
 
 import numpy as np
 
-from oracle.model import Model, Section
+from oracle.elffile import Section
+from oracle.model import Model
 
-# Sizes on x86_64, Linux 5.10 to 7.2; several where kernels differ. The relocations of the first field decide.
+# Sizes on x86_64, Linux 5.10 to 7.2; several where kernels differ. The relocations of the first field decide. Other
+# architectures name what differs (Arch.strides).
 _SIZES = {
     ".parainstructions": (16,),  # struct paravirt_patch_site
     ".altinstructions": (12, 13, 14),  # struct alt_instr, packed
@@ -51,12 +53,14 @@ _FIRST = {"__dyndbg_classes": 16}  # offset of the first reference, behind a str
 
 def entry_size(model: Model, table: Section) -> int | None:
     """The table's stride in bytes; None if the name is not known or no known size fits its relocations."""
-    for size in _SIZES.get(table.name, ()):
+    name = ".ARM.exidx" if table.name.startswith(".ARM.exidx") else table.name
+    for size in model.arch.strides.get(name, _SIZES.get(name, ())):
         if table.name in _WITHOUT_RELOCATIONS:
             return size
-        places = model.place[model.rows(table)]
+        # Once each: on riscv two relocations stand at one place.
+        places = np.unique(model.place[model.rows(table)])
         count = -(-table.size // size)
-        first = _FIRST.get(table.name, 0)
+        first = _FIRST.get(table.name, 0) * model.arch.word // 8
         if np.array_equal(places[places % size == first], first + size * np.arange(count)):
             return size
     return None

@@ -1,18 +1,16 @@
 """The tables that the kernel reads by name: exports, versions, .modinfo, parameters, struct module, ORC.
 
 Each function decodes what a Model holds, for a member and for the megamodule alike. Layouts are those of Linux 5.10 to
-7.2 on x86_64; where they differ the section names or the relocations tell, never a version number.
+7.2; where they differ the section names or the relocations tell, never a version number.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.model import SHN_ABS, Bools, Ints, Model, Section, c_string
+from oracle.elffile import Section, c_string
+from oracle.model import SHN_ABS, Bools, Ints, Model
 
-MODULE_NAME_LEN = 56  # 64 - sizeof(unsigned long), include/linux/moduleparam.h; the NUL included
-PARAM_SIZE = 40  # struct kernel_param: name, mod, ops, perm + level + flags, arg
-KSYM_SIZE = 12  # struct kernel_symbol: value_offset, name_offset, namespace_offset
 _KSYM_TABLES = (
     ("__ksymtab", "__kcrctab", False),
     ("__ksymtab_gpl", "__kcrctab_gpl", True),
@@ -41,27 +39,28 @@ def exports(model: Model) -> tuple[dict[str, Export], list[str]]:
     found: dict[str, Export] = {}
     problems: list[str] = []
     flags = model.find("__kflagstab")
+    step = model.arch.ksym_field
     for table_name, crc_name, gpl in _KSYM_TABLES:
         table = model.find(table_name)
         if table is None or not table.size:
             continue
-        if table.size % KSYM_SIZE:
+        if table.size % (3 * step):
             problems.append(f"{table_name}: {table.size} bytes are no whole number of entries")
         crcs = model.find(crc_name)
-        count = table.size // KSYM_SIZE
+        count = table.size // (3 * step)
         if crcs is not None and crcs.size != 4 * count:
             problems.append(f"{crc_name}: {crcs.size} bytes for {count} symbols")
         if flags is not None and table_name == "__ksymtab" and flags.size != count:
             problems.append(f"__kflagstab: {flags.size} bytes for {count} symbols")
         before: bytes | None = None
         for entry in range(count):
-            at = KSYM_SIZE * entry
-            value, name_ref = model.refers(table, at), model.refers(table, at + 4)
+            at = 3 * step * entry
+            value, name_ref = model.refers(table, at), model.refers(table, at + step)
             if value is None or name_ref is None:
                 problems.append(f"{table_name}: entry {entry} has no value or no name")
                 continue
             name = model.text_at(*name_ref)
-            space_ref = model.refers(table, at + 8)
+            space_ref = model.refers(table, at + 2 * step)
             # bsearch() by strcmp: cmp_name() in kernel/module/main.c. A member's tables are sorted by modpost's script.
             if before is not None and name.encode() <= before:
                 problems.append(f"{table_name}: {name} is not sorted, find_symbol() would miss it")
@@ -98,9 +97,10 @@ def versions(model: Model) -> dict[str, int] | None:
     found: dict[str, int] = {}
     if table is not None:
         raw = bytes(model.content(table))
+        word = model.arch.word  # struct modversion_info: unsigned long and char[MODULE_NAME_LEN]
         for at in range(0, len(raw) - 63, 64):
-            crc = int.from_bytes(raw[at : at + 8], "little")
-            found.setdefault(c_string(raw[at + 8 : at + 64], 0), crc)
+            crc = int.from_bytes(raw[at : at + word], "little")
+            found.setdefault(c_string(raw[at + word : at + 64], 0), crc)
     extended = extended_versions(model)
     for name, crc in (extended or {}).items():
         found.setdefault(name, crc)
@@ -143,8 +143,9 @@ def parameter_names(model: Model) -> list[str]:
     if table is None:
         return []
     names = []
-    for at in range(0, table.size - PARAM_SIZE + 1, PARAM_SIZE):
-        if not model.content(table)[at + 24 : at + 26].any():
+    size, perm = model.arch.param_size, model.arch.param_perm
+    for at in range(0, table.size - size + 1, size):
+        if not model.content(table)[at + perm : at + perm + 2].any():
             continue
         reference = model.refers(table, at)
         names.append(model.text_at(*reference) if reference is not None else "")
@@ -156,7 +157,11 @@ def module_name(model: Model) -> str:
     owner, claimed = model.find(".gnu.linkonce.this_module"), modinfo_first(model, "name")
     if owner is None or claimed is None:
         return ""
-    raw = bytes(model.content(owner))
+    content = model.content(owner).copy()
+    for row in range(*model.rows(owner).indices(len(model.place))):
+        # What the kernel adds to or writes over.
+        content[model.place[row] : model.place[row] + model.arch.word] = 0
+    raw = bytes(content)
     at = raw.find(claimed.encode() + b"\0")
     return claimed if at >= 0 and not any(raw[:at]) and not any(raw[at + len(claimed) :]) else ""
 

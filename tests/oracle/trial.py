@@ -5,13 +5,15 @@ parameters result and skip (int arrays of 256 members each), they say and do wha
 """
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from oracle import policy
 from oracle.difference import Report
-from oracle.machine import Machine, Pointer, StuckError, Value
-from oracle.model import Model, Section
+from oracle.elffile import Section
+from oracle.emulator import Emulator
+from oracle.machine import Answer, Machine, Pointer, StuckError, Value
+from oracle.model import Model
 from oracle.placement import Layout
-from oracle.tables import PARAM_SIZE
 
 SKIPPED, NEEDS, NOT_RUN = 1, 2, 3  # values of result, beside 0 and -errno
 _BLOCK = 256  # members per result parameter
@@ -20,6 +22,20 @@ _FAILURE = -19
 
 Needs = set[tuple[int, int]]
 Place = tuple[int, int]
+
+
+class Runner(Protocol):
+    """Something that runs the glue: memory by section and offset, calls answered by the caller."""
+
+    def clear(self) -> None:
+        """Memory as the loader leaves it."""
+
+    def write(self, section: int, offset: int, size: int, value: int) -> None: ...
+
+    def read(self, section: int, offset: int, size: int) -> Value: ...
+
+    def run(self, entry: int, answer: Answer) -> Value:
+        """Calls the function at an offset of the glue's section; its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +60,17 @@ class _Run:
     clock: int = 0
 
 
-def try_glue(glue: Glue, names: list[str], report: Report) -> None:
-    """Runs the trials; everything that went otherwise than promised is reported."""
-    arrays = _arrays(glue.merged, report)
-    machine = Machine(glue.merged, glue.entry[0])
-    for section, offset, size in glue.layout.glue:
-        if section == glue.entry[0]:
-            machine.decode(offset, size)
+def try_glue(glue: Glue, names: list[str], report: Report) -> list[int] | None:
+    """Runs the trials; everything that went otherwise than promised is reported.
+
+    Returns the members called in the first, in which nothing fails, in order; None if it could not be run.
+    """
+    arrays = arrays_of(glue.merged, report)
+    try:
+        machine = _runner(glue)
+    except StuckError as stuck:
+        report.add("glue", f"cannot be run: {stuck}")
+        return None
     providers = sorted({provider for _, provider in glue.needs})
     with_init = sorted(n for numbers in glue.inits.values() for n in numbers)
     step = max(len(providers) // (_TRIALS // 2), 1)
@@ -59,24 +79,38 @@ def try_glue(glue: Glue, names: list[str], report: Report) -> None:
     trials: list[tuple[dict[int, int], set[int]]] = [({}, set()), *(({n: _FAILURE}, set()) for n in failing)]
     if "skip" in arrays:
         trials += [({}, {n}) for n in sorted({*providers[::step], glue.members - 1})]
+    order: list[int] | None = None
     for failures, skipped in trials:
         text = "".join([f" with {names[n]} failing" for n in failures] + [f" with {names[n]} skipped" for n in skipped])
         try:
             run = _run(glue, machine, arrays, failures, skipped)
         except StuckError as stuck:
             report.add("glue", f"a trial run{text} ended: {stuck}")
-            return
+            return order
+        if not failures and not skipped:
+            order = run.called
         _check(glue, names, run, failures, skipped, text, report)
+    return order
 
 
-def _run(glue: Glue, machine: Machine, arrays: dict[str, Place], failures: dict[int, int], skipped: set[int]) -> _Run:
+def _runner(glue: Glue) -> Runner:
+    stretches = [(offset, size) for section, offset, size in glue.layout.glue if section == glue.entry[0]]
+    if glue.merged.arch.name != "x86_64":
+        return Emulator(glue.merged, glue.layout, glue.entry[0], stretches, set(glue.inits))
+    machine = Machine(glue.merged, glue.entry[0])
+    for offset, size in stretches:
+        machine.decode(offset, size)
+    return machine
+
+
+def _run(glue: Glue, machine: Runner, arrays: dict[str, Place], failures: dict[int, int], skipped: set[int]) -> _Run:
     run = _Run()
-    machine.memory.clear()
+    machine.clear()
     for name, (section, offset) in arrays.items():
         if name.startswith("skip"):
             block = int(name[4:] or 0)
             mine = sorted(n - block * _BLOCK for n in skipped if n // _BLOCK == block)
-            _set_array(machine, section, offset, mine)
+            set_array(glue.merged, machine, section, offset, mine)
 
     def answer(target: Pointer) -> int:
         numbers = glue.inits.get((target.section, target.offset), [])
@@ -90,8 +124,8 @@ def _run(glue: Glue, machine: Machine, arrays: dict[str, Place], failures: dict[
         return run.clock if target.name else next((failures[n] for n in numbers if n in failures), 0)
 
     run.result = machine.run(glue.entry[1], answer)
-    run.results = _elements(glue, machine, arrays, "result", _BLOCK, 4)
-    run.times = _elements(glue, machine, arrays, "nanoseconds", _BLOCK // 2, 8)
+    run.results = elements(glue, machine, arrays, "result", _BLOCK, 4)
+    run.times = elements(glue, machine, arrays, "nanoseconds", _BLOCK // 2, glue.merged.arch.word)
     return run
 
 
@@ -99,16 +133,17 @@ def _span(number: int) -> int:
     return 1000 * (number + 1)
 
 
-def _elements(glue: Glue, machine: Machine, arrays: dict[str, Place], name: str, block: int, size: int) -> list[Value]:
+def elements(glue: Glue, machine: Runner, arrays: dict[str, Place], name: str, block: int, size: int) -> list[Value]:
     """The values of an array parameter that is cut into blocks, for all members; empty without the parameter."""
     values: list[Value] = []
     for start in range(0, glue.members, block):
         array = arrays.get(name + (str(start // block) if start else ""))
-        elements = machine.read(array[0], array[1] + 24, 8) if array is not None else None
-        if not isinstance(elements, Pointer):
+        arch = glue.merged.arch
+        begin = _pointer(glue.merged, array, 8 + 2 * arch.word) if array is not None else None
+        if begin is None:
             return []
         count = min(block, glue.members - start)
-        values += [machine.read(elements.section, elements.offset + size * at, size) for at in range(count)]
+        values += [machine.read(begin[0], begin[1] + size * at, size) for at in range(count)]
     return values
 
 
@@ -147,10 +182,14 @@ def _check(
             report.add("glue", f"its time is {value}{text}, its init took {_span(number)}", member=names[number])
 
 
-_ELEMENTS = {"result": ("param_ops_int", 4), "skip": ("param_ops_int", 4), "nanoseconds": ("param_ops_ulong", 8)}
+_ELEMENTS = {
+    "result": ("param_ops_int", 4),
+    "skip": ("param_ops_int", 4),
+    "nanoseconds": ("param_ops_ulong", 0),
+}  # 0: a word
 
 
-def _arrays(merged: Model, report: Report) -> dict[str, Place]:
+def arrays_of(merged: Model, report: Report) -> dict[str, Place]:
     """Name → place of struct kparam_array, for the megamodule's own parameters (those without a dot), each one checked.
 
     struct kernel_param is name, mod, ops, perm + level + flags, arg; struct kparam_array is max, elemsize, num, ops,
@@ -158,23 +197,25 @@ def _arrays(merged: Model, report: Report) -> dict[str, Place]:
     """
     table, owner = merged.find("__param"), merged.find(".gnu.linkonce.this_module")
     found: dict[str, Place] = {}
-    for at in range(0, table.size if table else 0, PARAM_SIZE):
+    arch = merged.arch
+    for at in range(0, table.size if table else 0, arch.param_size):
         assert table is not None
-        name, argument = merged.refers(table, at), merged.refers(table, at + 32)
+        name, argument = merged.refers(table, at), merged.refers(table, at + arch.param_arg)
         text = merged.text_at(*name) if name else ""
         kind = text.rstrip("0123456789")
         if argument is None or "." in text or kind not in _ELEMENTS:
             continue
         found[text] = argument
         ops, size = _ELEMENTS[kind]
+        size = size or arch.word
         array = merged.sections[argument[0]]
         head = bytes(merged.content(array)[argument[1] : argument[1] + 8])
         wrong = [
             what
             for what, right in {
-                "owner": owner is not None and merged.refers(table, at + 8) == (owner.index, 0),
-                "operations": _imported(merged, table, at + 16) == "param_array_ops",
-                "element operations": _imported(merged, array, argument[1] + 16) == ops,
+                "owner": owner is not None and merged.refers(table, at + arch.word) == (owner.index, 0),
+                "operations": _imported(merged, table, at + 2 * arch.word) == "param_array_ops",
+                "element operations": _imported(merged, array, argument[1] + 8 + arch.word) == ops,
                 "element size": int.from_bytes(head[4:], "little") == size,
                 "room": 0 < int.from_bytes(head[:4], "little") * size <= 4 * _BLOCK,
             }.items()
@@ -193,10 +234,16 @@ def _imported(merged: Model, section: Section, offset: int) -> str:
     return merged.name_of_symbol(int(merged.symbol[row]))
 
 
-def _set_array(machine: Machine, section: int, offset: int, values: list[int]) -> None:
+def _pointer(merged: Model, array: Place, field_at: int) -> Place | None:
+    """Where a pointer field of a struct kparam_array points to."""
+    return merged.refers(merged.sections[array[0]], array[1] + field_at)
+
+
+def set_array(merged: Model, machine: Runner, section: int, offset: int, values: list[int]) -> None:
     """Fills an array parameter as param_array_set() does: struct kparam_array is max, elemsize, num, ops, elem."""
-    count, elements = machine.read(section, offset + 8, 8), machine.read(section, offset + 24, 8)
-    if isinstance(count, Pointer) and isinstance(elements, Pointer):
-        machine.memory[(count.section, count.offset)] = len(values)
+    count = _pointer(merged, (section, offset), 8)
+    elements = _pointer(merged, (section, offset), 8 + 2 * merged.arch.word)
+    if count is not None and elements is not None:
+        machine.write(*count, 4, len(values))
         for at, value in enumerate(values):
-            machine.memory[(elements.section, elements.offset + 4 * at)] = value
+            machine.write(elements[0], elements[1] + 4 * at, 4, value)

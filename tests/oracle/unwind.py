@@ -13,7 +13,8 @@ import capstone
 import numpy as np
 
 from oracle.difference import Report
-from oracle.model import SHF_EXEC, Bytes, Ints, Model, Section
+from oracle.elffile import Section
+from oracle.model import SHF_EXEC, Bytes, Ints, Model
 from oracle.placement import GONE, LOST, Layout
 from oracle.policy import Options
 from oracle.stride import entry_size

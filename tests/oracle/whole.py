@@ -10,7 +10,6 @@ from oracle.model import SHF_EXEC, STT_FUNC, Model
 from oracle.placement import GONE, LOST, Layout
 from oracle.policy import Map
 from oracle.tables import (
-    MODULE_NAME_LEN,
     Export,
     exports,
     extended_versions,
@@ -131,8 +130,9 @@ def compare_identity(models: list[Model], names: list[str], merged: Model, mappi
         report.add("identity", f"struct module has {owner.size} bytes, members have {sorted(sizes)}")
     if module_name(merged) != mapping["name"]:
         report.add("identity", f"struct module is not called {mapping['name']}, or holds more than a name")
-    if len(mapping["name"]) >= MODULE_NAME_LEN:
-        report.add("identity", f"the name has {len(mapping['name'])} characters, at most {MODULE_NAME_LEN - 1} fit")
+    if len(mapping["name"]) >= merged.arch.name_len:
+        text = f"the name has {len(mapping['name'])} characters, at most {merged.arch.name_len - 1} fit"
+        report.add("identity", text)
     seen = Counter(name.replace("-", "_") for name in parameter_names(merged))
     for name, count in seen.items():
         if count > 1:
@@ -142,6 +142,14 @@ def compare_identity(models: list[Model], names: list[str], merged: Model, mappi
         report.add("percpu", f"{percpu.size} bytes, the kernel reserves {_RESERVED_PERCPU} for all modules")
     if percpu is not None and percpu.align > 4096:
         report.add("percpu", f"alignment {percpu.align} is more than a page")
+    widest = max((s.align for s in (m.find(".data..percpu") for m in models) if s is not None), default=1)
+    if percpu is not None and percpu.align > widest:
+        # percpu_modalloc(): from the reserved chunk, which begins at no page; a page is there once or twice at most.
+        report.add("percpu", f"alignment {percpu.align}, no member has more than {widest}")
+    _check_placeholders(models, merged, report)
+    if {merged.flags} != {m.flags for m in models}:
+        text = f"e_flags are {merged.flags:#x}, members have {sorted({hex(m.flags) for m in models})}"
+        report.add("identity", text)
     headers = {bytes(m.content(s)) for m in models if (s := m.find(".orc_header")) is not None}
     own = merged.find(".orc_header")
     if len(headers) > 1:
@@ -152,6 +160,16 @@ def compare_identity(models: list[Model], names: list[str], merged: Model, mappi
         and (own is None or {bytes(merged.content(own))} != headers)
     ):
         report.add("identity", ".orc_header is not the members'")
+
+
+def _check_placeholders(models: list[Model], merged: Model, report: Report) -> None:
+    """Sections that the kernel looks for and fills; without them it answers ENOEXEC."""
+    for name in merged.arch.placeholders:
+        flags = {s.flags for m in models if (s := m.find(name)) is not None}
+        own = merged.find(name)
+        if flags and (own is None or own.flags not in flags):
+            what = "is missing" if own is None else f"has flags {own.flags:#x}, members' have {sorted(flags)}"
+            report.add("placement", f"{name} {what}")
 
 
 def _check_modinfo(models: list[Model], names: list[str], merged: Model, mapping: Map, report: Report) -> None:

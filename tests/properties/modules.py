@@ -35,7 +35,7 @@ class Tree:
 
 def canonical(path: str) -> str:
     """The module's name from a path in modules.dep."""
-    return path.rpartition("/")[2].split(".ko")[0].replace("-", "_")
+    return path.rpartition("/")[2].split(".ko")[0].replace("-", "_").replace(",", "_")  # name-fix-token in Kbuild
 
 
 def open_folder(folder: Path) -> Tree:

@@ -8,7 +8,7 @@ import pytest
 
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.kernelsource import ModuleInitcall, extract_levels, kernel_version, table_text
-from megamod.profiles.levels import inherited_ranks, initcall_level, level_of, parse_table, tagged_rank
+from megamod.profiles.levels import inherited_ranks, initcall_level, level_of, parse_table, static_rank, tagged_rank
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,8 @@ def test_a_module_comes_as_early_as_the_earliest_that_needs_it() -> None:
 def test_modules_that_need_each_other_have_ranks_all_the_same() -> None:
     found = inherited_ranks({"a": (6, 1), "b": (4, 2)}, {"a": ["b"], "b": ["a"]})
     assert found == {"b": (4, 0), "a": (4, 1)}
+
+
+def test_a_sync_level_comes_after_all_of_its_level_and_before_the_next() -> None:
+    assert static_rank("watchdog", 1) > static_rank("mmc_core", 1 << 30)
+    assert static_rank("watchdog", 1) < (initcall_level("cfg80211"), 0)

@@ -45,7 +45,7 @@ int main(int argc, char **argv, char **envp)
     u32 i;
     TEXT(t, 4096);
     (void)argc; (void)envp;
-    if (!read_plan(argv[1], &plan))
+    if (!read_plan(AT_FDCWD, argv[1], &plan))
         return 1;
     text_format(&t, "%u %u %u\\n", plan.stage_count, plan.load_count, plan.member_count);
     for (i = 0; i < plan.stage_count; i++)
@@ -115,7 +115,8 @@ def check_plan(program, tmp_path_factory) -> Callable[[bytes], tuple[str, str]]:
         path.write_bytes(text)
         result = subprocess.run([parser, path], capture_output=True, check=False)
         assert result.returncode == bool(result.stderr), result
-        return result.stdout.decode(), result.stderr.decode("latin-1").removeprefix(f"megamod: error: {path}:").strip()
+        complaint = result.stderr.decode("latin-1").removeprefix("megamod: error: /megamod/plan:")
+        return result.stdout.decode(), complaint.strip()
 
     return check
 
@@ -214,11 +215,15 @@ _CRITICAL = _HEAD + b"stage critical now - 0\n"
 
 
 def test_plan_with_every_record_is_understood(check_plan):
-    text = _HEAD + b"probe async\nstage critical now - 0\n"
-    text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nmember y\nprefix z\nrequests\n"
+    text = _HEAD.replace(b"none", b"modules") + b"overlay tmpfs size=1m\n"
+    text += b"verity /dev/vdb sha256 4096 4096 10 1 00 - ignore_zero_blocks\n"
+    text += b"probe async\nskip z\nstage critical now - 0\n"
+    text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nmember y\noriginal /x\noriginal /y\n"
+    text += b"prefix z\nrequests\n"
     text += b"single /megamod/b.ko b 0 1\nargument k=v\n"
     text += b"stage one userspace - 0\nsingle /megamod/c.ko c 2\nstage two delay 250 9000\n"
     text += b"stage three path /run/a%20b 0\nmerged /megamod/d.ko d 0\nmember m 0 3\nmember n\n"
+    text += b"original /m\noriginal /n\n"
     text += b"stage four idle 500 0\nstage five manual - 0\nsoftdep x\ndependents 0 p q\ndependents 4 r\n"
     understood, complaint = check_plan(text)
     assert complaint == ""
@@ -275,7 +280,18 @@ def test_plan_with_every_record_is_understood(check_plan):
         (_HEAD + b"single /a a\n", "5: a load before the first stage"),
         (_HEAD + b"root cmdline\n", "5: a second root record"),
         (_HEAD + b"probe sync\n", "5: unknown probe record sync"),
-        (b"megamod-plan 1\nfallback modules\n", "2: unknown fallback modules"),
+        (b"megamod-plan 1\nfallback shell\n", "2: unknown fallback shell"),
+        (_HEAD + b"overlay disk\n", "5: unknown overlay disk"),
+        (_HEAD + b"overlay tmpfs a b\n", "5: unknown overlay tmpfs"),
+        (_HEAD + b"verity /dev/vdb sha256 4096 4096 10 1 00\n", "5: wrong number of fields: verity"),
+        (_HEAD + b"verity /dev/vdb sha256 4096 4k 10 1 00 -\n", "5: not a decimal number: 4k"),
+        (_HEAD + b"skip\n", "5: wrong number of fields: skip"),
+        (_CRITICAL + b"original /x\n", "6: an original without a member before it: /x"),
+        (_CRITICAL + b"merged /a a 1\noriginal /x\n", "7: an original without a member before it: /x"),
+        (
+            _CRITICAL.replace(b"none", b"modules") + b"merged /a a 1\nmember x\n",
+            "7: a member without its original, in a",
+        ),
         (b"megamod-plan 1\nroot exec\n", "2: unknown root record exec"),
         (b"megamod-plan 1\nroot chain /a b\n", "2: unknown root record chain"),
         (b"megamod-plan 1\nkernel x\nstage critical now - 0\n", "3: a stage before kernel and root"),

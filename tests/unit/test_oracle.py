@@ -13,7 +13,7 @@ from oracle.fabricate import make_module
 from oracle.naive import merge
 
 Members = list[tuple[str, bytes]]
-NONE_TYPE, PLT32, ABS_32S = 0, 4, 11
+NONE_TYPE, R_PC32, PLT32, ABS_32S = 0, 2, 4, 11
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_call_resolved_at_build_time_is_accepted_and_a_wrong_one_found(
     model = load_model(data)
     text = section_of(data, ".text")
     rows = range(*model.rows(text).indices(len(model.place)))
-    inside = next(r for r in rows if model.symbol_section[model.symbol[r]] == text.index and model.kind[r] == 4)
+    inside = next(r for r in rows if model.symbol_section[model.symbol[r]] == text.index and model.kind[r] == R_PC32)
     place = int(model.place[inside])
     value = int(model.symbol_value[model.symbol[inside]]) + int(model.addend[inside]) - place
 

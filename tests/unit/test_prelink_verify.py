@@ -208,7 +208,8 @@ DAMAGES: dict[str, tuple[Callable[[Edit], object], str]] = {
         "init does not point to code",
     ),
     "glue without endbr64": (
-        lambda e: e.put(".init.text", e.chunk(-1, ".init.text")["offset"], b"\x90"), "does not start with a landing pad such as f30f1efa"
+        lambda e: e.put(".init.text", e.chunk(-1, ".init.text")["offset"], b"\x90"),
+        "does not start with a landing pad such as f30f1efa",
     ),
     "two pointers in struct module": (
         lambda e: e.header(".rela.data", "info", e.rows[".gnu.linkonce.this_module"][0]), "a second table"

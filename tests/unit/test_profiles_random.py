@@ -33,7 +33,11 @@ tracing: off
 unwind: drop
 symbols: trim
 probe: async
-compress: none
+compress: auto
+storage: 25MB/s
+skip: [jbd2, "?nothing"]
+files: {camera: /usr/bin/camera, "?lib/*.so": {to: /usr/lib/, mode: 0755}}
+firmware: [auto, brcm/, "?intel/*"]
 fallback: none
 allow-taint: yes
 """
@@ -66,6 +70,7 @@ FRAGMENTS = st.sampled_from(
         *("null", "~", "no", "0", "5s", "-1", "\t", "---\n", "<<: ", "\x00", "\x85", "é", "\ufeff", "\U0001f600", "="),
         *("ext4", "jbd2", "crc16", "usb*", "=drivers", "alias:*", "modalias:usb:v0781", "?zzz", "!ext4", "@detected"),
         *("@builtin:usb-storage", "@builtin:x", "modprobe-d: none\n", "modprobe-d: ./x\n"),
+        *("@dtb:p.yaml", "@dtb:x.dtb#storage", "firmware-dir: .\n", "files: [{from: a, to: /b}]\n", "/proc/x", "{to: "),
         *("userspace", "now", "manual", "{delay: 1s}", "chain", "/init", "cmdline", "critical", "modules", "after"),
     ]
 )

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What became of each member: who was left out and because of whom, who failed. A megamodule's glue leaves its results
+ * in parameters, which are read back from sysfs.
+ *
+ * A member is left out when the user asks for it or when one that it needs is not there: its init would call into code
+ * that was never initialised.
+ */
+#include "load.h"
+#include "say.h"
+
+enum {
+	VALUES_ROOM = 4096,	/* a sysfs file is at most a page */
+	CHUNK = 256,		/* members in one result parameter */
+};
+
+/* What the glue leaves in its result parameters, besides 0 and a negative errno. */
+enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2 };
+
+const char *missing_for(const struct boot *boot, const struct member *m, u64 limit)
+{
+	struct fields f = m->needs;
+	const char *at;
+	u64 id;
+
+	for (; f.count; f.count--, f.first = next_field(f.first)) {
+		at = f.first;
+		if (take_number(&at, &id) && id < limit && boot->plan.members[id].fate != FATE_OK)
+			return boot->plan.members[id].name;
+	}
+	return NULL;
+}
+
+/* The plan's skips can be taken back by megamod.run=. */
+static bool is_skipped(const struct boot *boot, const char *name)
+{
+	u32 i;
+
+	if (in_list(boot->options.skip, name))
+		return true;
+	for (i = 0; i < boot->plan.skip_count; i++)
+		if (same_module(name, length(name), boot->plan.skips[i]))
+			return !in_list(boot->options.run, name);
+	return false;
+}
+
+u32 choose(struct boot *boot, const struct load *load)
+{
+	struct member *m = members_of(boot, load);
+	u32 i, out = 0;
+
+	for (i = 0; i < load->member_count; i++) {
+		m[i].fate = FATE_PENDING;
+		if (is_skipped(boot, m[i].name))
+			m[i].fate = FATE_ASKED;
+		else if (m[i].needs.count && missing_for(boot, &m[i], load->member))	/* within it, the glue decides */
+			m[i].fate = FATE_NEEDS;
+		out += m[i].fate != FATE_PENDING;
+	}
+	return out;
+}
+
+void set_all(struct boot *boot, const struct load *load, enum fate fate)
+{
+	struct member *m = members_of(boot, load);
+	u32 i;
+
+	for (i = 0; i < load->member_count; i++)
+		if (m[i].fate == FATE_PENDING)
+			m[i].fate = fate;
+}
+
+/* One member's result as the glue has it; negative is the errno of its init. */
+static void take_result(struct member *m, s64 result)
+{
+	if (m->fate != FATE_PENDING)
+		return;	/* left out by us: the glue only says that we asked */
+	if (result == RESULT_OK)
+		m->fate = FATE_OK;
+	else if (result == RESULT_ASKED)
+		m->fate = FATE_ASKED;
+	else if (result == RESULT_NEEDS)
+		m->fate = FATE_NEEDS;
+	else
+		m->fate = FATE_FAILED;
+	if (result < 0) {
+		m->result = (int)result;
+		warn("member %s failed: -%s", m->name, errno_name((long)result));
+	} else if (m->fate == FATE_FAILED) {
+		warn("member %s failed: it was not run", m->name);
+	}
+}
+
+/* One parameter; returns how many members it told of, or a negative errno. */
+static long read_chunk(const struct boot *boot, const char *path, struct member *m, u32 count, take_value *take)
+{
+	static char values[VALUES_ROOM + 1];
+	const char *at = values;
+	long err = read_small(boot->sys, path, values, sizeof(values));
+	bool negative;
+	u64 number;
+	u32 i;
+
+	if (err < 0)
+		return err;
+	for (i = 0; i < count; i++) {
+		negative = *at == '-';
+		at += negative;
+		if (!take_number(&at, &number))
+			break;
+		take(&m[i], negative ? -(s64)number : (s64)number);
+		if (*at != ',')
+			return i + 1;
+		at++;
+	}
+	return i;
+}
+
+void read_array(struct boot *boot, const struct load *load, const char *what, u32 room, take_value *take)
+{
+	struct member *m = members_of(boot, load);
+	TEXT(path, 192);
+	u32 i, count, chunk = 0;
+	long got;
+
+	for (i = 0; i < load->member_count; i += count, chunk++) {
+		text_reset(&path);
+		text_format(&path, "module/%s/parameters/%s", load->name, what);
+		if (chunk)
+			text_format(&path, "%u", chunk);
+		count = load->member_count - i < room ? load->member_count - i : room;
+		got = read_chunk(boot, path.data, m + i, count, take);
+		if (got != (long)count)
+			warn("load %s: %s %u to %u cannot be read: %s", load->name, what, i, i + count - 1,
+			     got < 0 ? errno_name(got) : "too few");
+	}
+}
+
+void read_results(struct boot *boot, const struct load *load)
+{
+	read_array(boot, load, "result", CHUNK, take_result);
+	set_all(boot, load, FATE_FAILED);	/* not knowing is no ground to run what needs them */
+}
+
+bool is_live(const struct boot *boot, const char *name)
+{
+	TEXT(path, 192);
+	char state[16];
+
+	text_format(&path, "module/%s/initstate", name);
+	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts(state, "live");
+}

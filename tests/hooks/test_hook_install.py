@@ -1,0 +1,185 @@
+"""`megamod hook install`, `remove`, `status`: what they write, and that they take all of it back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megamod.initramfs.hookinstall import install, read_settings, remove, status
+from megamod.initramfs.hookrun import GENERATORS, Generator
+from megamod.profiles.errors import MegamodError
+
+HOOKS = Path(__file__).resolve().parents[2] / "initramfs/hooks"
+PROGRAM = Path("/opt/megamod/bin/megamod")
+SIGNS = {
+    "dracut": "usr/lib/dracut/modules.d",
+    "initramfs-tools": "usr/share/initramfs-tools",
+    "mkinitcpio": "usr/lib/initcpio",
+}
+
+
+def make_root(folder: Path, *, grub: bool = False, kernel_install: bool = False) -> Path:
+    for place in (*SIGNS.values(), "etc/default", "etc/initramfs-tools/hooks"):
+        (folder / place).mkdir(parents=True)
+    (folder / "etc/fstab").write_text("/dev/sda / ext4 defaults 0 1\n")
+    if grub:
+        (folder / "etc/default/grub").write_text('GRUB_CMDLINE_LINUX=""\n')
+    if kernel_install:
+        (folder / "etc/kernel/cmdline.d").mkdir(parents=True)
+    return folder
+
+
+def tree_hash(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every path with its mode and content."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("entry", ["rdinit", "hook-points", None])
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_removing_brings_every_path_back_to_what_it_was(
+    generator: Generator, entry: str | None, tmp_path: Path
+) -> None:
+    root = make_root(tmp_path, grub=True, kernel_install=True)
+    before = tree_hash(root)
+    install(generator, root=root, entry=entry, program=PROGRAM)  # type: ignore[arg-type]
+    assert tree_hash(root) != before
+    remove(generator, root=root)
+    assert tree_hash(root) == before
+
+
+@pytest.mark.parametrize("first", ["dracut", "initramfs-tools"])
+def test_two_hooks_share_the_drop_ins_and_the_last_one_takes_them_away(first: Generator, tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True, kernel_install=True)
+    before = tree_hash(root)
+    for generator in ("dracut", "initramfs-tools"):
+        install(generator, root=root, entry="rdinit", program=PROGRAM)  # type: ignore[arg-type]
+    remove(first, root=root)
+    assert (root / "etc/default/grub.d/megamod.cfg").exists()
+    assert (root / "etc/kernel/cmdline.d/megamod.conf").read_text() == "rdinit=/megamod-init\n"
+    remove("initramfs-tools" if first == "dracut" else "dracut", root=root)
+    assert tree_hash(root) == before
+
+
+def test_a_file_that_was_changed_since_is_told_and_removed(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    before = tree_hash(root)
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    changed = root / "usr/lib/dracut/modules.d/99megamod/module-setup.sh"
+    changed.write_text("# mine\n")
+    assert status("dracut", root=root).changed == (str(changed),)
+    assert any("was changed since" in line for line in remove("dracut", root=root))
+    assert tree_hash(root) == before
+
+
+def test_without_a_boot_loaders_drop_in_the_hook_points_are_used(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    lines = install("dracut", root=root, entry=None, program=PROGRAM)
+    assert status("dracut", root=root).entry == "hook-points"
+    assert "now make the images anew: dracut --regenerate-all --force" in lines
+
+
+def test_rdinit_without_a_drop_in_is_printed_for_the_user(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    lines = install("initramfs-tools", root=root, entry="rdinit", program=PROGRAM)
+    assert "then add to the kernel command line: rdinit=/megamod-init" in lines
+
+
+def test_grubs_drop_in_adds_to_what_the_command_line_has(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    script = f'GRUB_CMDLINE_LINUX="quiet"\n. {root}/etc/default/grub.d/megamod.cfg\necho "$GRUB_CMDLINE_LINUX"'
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said == "quiet rdinit=/megamod-init\n"
+
+
+def test_installing_twice_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    before = tree_hash(root)
+    with pytest.raises(MegamodError, match="the hook is installed already"):
+        install("dracut", root=root, entry=None, program=PROGRAM)
+    assert tree_hash(root) == before
+
+
+def test_a_path_that_is_taken_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    (root / "etc/initramfs-tools/hooks/zz-megamod").write_text("somebody's\n")
+    before = tree_hash(root)
+    with pytest.raises(MegamodError, match="is there already, and not of megamod"):
+        install("initramfs-tools", root=root, entry=None, program=PROGRAM)
+    assert tree_hash(root) == before
+
+
+def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MegamodError, match=r"no such folder \(hint: is mkinitcpio installed\?\)"):
+        install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
+
+
+def test_what_is_not_installed_cannot_be_removed(tmp_path: Path) -> None:
+    with pytest.raises(MegamodError, match="dracut: the hook is not installed"):
+        remove("dracut", root=make_root(tmp_path))
+
+
+def test_a_failed_installation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_root(tmp_path)
+    before = tree_hash(root)
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name.endswith(".json"):
+            raise OSError(28, os.strerror(28), str(path))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(MegamodError, match="No space left on device"):
+        install("dracut", root=root, entry=None, program=PROGRAM)
+    monkeypatch.undo()
+    assert tree_hash(root) == before
+
+
+def test_settings_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "hook.conf"
+    path.write_text("# a comment\nMEGAMOD_SELECT=all # take all\nMEGAMOD_EXCLUDE='i915 amdgpu'\n\n")
+    assert read_settings(path) == {"MEGAMOD_SELECT": "all", "MEGAMOD_EXCLUDE": "i915 amdgpu"}
+    path.write_text("MEGAMOD_SELECT=all\nrm -rf /\n")
+    with pytest.raises(MegamodError, match=r"hook\.conf:2: `rm -rf /` is no NAME=VALUE"):
+        read_settings(path)
+
+
+def test_every_hook_file_is_clean_for_shellcheck(tool: Callable[..., str]) -> None:
+    program = tool("shellcheck", package="shellcheck")
+    files = [path for path in sorted(HOOKS.rglob("*")) if path.is_file() and path.read_bytes().startswith(b"#!")]
+    assert len(files) == 6
+    for path in files:
+        # mkinitcpio's runtime hooks are run by busybox ash, of which shellcheck knows the standard part.
+        shell = ["-s", "dash"] if b"/ash\n" in path.read_bytes() else []
+        done = subprocess.run([program, *shell, str(path)], capture_output=True, text=True, check=False)
+        assert done.stdout == ""
+
+
+def test_the_wheel_has_every_file_of_the_hooks() -> None:
+    project = tomllib.loads((HOOKS.parents[1] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["megamod.initramfs"]
+    packed = {path for pattern in patterns for path in HOOKS.parent.glob(pattern) if path.is_file()}
+    wanted = {path for path in HOOKS.rglob("*") if path.is_file() and path.suffix != ".md"}
+    assert wanted <= packed
+
+
+def test_the_settings_that_the_readme_names_are_those_that_are_read() -> None:
+    source = (HOOKS.parent / "hookcommands.py").read_text()
+    readme = (HOOKS / "README.md").read_text()
+    names = set(re.findall(r"MEGAMOD_[A-Z]+", source)) - {"MEGAMOD_DEBUG"}
+    assert names <= set(re.findall(r"MEGAMOD_[A-Z]+", readme))

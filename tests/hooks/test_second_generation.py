@@ -1,0 +1,144 @@
+"""Images that are made on a system which was itself booted with megamod: the mask must not make them poorer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hooks.conftest import GENERATE, GENERATORS, MadeOnce
+from hooks.guestkit import REPORT, GuestRun, boot_system
+from hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
+from hooks.treekit import Layer, image_files, make_disk, run_in
+
+from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+
+Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
+NAMES = {"dracut": "dracut.img", "initramfs-tools": "initrd.img"}
+
+# In the guest both generators make images for the machine that they see.
+_PREPARE = """\
+rm -f /boot/*.img /etc/megamod/hook.conf
+echo MEGAMOD_STRICT=yes >/etc/megamod/hook.conf
+echo MODULES=dep >/etc/initramfs-tools/conf.d/dep
+: >/boot/initrd.img-{kernel}
+"""
+_GENERATE = """\
+show depmod depmod -a
+show initramfs-tools update-initramfs -u -k {kernel}
+show dracut dracut -q -f --hostonly --no-hostonly-cmdline /boot/dracut.img {kernel}
+mv /boot/initrd.img-{kernel} /boot/initrd.img
+send -C /boot dracut.img initrd.img
+"""
+# What DKMS does after it has compiled: a file in updates/dkms, and depmod.
+_INSTALL_MODULE = """\
+mkdir -p /lib/modules/{kernel}/updates/dkms
+cp /lib/modules/{kernel}/kernel/drivers/net/dummy.ko* /lib/modules/{kernel}/updates/dkms/
+depmod -a
+show dkms modprobe -v dummy
+show dummy cat /sys/module/dummy/initstate
+"""
+
+
+def members_of(image: Path) -> set[str]:
+    manifest = Manifest.from_json(image_files(image, [MANIFEST_PATH])[MANIFEST_PATH])
+    return {
+        member.name
+        for stage in manifest.stages
+        for load in stage.loads
+        if load.kind == "merged"
+        for member in load.members
+    }
+
+
+@pytest.fixture(scope="session")
+def generations(
+    hooked: Hooked, plain_image: Callable[[str, str], Path], made_once: MadeOnce
+) -> Callable[[int], tuple[GuestRun, dict[str, Path]]]:
+    """``generations(2)``: the guest that made the images of that generation, and these images. The first one was booted
+    without megamod, the second one with the first generation's image of initramfs-tools."""
+    layer, _images = hooked("bookworm")
+    kernel = layer.system.kernel
+
+    def make_disk_of(path: Path) -> None:
+        upper = path.with_suffix(".upper")
+        run_in(layer.system, layer, upper, _PREPARE.format(kernel=kernel))
+        make_disk(Layer(system=layer.system, uppers=(upper, *layer.uppers)), path)
+
+    def get(number: int) -> tuple[GuestRun, dict[str, Path]]:
+        def make(path: Path) -> None:
+            path.mkdir()
+            image = plain_image("bookworm", "initramfs-tools") if number == 1 else get(number - 1)[1]["initramfs-tools"]
+            script = REPORT + (_INSTALL_MODULE.format(kernel=kernel) if number > 1 else "")
+            run = boot_system(
+                layer.system,
+                image,
+                script + _GENERATE.format(kernel=kernel),
+                path / "boot",
+                disk=made_once("generations.disk", make_disk_of),
+                append="" if number == 1 else RDINIT,
+                timeout=900.0,
+            )
+            (path / "run.json").write_text(json.dumps(asdict(run)))
+
+        folder = made_once(f"generation-{number}", make)
+        run = GuestRun(**json.loads((folder / "run.json").read_text()))
+        return run, {each: folder / "boot/out" / NAMES[each] for each in GENERATORS}
+
+    return get
+
+
+def test_depmod_a_module_and_both_generators_succeed_in_a_guest_with_the_mask(
+    generations: Callable[[int], tuple[GuestRun, dict[str, Path]]],
+) -> None:
+    run, _images = generations(2)
+    assert "megamod_critical" in run.modules()
+    assert [run.status(name) for name in ("depmod", "dkms", "initramfs-tools", "dracut")] == [0, 0, 0, 0]
+    assert run.section("dummy") == ["live"]
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_an_image_for_this_machine_has_the_same_members_in_the_second_generation(
+    generator: str, generations: Callable[[int], tuple[GuestRun, dict[str, Path]]]
+) -> None:
+    first, second = generations(1)[1][generator], generations(2)[1][generator]
+    assert members_of(second) == members_of(first)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_an_image_of_the_second_generation_boots(
+    generator: str,
+    generations: Callable[[int], tuple[GuestRun, dict[str, Path]]],
+    plain_boot: PlainBoot,
+    hooked: Hooked,
+) -> None:
+    system = hooked("bookworm")[0].system
+    image = generations(2)[1][generator]
+    run = boot_system(system, image, REPORT, image.parent / f"boot-{generator}", append=RDINIT)
+    assert_same_machine(run, plain_boot("bookworm", generator))
+    assert "megamod_critical" in run.modules()
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_an_image_for_many_machines_has_the_same_members_in_the_second_generation(
+    suite: str, hooked: Hooked, hooked_boot: HookedBoot, machine: Path, tmp_path: Path
+) -> None:
+    """`MODULES=most` and dracut without hostonly take minutes in an emulated guest, so here a chroot has its mask."""
+    layer, images = hooked(suite)
+    for generator in GENERATORS:
+        mask = "\n".join(hooked_boot(suite, generator, RDINIT).section("mask")) + "\n"
+        seen = tmp_path / generator / "machine"
+        shutil.copytree(machine, seen, symlinks=True)
+        (seen / "run/modprobe.d").mkdir(parents=True)
+        (seen / "run/modprobe.d/megamod.conf").write_text(mask)
+        upper = tmp_path / generator / "upper"
+        script = "mkdir -p /run/modprobe.d; cp /mnt/run/modprobe.d/megamod.conf /run/modprobe.d/\n"
+        script += GENERATE[generator].format(name="second.img", kernel=layer.system.kernel)
+        run_in(layer.system, layer, upper, script, bind={seen: "mnt"})
+        assert members_of(upper / "boot/second.img") == members_of(images[generator])
+        first = {path.rpartition("/")[2] for path in image_files(images[generator]) if ".ko" in path}
+        second = {path.rpartition("/")[2] for path in image_files(upper / "boot/second.img") if ".ko" in path}
+        assert first - second == set()

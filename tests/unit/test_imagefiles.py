@@ -1,0 +1,199 @@
+"""`megamod inspect` beyond the overview: all files, one file, what differs, and the bill of materials."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from megamod.initramfs import cli
+from megamod.initramfs.cpio import Entry
+from megamod.initramfs.image import write_image
+from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+from tests.unit.test_manifest import MANIFEST
+
+REGULAR, LINK, FOLDER = 0o100644, 0o120777, 0o040755
+
+
+def image(path: Path, manifest: Manifest = MANIFEST, **changed: Entry | None) -> Path:
+    """An image that fits *manifest*, with entries replaced or, by None, left out."""
+    loads = {load.file: bytes(load.bytes) for stage in manifest.stages for load in stage.loads}
+    entries = {
+        "init": Entry(path="init", mode=0o100755, data=b"loader"),
+        "megamod/plan": Entry(path="megamod/plan", mode=REGULAR, data=b"megamod-plan 1\n"),
+        "etc": Entry(path="etc", mode=FOLDER),
+        "etc/conf": Entry(path="etc/conf", mode=REGULAR, data=b"fps=30\n"),
+        "etc/link": Entry(path="etc/link", mode=LINK, data=b"conf"),
+        "etc/far": Entry(path="etc/far", mode=LINK, data=b"/nowhere"),
+        "dev/console": Entry(path="dev/console", mode=0o020600, rdev=(5, 1)),
+        "lib/firmware/a.bin.xz": Entry(path="lib/firmware/a.bin.xz", mode=REGULAR, data=b"firmware"),
+        MANIFEST_PATH: Entry(path=MANIFEST_PATH, mode=REGULAR, data=manifest.to_json()),
+        **{name: Entry(path=name, mode=REGULAR, data=data) for name, data in loads.items()},
+        **{name.replace("__", "/"): entry for name, entry in changed.items()},
+    }
+    write_image(path, [entry for entry in entries.values() if entry is not None], method="zstd")
+    return path
+
+
+class Inspector:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["megamod", "inspect", *map(str, words)])
+        try:
+            status = cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = self.capsys.readouterr()
+        return status, captured.out, captured.err
+
+
+@pytest.fixture
+def inspect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inspector:
+    return Inspector(monkeypatch, capsys)
+
+
+def test_every_file_is_listed_with_its_mode_and_size(inspect: Inspector, tmp_path: Path) -> None:
+    status, out, _err = inspect(image(tmp_path / "a"), "--tree")
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "-rwxr-xr-x 6 B /init" in lines
+    assert "lrwxrwxrwx /etc/link -> conf" in lines
+    assert "drwxr-xr-x /etc" in lines
+    assert "crw------- 5, 1 /dev/console" in lines
+    assert [line.split("/", 1)[1] for line in lines] == sorted(line.split("/", 1)[1] for line in lines)
+
+
+@pytest.mark.parametrize("path", ["etc/conf", "/etc/conf", "etc/link"])
+def test_one_file_is_printed_as_it_is_through_links(path: str, inspect: Inspector, tmp_path: Path) -> None:
+    assert inspect(image(tmp_path / "a"), "--file", path) == (0, "fps=30\n", "")
+
+
+def test_of_a_link_that_leads_nowhere_the_target_is_printed(inspect: Inspector, tmp_path: Path) -> None:
+    assert inspect(image(tmp_path / "a"), "--file", "etc/far") == (0, "/nowhere\n", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("etc/config", "a: no /etc/config in the image (hint: did you mean etc/conf?)"),
+        ("zzz", "a: no /zzz in the image (hint: --tree lists what there is)"),
+        ("etc", "a: /etc is a folder"),
+        ("dev/console", "a: /dev/console is a device node"),
+    ],
+)
+def test_what_is_no_file_is_an_error(path: str, message: str, inspect: Inspector, tmp_path: Path) -> None:
+    status, out, err = inspect(image(tmp_path / "a"), "--file", path)
+    assert (status, out) == (1, "")
+    assert err.replace(f"{tmp_path}/", "").startswith(f"megamod: {message}")
+
+
+def test_two_that_hold_the_same_differ_in_nothing(inspect: Inspector, tmp_path: Path) -> None:
+    status, out, _err = inspect(image(tmp_path / "a"), "--diff", image(tmp_path / "b"))
+    assert status == 0
+    assert out.endswith("hold the same\n")
+
+
+def test_differences_are_named_by_setting_module_and_file(inspect: Inspector, tmp_path: Path) -> None:
+    [stage] = MANIFEST.stages
+    [merged, single] = stage.loads
+    [virtio] = merged.members
+    kvm = replace(virtio, name="kvm", reason="named")
+    first = replace(single, members=(kvm,))
+    later = replace(virtio, name="ext4", reason="named", build_id="ab")
+    old = replace(MANIFEST, stages=(replace(stage, loads=(merged, first)),))
+    new = replace(
+        MANIFEST,
+        options={"tracing": "off", "unwind": "keep"},
+        stages=(replace(stage, name="usb", loads=(replace(merged, members=(replace(virtio, build_id="cd"), later)),)),),
+        skip=("ext4",),
+    )
+    changed = {
+        "etc__conf": Entry(path="etc/conf", mode=0o100600, data=b"fps=60\n"),
+        "etc__new": Entry(path="etc/new", mode=REGULAR, data=b"x"),
+        "etc__far": None,
+        "megamod__kvm.ko": None,
+    }
+    status, out, _err = inspect(image(tmp_path / "a", old), "--diff", image(tmp_path / "b", new, **changed))
+    assert status == 1
+    assert [" ".join(line.split()) for line in out.splitlines()] == [
+        "unwind: drop → keep",
+        "ext4: skipped at boot",
+        "+ ext4 (usb): named",
+        "- kvm (critical, alone)",
+        "virtio: critical → usb",
+        "virtio: another build",
+        "/etc/conf: -rw-r--r-- → -rw-------, other content of the same size",
+        "- lrwxrwxrwx /etc/far -> /nowhere",
+        "+ -rw-r--r-- 1 B /etc/new",
+        "- -rw-r--r-- 2.0 KiB /megamod/kvm.ko",
+    ]
+
+
+def test_differences_are_a_list_for_programs(inspect: Inspector, tmp_path: Path) -> None:
+    changed = image(tmp_path / "b", etc__conf=None)
+    status, out, _err = inspect(image(tmp_path / "a"), "--diff", changed, "--json")
+    assert status == 1
+    [line] = json.loads(out)
+    assert line.startswith("- ") and line.endswith("/etc/conf")
+
+
+def test_only_one_question_at_a_time(inspect: Inspector, tmp_path: Path) -> None:
+    status, _out, err = inspect(image(tmp_path / "a"), "--tree", "--file", "init")
+    assert status == 1
+    assert "only one of them" in err
+
+
+# The bill of materials
+
+
+@pytest.fixture
+def bill(inspect: Inspector, tmp_path: Path) -> str:
+    [stage] = MANIFEST.stages
+    [merged, single] = stage.loads
+    [virtio] = merged.members
+    e100 = replace(
+        virtio, name="e100", version="3.5", srcversion="5F", build_id="ab12", license="GPL v2", firmware=("a.bin",)
+    )
+    manifest = replace(MANIFEST, stages=(replace(stage, loads=(replace(merged, members=(virtio, e100)),)),))
+    assert single.file not in {load.file for load in manifest.stages[0].loads}
+    status, out, _err = inspect(image(tmp_path / "a", manifest), "--sbom")
+    assert status == 0
+    return out
+
+
+def test_the_bill_of_materials_is_valid_cyclonedx(bill: str) -> None:
+    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(bill) is None
+
+
+def test_it_says_of_every_module_its_version_licence_build_and_firmware(bill: str) -> None:
+    components = {component["bom-ref"]: component for component in json.loads(bill)["components"]}
+    e100 = components["module:e100"]
+    assert (e100["type"], e100["version"]) == ("device-driver", "3.5")
+    assert e100["licenses"] == [{"license": {"name": "GPL v2"}}]
+    properties = [(each["name"], each["value"]) for each in e100["properties"]]
+    assert {("megamod:srcversion", "5F"), ("megamod:build-id", "ab12"), ("megamod:firmware", "a.bin")} <= set(
+        properties
+    )
+    assert components["module:virtio"]["version"] == MANIFEST.kernel
+
+
+def test_it_has_the_other_files_with_their_hashes_and_who_uses_the_firmware(bill: str) -> None:
+    value = json.loads(bill)
+    components = {component["bom-ref"]: component for component in value["components"]}
+    assert components["file:lib/firmware/a.bin.xz"]["type"] == "firmware"
+    assert len(components["file:etc/conf"]["hashes"][0]["content"]) == 64
+    assert "file:megamod/plan" not in components
+    uses = {each["ref"]: each["dependsOn"] for each in value["dependencies"]}
+    assert uses["module:e100"] == ["file:lib/firmware/a.bin.xz"]
+    assert set(uses["image"]) == set(components)
+
+
+def test_the_same_image_gives_the_same_bill(inspect: Inspector, tmp_path: Path) -> None:
+    assert inspect(image(tmp_path / "a"), "--sbom")[1] == inspect(image(tmp_path / "b"), "--sbom")[1]
