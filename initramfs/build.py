@@ -13,10 +13,11 @@ from megamod.initramfs.arguments import arguments, prefixes_of
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.contents import Contents, collect_contents
 from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import write_image
+from megamod.initramfs.image import make_image
 from megamod.initramfs.kernelconfig import find_config
 from megamod.initramfs.kernelexports import KernelExports, check_imports, find_exports
 from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.output import write_output
 from megamod.initramfs.packing import check_method, choose_packing
 from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
 from megamod.initramfs.prelink.donors import find_donors
@@ -108,7 +109,8 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
-        size = write_image(output, entries, method=packing.method)
+        image = make_image(entries, method=packing.method)
+        size = write_output(output, image, profile, tree)
         step.note(f"{output} {human_bytes(size)}")
     return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
 

@@ -66,6 +66,23 @@ def build(quiet: bool, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("image", type=_FILE)
+@click.option("--vmlinuz", "kernel", required=True, type=_FILE, metavar="FILE", help="The kernel.")
+@click.option("-o", "--output", required=True, type=_FILE, metavar="OUT.efi", help="Write the EFI program here.")
+@click.option("--cmdline", "command_line", default="", metavar="TEXT", help="The kernel command line.")
+@click.option("--os-release", type=_FILE, metavar="FILE", help="What the system calls itself (os-release(5)).")
+@click.option("--uname", "release", metavar="KVER", help="The kernel's release, for boot menus.")
+@click.option("--splash", type=_FILE, metavar="FILE.bmp", help="A picture to show.")
+@click.option("--dtb", "device_tree", type=_FILE, metavar="FILE", help="A device tree.")
+@click.option("--stub", type=_FILE, metavar="FILE", help="The EFI stub; default: systemd's.")
+@click.option("--key", type=_FILE, metavar="FILE", help="Sign for Secure Boot with this key (PEM) …")
+@click.option("--cert", type=_FILE, metavar="FILE", help="… and this certificate (PEM).")
+def uki(**options: Any) -> None:
+    """Join IMAGE, a kernel and a command line into one EFI program, a Unified Kernel Image."""
+    _load("commands").uki_command(**options)
+
+
+@cli.command()
 @click.argument("file", type=_FILE, metavar="IMAGE|FILE.ko")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--tree", "what", flag_value="tree", help="List every file of the image instead.")

@@ -62,6 +62,17 @@ def build_command(*, profile: str, kernel: str, output: Path, firmware_dir: str 
     steps.closing_table(report.rows)
 
 
+def uki_command(*, key: Path | None, cert: Path | None, **options: Any) -> None:
+    """``megamod uki``."""
+    from megamod.initramfs.uki import SecureBootKey, write_uki
+
+    if (key is None) != (cert is None):
+        raise MegamodError("--key and --cert belong together", hint="give both, or neither for no signature")
+    secure_boot = SecureBootKey(key=key, certificate=cert) if key and cert else None
+    size = write_uki(secure_boot=secure_boot, **options)
+    click.echo(f"{options['output']}: {human_bytes(size)}")
+
+
 def boot_command(*, as_json: bool, **options: Any) -> int:
     """``megamod boot``: 0 when user space was reached."""
     from megamod.initramfs.boot.timeline import boot_image

@@ -51,9 +51,14 @@ class _StoppedError(BaseException):
         self.number = number
 
 
+def make_image(entries: Iterable[Entry], *, method: str) -> bytes:
+    """*entries* as an initramfs image, packed by *method* (``zstd`` or ``none``)."""
+    return compress(write_cpio(entries, mtime=source_date_epoch(os.environ)), method)
+
+
 def write_image(path: Path, entries: Iterable[Entry], *, method: str) -> int:
-    """Write *entries* as an initramfs image, packed by *method* (``zstd`` or ``none``); returns its size in bytes."""
-    packed = compress(write_cpio(entries, mtime=source_date_epoch(os.environ)), method)
+    """Write the image of *entries*; returns its size in bytes."""
+    packed = make_image(entries, method=method)
     atomic_write(path, packed)
     return len(packed)
 
@@ -72,8 +77,14 @@ def read_file(path: Path) -> bytes:
 def segments(data: bytes, *, source: str) -> Iterator[Segment]:
     """Walk an image as init/initramfs.c does (unpack_to_rootfs, 6.1): plain archives, zeros, compressed streams.
 
-    All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError for anything that the kernel would call junk.
+    Of a UKI it is the image inside. All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError for anything
+    that the kernel would call junk.
     """
+    if data.startswith(b"MZ"):
+        # pefile takes a while to import, and most images are no EFI programs.
+        from megamod.initramfs.uki import uki_sections
+
+        data = uki_sections(data, file=source).get(".initrd", data)
     position = total = 0
     while position < len(data):
         if data[position] == 0:

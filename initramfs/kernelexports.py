@@ -49,19 +49,19 @@ class KernelExports:
 
 def find_exports(folder: Path, release: str) -> KernelExports | None:
     """The exports of the kernel whose modules lie in *folder* (lib/modules/KVER); None if no image of it is found."""
-    for path in _candidates(folder, release):
+    for path in (*kernel_images(folder, release), folder / "build" / "Module.symvers"):
         if path.is_file() and (exports := read_exports(path)) is not None:
             return exports
     return None
 
 
-def _candidates(folder: Path, release: str) -> Iterator[Path]:
-    """Where distributions keep the image: with the modules, or in /boot of the same tree."""
+def kernel_images(folder: Path, release: str) -> Iterator[Path]:
+    """Where distributions keep the image of the kernel whose modules lie in *folder*: there, or in /boot of the same
+    tree."""
     yield folder / "vmlinuz"
     for parent in folder.parents[2:4]:
         yield parent / "boot" / f"vmlinuz-{release}"
         yield parent / "boot" / f"vmlinux-{release}"  # riscv64, which has no packed image
-    yield folder / "build" / "Module.symvers"
 
 
 def read_exports(path: Path) -> KernelExports | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megamod.profiles.contents import merge_files
-from megamod.profiles.model import FileItem, Firmware, Location, Option, Root, Selector, Trigger, canonical
+from megamod.profiles.model import FileItem, Firmware, Location, Option, Root, Selector, Trigger, Uki, canonical
 from megamod.profiles.selectors import REMOVE, parse_selector
 from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 
@@ -42,7 +42,7 @@ class Draft:
     files: tuple[FileItem | Selector, ...] = ()
     firmware: Firmware | None = None
     root: Root | None = None
-    settings: Mapping[str, str | bool | int] = field(default_factory=dict)
+    settings: Mapping[str, str | bool | int | Uki | None] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[StageDraft, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megamod.profiles.model import CRITICAL, TriggerKind
+from megamod.profiles.output import FILES, IMAGE, UKI
 from megamod.profiles.schema import CHOICES, KEYS, MAX_STAGE
 
 Json = dict[str, Any]
@@ -46,6 +47,7 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "probe": "`async`: drivers probe in parallel; device names may come in another order.",
     "compress": "Compression of the image.",
     "storage": "How fast the boot loader reads, as in 25MB/s; `compress: auto` goes by it.",
+    "output": "What is built: `image`, an initramfs, or `uki`, one EFI program with kernel and command line.",
     "fallback": "`modules`: the members' own files are in the image too, for the day that the merged one is refused.",
     "allow-taint": "Accept staging and out-of-tree modules.",
 }
@@ -70,6 +72,7 @@ def profile_schema() -> Json:
         "firmware": _firmware(),
         "firmware-dir": {"type": "string", "minLength": 1},
         "root": _root(),
+        "output": _output(),
         "storage": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9])? ?[kMG]B/s$"},
         "allow-taint": {"anyOf": [{"type": "boolean"}, {"enum": ["yes", "no", "on", "off"]}]},
     }
@@ -133,6 +136,13 @@ def _options() -> Json:
     }
     names = {"pattern": r"^\??[A-Za-z0-9_+.-]+$"}
     return {"type": "object", "propertyNames": names, "additionalProperties": parameters}
+
+
+def _output() -> Json:
+    text = {"type": "string", "minLength": 1}
+    uki = _mapping({"cmdline": {"type": "string"}, **dict.fromkeys(FILES, text)})
+    uki["dependentRequired"] = {"key": ["cert"], "cert": ["key"]}
+    return {"anyOf": [{"enum": [IMAGE, UKI]}, _mapping({UKI: uki}, required=[UKI])]}
 
 
 def _files() -> Json:

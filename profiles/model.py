@@ -145,12 +145,27 @@ class Firmware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uki:
+    """A Unified Kernel Image: its command line, and files that go into it or make it; *vmlinuz* None takes the kernel
+    beside the modules, *key* and *cert* sign it for Secure Boot."""
+
+    cmdline: str = ""
+    vmlinuz: str | None = None
+    os_release: str | None = None
+    splash: str | None = None
+    dtb: str | None = None
+    stub: str | None = None
+    key: str | None = None
+    cert: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A whole profile, `extends` resolved and defaults filled in.
 
     *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
     *firmware_dir* is where firmware is looked for, None for the root of the module tree. *storage* is how many bytes a
-    second the boot loader reads, for `compress: auto`.
+    second the boot loader reads, for `compress: auto`. *output* None is the image itself.
     """
 
     name: str
@@ -174,6 +189,7 @@ class Profile:
     fallback: Fallback = "none"
     allow_taint: bool = False
     modprobe: str = "none"
+    output: Uki | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:

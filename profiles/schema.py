@@ -28,7 +28,9 @@ from megamod.profiles.model import (
     Stage,
     Trigger,
     TriggerKind,
+    Uki,
 )
+from megamod.profiles.output import parse_output
 from megamod.profiles.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
 from megamod.profiles.triggers import check_fit, parse_root, parse_trigger
 from megamod.profiles.yamlnodes import (
@@ -61,10 +63,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fallback": get_args(model.Fallback),
     }
 )
-_LATER = ("sign", "output")
+_LATER = ("sign",)
 KEYS = (
     *("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "skip"),
-    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "allow-taint"),
+    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "output", "allow-taint"),
 )
 _MAX_EXTENDS = 16
 
@@ -154,13 +156,15 @@ def _name(node: Node, file: str) -> str:
     return text
 
 
-def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool | int]:
-    settings: dict[str, str | bool | int] = {}
+def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool | int | Uki | None]:
+    settings: dict[str, str | bool | int | Uki | None] = {}
     for key, allowed in CHOICES.items():
         if key in keys:
             settings[key] = choice_of(keys[key], file, key, allowed)
     if "storage" in keys:
         settings["storage"] = _rate(keys["storage"], file)
+    if "output" in keys:
+        settings["output"] = parse_output(keys["output"], Path(file))
     if "allow-taint" in keys:
         settings["allow_taint"] = flag_of(keys["allow-taint"], file, "allow-taint")
     return settings

@@ -6,8 +6,9 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=initramfs/setup.sh
 . "$top/initramfs/setup.sh"
 
-need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod busybox-static e2fsprogs btrfs-progs xfsprogs debootstrap openssl cpio binutils xz-utils zstd lz4 \
-	gcc libc6-dev make shellcheck 'libarchive13t64|libarchive13'
+need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod \
+	busybox-static e2fsprogs btrfs-progs xfsprogs debootstrap openssl cpio binutils xz-utils zstd lz4 gcc \
+	libc6-dev make shellcheck ovmf systemd-boot-efi sbsigntool 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python
 share_ziglang

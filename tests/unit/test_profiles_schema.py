@@ -316,7 +316,6 @@ def test_each_wrong_selector_is_a_located_error(tmp_path: Path, selector: str, m
         (MINIMAL + "storage: 25Mbit/s", "2:10: storage: `25Mbit/s` is no rate"),
         (MINIMAL + "compress: lzo", "2:11: compress: `lzo` is none of none, gzip, lz4, xz, zstd, auto"),
         (MINIMAL + "sign: x", "2:1: `sign` is not built yet"),
-        (MINIMAL + "output: x", "2:1: `output` is not built yet"),
         (MINIMAL + "fallback: shell", "2:11: fallback: `shell` is none of none, modules"),
         (MINIMAL + "tracing: on", "2:10: tracing: `on` is none of off, keep"),
         (MINIMAL + "unwind: dorp", "2:9: unwind: `dorp` is none of keep, compact, drop (hint: did you mean drop?)"),

@@ -1,0 +1,55 @@
+"""The finished image → what the profile's `output` asks for: the image itself, or a UKI around it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from megamod.initramfs.image import atomic_write
+from megamod.initramfs.kernelexports import kernel_images
+from megamod.initramfs.uki import SecureBootKey, write_uki
+from megamod.profiles.errors import MegamodError
+from megamod.profiles.model import Profile, Uki
+from megamod.profiles.tree import ModuleTree
+
+
+def write_output(path: Path, image: bytes, profile: Profile, tree: ModuleTree) -> int:
+    """Write *image* or the UKI to *path*; returns the size of the file in bytes."""
+    if profile.output is None:
+        atomic_write(path, image)
+        return len(image)
+    with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
+        inner = Path(folder) / "image"
+        inner.write_bytes(image)
+        return _write_uki(path, inner, profile.output, tree)
+
+
+def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree) -> int:
+    kernel = Path(uki.vmlinuz) if uki.vmlinuz else kernel_of(tree)
+    key = None
+    if uki.key and uki.cert:
+        key = SecureBootKey(key=Path(uki.key), certificate=Path(uki.cert))
+    return write_uki(
+        path,
+        kernel=kernel,
+        image=image,
+        command_line=uki.cmdline,
+        os_release=_path(uki.os_release),
+        splash=_path(uki.splash),
+        device_tree=_path(uki.dtb),
+        release=tree.release,
+        stub=_path(uki.stub),
+        secure_boot=key,
+    )
+
+
+def kernel_of(tree: ModuleTree) -> Path:
+    """The kernel image beside the modules."""
+    for path in kernel_images(tree.folder, tree.release):
+        if path.is_file():
+            return path
+    raise MegamodError(f"{tree.folder}: no kernel image near it", hint="output: {uki: {vmlinuz: FILE}} names one")
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
