@@ -51,9 +51,20 @@ def _check_section(member: Member, section: Section, seen: set[str]) -> None:
     seen.add(section.name)
     if section.sh_type not in _LOADED_TYPES:
         raise MegamodError(f"{where}: type {section.sh_type:#x} cannot be loaded")
+    if section.sh_type == elf.SHT_ARM_EXIDX and member.architecture.bits == 32:
+        _check_unwind_index(member, section, where)
     if section.sh_flags & elf.SHF_WRITE and section.sh_flags & elf.SHF_EXECINSTR:
         # kernel/module/strict_rwx.c module_enforce_rwx_sections()
         raise MegamodError(f"{where}: writable and executable, the kernel would refuse it")
+
+
+def _check_unwind_index(member: Member, section: Section, where: str) -> None:
+    """arm: an index is about the section that it is linked with and named after (module_finalize(), 6.1)."""
+    code = member.sections[section.sh_link]
+    if section.name not in (f".ARM.exidx{code.name}", ".ARM.exidx" if code.name == ".text" else ""):
+        raise MegamodError(f"{where}: an unwind index that names {code.name or 'no section'}")
+    if not code.alloc or not code.sh_flags & elf.SHF_EXECINSTR or section.size % 8:
+        raise MegamodError(f"{where}: an unwind index for what is no code, or of half an entry")
 
 
 def _check_texts(member: Member) -> None:

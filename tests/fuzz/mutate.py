@@ -25,22 +25,59 @@ TEXTS = (
     "__fentry__", "module_layout", "param_array_ops", "__x86_return_thunk", "result", "skip", ".text", "__param",
 )  # fmt: skip
 FORMS = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
-# name → (offset, width) of the fields of a record
-EHDR = {
-    "type": (16, 2), "machine": (18, 2), "shoff": (40, 8), "shentsize": (58, 2), "shnum": (60, 2), "strndx": (62, 2),
-}  # fmt: skip
-SHDR = {
-    "name": (0, 4), "type": (4, 4), "flags": (8, 8), "addr": (16, 8), "offset": (24, 8), "size": (32, 8),
-    "link": (40, 4), "info": (44, 4), "align": (48, 8), "entsize": (56, 8),
-}  # fmt: skip
-SYM = {"name": (0, 4), "info": (4, 1), "other": (5, 1), "shndx": (6, 2), "value": (8, 8), "size": (16, 8)}
-RELA = {"offset": (0, 8), "type": (8, 4), "sym": (12, 4), "addend": (16, 8)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """The records of an ELF class: (offset, width) of their fields, struct formats, and sizes in bytes."""
+
+    header: list[tuple[int, int]]
+    section: list[tuple[int, int]]
+    symbol: list[tuple[int, int]]
+    relocation: list[tuple[int, int]]
+    place: tuple[str, int]
+    counts: int
+    row: str
+    symbol_size: int
+    relocation_size: int
+    relocations: int
+
+    @property
+    def row_size(self) -> int:
+        return struct.calcsize(self.row)
+
+
+ELF64 = Form(
+    header=[(16, 2), (18, 2), (40, 8), (58, 2), (60, 2), (62, 2)],
+    section=[(0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4), (48, 8), (56, 8)],
+    symbol=[(0, 4), (4, 1), (5, 1), (6, 2), (8, 8), (16, 8)],
+    relocation=[(0, 8), (8, 4), (12, 4), (16, 8)],
+    place=("<Q", 40),
+    counts=60,
+    row="<IIQQQQIIQQ",
+    symbol_size=24,
+    relocation_size=24,
+    relocations=4,
+)
+ELF32 = Form(
+    header=[(16, 2), (18, 2), (32, 4), (46, 2), (48, 2), (50, 2)],
+    section=[(4 * number, 4) for number in range(10)],
+    symbol=[(0, 4), (4, 4), (8, 4), (12, 1), (13, 1), (14, 2)],
+    relocation=[(0, 4), (4, 1), (5, 1), (4, 4)],
+    place=("<I", 32),
+    counts=48,
+    row="<10I",
+    symbol_size=16,
+    relocation_size=8,
+    relocations=9,
+)
 
 
 @dataclass(slots=True)
 class Image:
     """A file that is being damaged; sections are (name, type, file offset, size) of the undamaged one."""
 
+    form: Form
     data: bytearray
     shoff: int
     sections: list[tuple[str, int, int, int]]
@@ -48,11 +85,15 @@ class Image:
 
 def parse(data: bytes) -> Image:
     """The sections of a good file."""
-    shoff, count, strndx = *struct.unpack_from("<Q", data, 40), *struct.unpack_from("<HH", data, 60)
-    rows = [struct.unpack_from("<IIQQQQIIQQ", data, shoff + 64 * i) for i in range(count)]
+    form = ELF32 if data[4] == 1 else ELF64
+    (shoff,), (count, strndx) = (
+        struct.unpack_from(form.place[0], data, form.place[1]),
+        struct.unpack_from("<HH", data, form.counts),
+    )
+    rows = [struct.unpack_from(form.row, data, shoff + form.row_size * i) for i in range(count)]
     names = data[rows[strndx][4] :][: rows[strndx][5]]
     sections = [(names[r[0] :].split(b"\0", 1)[0].decode(), r[1], r[4], 0 if r[1] in (0, 8) else r[5]) for r in rows]
-    return Image(bytearray(data), shoff, sections)
+    return Image(form, bytearray(data), shoff, sections)
 
 
 def _number(rng: random.Random, old: int, width: int, near: Sequence[int]) -> int:
@@ -82,48 +123,51 @@ def _set(image: Image, rng: random.Random, at: int, field: tuple[int, int], near
 
 
 def _file_header(image: Image, rng: random.Random) -> None:
-    _set(image, rng, 0, rng.choice(list(EHDR.values())), [len(image.data), len(image.sections)])
+    _set(image, rng, 0, rng.choice(image.form.header), [len(image.data), len(image.sections)])
 
 
 def _section_header(image: Image, rng: random.Random) -> None:
-    at = image.shoff + 64 * rng.randrange(len(image.sections))
+    at = image.shoff + image.form.row_size * rng.randrange(len(image.sections))
     near = [len(image.data), len(image.sections), *(s[3] for s in image.sections), *(s[2] for s in image.sections)]
-    _set(image, rng, at, rng.choice(list(SHDR.values())), near)
+    _set(image, rng, at, rng.choice(image.form.section), near)
 
 
 def _swap_headers(image: Image, rng: random.Random) -> None:
     """One section takes another's field: its name, its type, its place."""
-    one, other = (image.shoff + 64 * rng.randrange(len(image.sections)) for _ in range(2))
-    offset, width = rng.choice(list(SHDR.values()))
+    one, other = (image.shoff + image.form.row_size * rng.randrange(len(image.sections)) for _ in range(2))
+    offset, width = rng.choice(image.form.section)
     image.data[one + offset : one + offset + width] = image.data[other + offset : other + offset + width]
 
 
-def _record(image: Image, rng: random.Random, kinds: Sequence[int], fields: dict[str, tuple[int, int]]) -> None:
-    tables = [s for s in image.sections if s[1] in kinds and s[3] >= 24]
+def _record(image: Image, rng: random.Random, kind: int, fields: Sequence[tuple[int, int]], length: int) -> None:
+    tables = [s for s in image.sections if s[1] == kind and s[3] >= length]
     if not tables:
         return
     # Small tables are as interesting as large ones.
     _, _, offset, size = rng.choice(tables)
-    near = [s[3] for s in image.sections] + list(range(len(image.sections))) + [size // 24]
-    _set(image, rng, offset + 24 * rng.randrange(size // 24), rng.choice(list(fields.values())), near)
+    near = [s[3] for s in image.sections] + list(range(len(image.sections))) + [size // length]
+    _set(image, rng, offset + length * rng.randrange(size // length), rng.choice(fields), near)
 
 
 def _symbol(image: Image, rng: random.Random) -> None:
-    _record(image, rng, [2], SYM)
+    _record(image, rng, 2, image.form.symbol, image.form.symbol_size)
 
 
 def _relocation(image: Image, rng: random.Random) -> None:
-    _record(image, rng, [4], RELA)
+    form = image.form
+    _record(image, rng, form.relocations, form.relocation, form.relocation_size)
 
 
 def _swap_records(image: Image, rng: random.Random) -> None:
-    tables = [s for s in image.sections if s[1] in (2, 4) and s[3] >= 48]
+    sizes = {2: image.form.symbol_size, image.form.relocations: image.form.relocation_size}
+    tables = [s for s in image.sections if s[3] >= 2 * sizes.get(s[1], 1 << 40)]
     if tables:
-        _, _, offset, size = rng.choice(tables)
-        one, other = (offset + 24 * rng.randrange(size // 24) for _ in range(2))
-        image.data[one : one + 24], image.data[other : other + 24] = (
-            image.data[other : other + 24],
-            image.data[one : one + 24],
+        _, kind, offset, size = rng.choice(tables)
+        length = sizes[kind]
+        one, other = (offset + length * rng.randrange(size // length) for _ in range(2))
+        image.data[one : one + length], image.data[other : other + length] = (
+            image.data[other : other + length],
+            image.data[one : one + length],
         )
 
 
