@@ -311,7 +311,8 @@ void keep(struct keeper *k)
 	if (!is_over(k)) {
 		open_watches(k);
 		open_control(k);
-		write_mask(k->boot, true);	/* it takes longer than PID 1 should wait for */
+		if (k->boot->plan.dependents_count)
+			write_mask(k->boot, true);	/* it takes longer than PID 1 should wait for */
 	}
 	for (s = first_deferred(k); s < end_of_stages(k); s++) {
 		if (!is_pending(s))

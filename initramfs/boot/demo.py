@@ -26,7 +26,7 @@ from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.cpio import Entry
 from megamod.initramfs.image import read_image, write_image
 from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
-from megamod.initramfs.plan import PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
+from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.initramfs.stages import needs
 from megamod.initramfs.steps import Steps, human_bytes, human_seconds, table
 from megamod.profiles.errors import MegamodError
@@ -154,7 +154,7 @@ def one_by_one(profile: Profile, tree: ModuleTree, merged: Sequence[Entry]) -> l
         softdeps=(),
         dependents={},
     )
-    kept = [entry for entry in merged if not entry.path.startswith("megamod/")]
+    kept = [entry for entry in merged if not entry.path.startswith("megamod/") or entry.path == CTL_PATH]
     files[PLAN_PATH] = plan_text(plan)
     return kept + [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in files.items()]
 

@@ -6,6 +6,7 @@ Needs a kernel that fits the image. Guarantees that the disks given are not chan
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def boot_image(
     entries = read_image(image)
     stages = _stages_that_end(image, entries)
     result = run_qemu(
-        arch=_architecture(image, entries),
+        arch=_architecture(entries),
         image=image,
         vmlinuz=vmlinuz,
         disks=disks,
@@ -109,15 +110,15 @@ def boot_image(
     return BootReport(timeline=parse_console(result.console), result=result)
 
 
-def _architecture(image: Path, entries: Sequence[Entry]) -> str:
-    """The loader's name of the architecture that the image's loader was compiled for (ELF e_machine)."""
-    for name in _LOADERS:
-        program = next((entry.data for entry in entries if entry.path == name), b"")
-        if program.startswith(b"\x7fELF") and len(program) > _MACHINE.stop:
-            known = architecture_of(int.from_bytes(program[_MACHINE], "little"))
-            if known is not None:
-                return known.loader
-    raise MegamodError(f"{image}: has no loader of an architecture that megamod knows")
+def _architecture(entries: Sequence[Entry]) -> str:
+    """The architecture that the image's loader, or any other program in it, was compiled for (ELF e_machine); this
+    machine's if there is none, as in an image whose /init is a script."""
+    first = sorted(entries, key=lambda entry: entry.path not in _LOADERS)
+    for program in (entry.data for entry in first if entry.data.startswith(b"\x7fELF") and entry.mode & 0o111):
+        known = architecture_of(int.from_bytes(program[_MACHINE], "little"))
+        if known is not None:
+            return known.loader
+    return platform.machine()
 
 
 def _stages_that_end(image: Path, entries: Sequence[Entry]) -> list[str]:

@@ -87,6 +87,17 @@ def test_members_left_out_by_name_take_their_dependents_along_across_loads_and_s
     assert "nothing_else" not in rest and "\n/sbin/modprobe\n" in rest
 
 
+def test_skip_of_the_plan_is_as_if_asked_for_and_megamod_run_takes_it_back(run, modules):
+    plan = start_plan(modules, head=["skip snd", "skip loop"])
+    plan.merged("megamod_one", "soundcore", "snd", "loop", "dummy").single("snd_hwdep")
+    console = run(plan, "cut -d' ' -f1 /proc/modules", append="megamod.run=loop megamod.skip=dummy")
+    rest = after(
+        console, "member snd skipped: asked for", "member dummy skipped: asked for", "2 ok, 0 failed, 2 skipped"
+    )
+    after(rest, "member snd_hwdep skipped: needs snd", "stage critical done")
+    assert "member loop skipped" not in console
+
+
 def test_failing_single_is_named_and_what_needs_it_is_not_loaded(run, modules):
     plan = start_plan(modules)
     plan.single("soundcore", data=b"no module at all" * 100).single("snd").single("dummy")

@@ -19,15 +19,16 @@ _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "arm": "EM_ARM", "r
 _EXECUTE, _WRITE = 1, 2
 
 
-@pytest.fixture(params=build.ARCHITECTURES)
+@pytest.fixture(params=[(arch, name) for arch in build.ARCHITECTURES for name in build.PROGRAMS], ids="-".join)
 def program(request, tmp_path):
-    """(architecture, file) of each loader."""
+    """(architecture, file) of each loader and each keeper."""
+    arch, name = request.param
     only = build.compiler_target()
-    if only not in (None, request.param):
+    if only not in (None, arch):
         pytest.skip(f"MEGAMOD_CC compiles for {only}")
-    path = tmp_path / "init"
-    path.write_bytes(build.loader_binary(request.param))
-    return request.param, path
+    path = tmp_path / name
+    path.write_bytes(build.loader_binary(arch) if name == "init" else build.ctl_binary(arch))
+    return arch, path
 
 
 def test_loader_is_a_static_program_of_its_machine_within_32_kib(program):
@@ -64,6 +65,26 @@ def test_loader_that_is_not_the_first_process_says_so_and_fails(tmp_path):
     result = subprocess.run([path], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == f"megamod: error: {path} is the first program of a boot (process 1), and nothing else\n"
+
+
+def test_ctl_that_is_asked_for_nothing_it_knows_says_what_it_knows(tmp_path):
+    path = tmp_path / "ctl"
+    path.write_bytes(build.ctl_binary("x86_64"))
+    path.chmod(0o755)
+    for arguments in ([], ["status", "--xml"], ["trigger"], ["take-over", "now"]):
+        result = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "usage: megamod-ctl status [--json] | lsmod | trigger STAGE | take-over\n"
+
+
+def test_programs_end_where_their_last_segment_ends(program):
+    """No section headers, and nothing else that no kernel reads."""
+    path = program[1]
+    with path.open("rb") as file:
+        elf = ELFFile(file)
+        ends = [segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments()]
+        assert (elf["e_shnum"], elf["e_shoff"]) == (0, 0)
+    assert path.stat().st_size == max(ends)
 
 
 def test_every_loader_in_the_package_is_compiled_from_the_present_sources():
