@@ -13,10 +13,12 @@ from megamod.initramfs.arguments import arguments, prefixes_of
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.contents import Contents, collect_contents
 from megamod.initramfs.cpio import Entry
+from megamod.initramfs.exportcache import cached_exports
 from megamod.initramfs.image import make_image
 from megamod.initramfs.kernelconfig import find_config
-from megamod.initramfs.kernelexports import KernelExports, check_imports, find_exports
+from megamod.initramfs.kernelexports import KernelExports, check_imports
 from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.microcode import EarlyArchive, early_archive
 from megamod.initramfs.output import write_output
 from megamod.initramfs.packing import check_method, choose_packing
 from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
@@ -26,6 +28,7 @@ from megamod.initramfs.prelink.link import Megamodule, prelink
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member, read_member
 from megamod.initramfs.rootneeds import check_root, root_text
+from megamod.initramfs.sign import Signer
 from megamod.initramfs.stages import Load, needs, split
 from megamod.initramfs.steps import StageRow, Steps, counted, human_bytes
 from megamod.loader.build import ctl_binary, loader_binary
@@ -43,12 +46,14 @@ ORIGINALS = "megamod/originals"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltLoad:
-    """A load with its file: *data* goes into the image as *file*; merged is None for a single."""
+    """A load with its file: *data* goes into the image as *file*; merged is None for a single. *signer* is whose
+    signature the build has put at its end, "" for none."""
 
     load: Load
     file: str
     data: bytes
     merged: Megamodule | None
+    signer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,7 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
 
     config = find_config(tree.folder, tree.release)
     check_method(profile.compress, config)
+    signer = Signer.for_profile(profile, config)
 
     with steps.step("read") as step:
         files, members = read_selection(selection)
@@ -88,12 +94,18 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
     with steps.step("files") as step:
         contents = collect_contents(selection, members)
         step.note(contents.summary())
-    for note in contents.notes:
+    arch = loader_name(members, tree)
+    early = early_archive(profile, tree, config, machine=arch)
+    for note in (*contents.notes, *early.notes):
         steps.say(f"  note: {note}")
     edges = needs(members)
     exports = kernel_exports(selection, members, steps)
 
     built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
+    if signer is not None:
+        with steps.step("sign") as step:
+            built = tuple(signed_stage(stage, signer) for stage in built)
+            step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
 
     blobs = [*(item.data for stage in built for item in stage.loads), *(file.entry.data for file in contents.files)]
     packing = choose_packing(profile, config, blobs)
@@ -103,13 +115,12 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
 
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
-    manifest = make_manifest(selection, built, files, contents)
-    arch = loader_name(members, tree)
+    manifest = make_manifest(selection, built, files, contents, early)
     originals = original_files(built, files) if profile.fallback == "modules" else {}
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
-        image = make_image(entries, method=packing.method)
+        image = early.data + make_image(entries, method=packing.method)
         size = write_output(output, image, profile, tree)
         step.note(f"{output} {human_bytes(size)}")
     return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
@@ -161,11 +172,22 @@ def build_stage(
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
 
 
+def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
+    """*stage* with its megamodules signed; a single has the signature of whoever built it."""
+    name = signer.name()
+    return replace(
+        stage,
+        loads=tuple(
+            replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
+        ),
+    )
+
+
 def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
     """The kernel's own exports, checked against what the modules import."""
     tree = selection.tree
     with steps.step("kernel") as step:
-        exports = find_exports(tree.folder, tree.release)
+        exports = cached_exports(tree.folder, tree.release)
         step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no image found")
     provided = frozenset(export.name for member in members.values() for export in member.exports)
     for member in members.values():
@@ -254,7 +276,11 @@ def make_plan(
 
 
 def make_manifest(
-    selection: Selection, built: tuple[BuiltStage, ...], files: Mapping[str, bytes], contents: Contents
+    selection: Selection,
+    built: tuple[BuiltStage, ...],
+    files: Mapping[str, bytes],
+    contents: Contents,
+    early: EarlyArchive | None = None,
 ) -> Manifest:
     profile = selection.profile
     return Manifest(
@@ -279,9 +305,9 @@ def make_manifest(
             )
             for stage in built
         ),
-        notes=(*selection.notes, *contents.notes),
+        notes=(*selection.notes, *contents.notes, *(early.notes if early else ())),
         skip=selection.skip,
-        files=contents.manifest(),
+        files=(*(early.manifest() if early else ()), *contents.manifest()),
     )
 
 
@@ -296,6 +322,7 @@ def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
         kind="merged" if item.merged else "single",
         reason=item.load.single,
         bytes=len(item.data),
+        signer=item.signer,
         relocations_before=item.merged.relocations[0] if item.merged else 0,
         relocations_after=item.merged.relocations[1] if item.merged else 0,
         members=tuple(

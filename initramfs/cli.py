@@ -59,10 +59,11 @@ def prelink(quiet: bool, **options: Any) -> None:
 @click.option(
     "--firmware-dir", metavar="DIR", help="Look for firmware here; default: lib/firmware of the kernel's root."
 )
+@click.option("--no-cache", "cache", flag_value=False, default=True, help="Build it even if nothing has changed.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def build(quiet: bool, **options: Any) -> None:
     """Build an initramfs image from PROFILE, a file or the name of a shipped profile."""
-    _load("commands").build_command(steps=_steps(quiet), **options)
+    _load("buildcommand").build_command(steps=_steps(quiet), **options)
 
 
 @cli.command()
@@ -94,6 +95,59 @@ def uki(**options: Any) -> None:
 def inspect(**options: Any) -> None:
     """Show what is in an image or a megamodule: stages, members in init order, singles, sizes."""
     sys.exit(_load("inspectcommands").inspect_command(**options))
+
+
+@cli.command()
+@click.argument("module", type=_FILE, metavar="MODULE.ko")
+@click.option("--key", required=True, metavar="FILE|URI", help="The private key, PEM or DER, or a pkcs11: URI.")
+@click.option("--cert", required=True, type=_FILE, metavar="FILE", help="Its certificate, PEM or DER.")
+@click.option("--digest", type=click.Choice(["sha256", "sha384", "sha512"]), default="sha256", show_default=True)
+@click.option("-o", "--output", type=_FILE, metavar="OUT.ko", help="Write here; default: MODULE.ko itself.")
+def sign(**options: Any) -> None:
+    """Sign MODULE.ko as the kernel's own build does."""
+    _load("signcommands").sign_command(**options)
+
+
+@cli.command()
+@click.argument("file", type=_FILE, metavar="MODULE.ko")
+@click.option("--cert", type=_FILE, metavar="FILE", help="The certificate that the signature must be of.")
+def verify(**options: Any) -> None:
+    """Read MODULE.ko's signature and check it; status 1 if there is none or it is wrong."""
+    sys.exit(_load("signcommands").verify_command(**options))
+
+
+def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    try:
+        number = int(value, 0) if value is not None else None
+    except ValueError:
+        number = -1
+    if number is not None and not 0 <= number < 1 << 32:
+        raise click.BadParameter(f"{value} is no address of 32 bits such as 0x40200000")
+    return number
+
+
+@cli.command()
+@click.argument("image", type=_FILE)
+@click.option("--vmlinuz", required=True, type=_FILE, metavar="FILE", help="An Image (arm64, riscv64) or zImage (arm).")
+@click.option(
+    "--dtb", "dtbs", multiple=True, type=_FILE, metavar="FILE", help="A device tree; the first is the default."
+)
+@click.option("--load", callback=_address, metavar="ADDRESS", help="Where the kernel goes; default: U-Boot's choice.")
+@click.option("-o", "--output", required=True, type=_FILE, metavar="OUT.itb", help="Write the FIT image here.")
+def fit(**options: Any) -> None:
+    """Make a FIT image for U-Boot from IMAGE, a kernel and its device trees."""
+    _load("fit").write_fit(options.pop("output"), **options)
+
+
+@cli.command()
+@click.argument("kernel", type=_FILE)
+@click.argument("image", type=_FILE)
+@click.option("--cmdline", "command_line", default="", metavar="TEXT", help="The kernel command line.")
+@click.option("--stub", type=_FILE, metavar="FILE", help="The EFI stub; default: systemd's.")
+@click.option("-o", "--output", required=True, type=_FILE, metavar="OUT", help="Write the EFI program here.")
+def append(**options: Any) -> None:
+    """Make one EFI program of KERNEL and IMAGE; for other kernels say what there is instead."""
+    _load("append").append_image(**options)
 
 
 @cli.command()
@@ -189,7 +243,7 @@ _ROOT = click.option("--root", type=_FILE, default="/", metavar="DIR", help="The
 def hook_install(**options: Any) -> None:
     """Install the hook of GENERATOR; its next images have a megamodule. Default: --rdinit where GRUB or kernel-install
     take a drop-in."""
-    _load("hookcommands").hook_install_command(**options)
+    _load("hooks.commands").hook_install_command(**options)
 
 
 @hook.command("remove")
@@ -197,7 +251,7 @@ def hook_install(**options: Any) -> None:
 @_ROOT
 def hook_remove(**options: Any) -> None:
     """Take away all that `install` has written."""
-    _load("hookcommands").hook_remove_command(**options)
+    _load("hooks.commands").hook_remove_command(**options)
 
 
 @hook.command("status")
@@ -205,7 +259,7 @@ def hook_remove(**options: Any) -> None:
 @_ROOT
 def hook_status(**options: Any) -> None:
     """Say which hooks are installed, and whether their files are as they were."""
-    _load("hookcommands").hook_status_command(**options)
+    _load("hooks.commands").hook_status_command(**options)
 
 
 @hook.command("run")
@@ -222,7 +276,7 @@ def hook_status(**options: Any) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Print each step.")
 def hook_run(verbose: bool, **options: Any) -> None:
     """Work on an image root; the hooks call this. All settings have a line in /etc/megamod/hook.conf too."""
-    sys.exit(_load("hookcommands").hook_run_command(steps=_steps(not verbose), **options))
+    sys.exit(_load("hooks.commands").hook_run_command(steps=_steps(not verbose), **options))
 
 
 def main() -> int:

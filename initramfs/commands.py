@@ -50,18 +50,6 @@ def _name_from(output: Path) -> str:
     return output.name.removesuffix(".ko").replace("-", "_").replace(".", "_")
 
 
-def build_command(*, profile: str, kernel: str, output: Path, firmware_dir: str | None = None, steps: Steps) -> None:
-    """``megamod build``."""
-    from megamod.initramfs.build import build_image
-    from megamod.initramfs.contents import with_firmware_dir
-    from megamod.profiles.schema import find_profile
-    from megamod.profiles.tree import open_tree
-
-    chosen = with_firmware_dir(find_profile(profile), firmware_dir)
-    report = build_image(chosen, open_tree(kernel), output, steps=steps)
-    steps.closing_table(report.rows)
-
-
 def uki_command(*, key: Path | None, cert: Path | None, **options: Any) -> None:
     """``megamod uki``."""
     from megamod.initramfs.uki import SecureBootKey, write_uki

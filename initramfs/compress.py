@@ -166,7 +166,11 @@ def read_regular(path: Path, *, limit: int) -> bytes:
                 what = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "not a regular file"
                 raise MegamodError(f"{path}: {what}")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(limit + 1)
+                # read() makes room for all that it is asked for, which a machine with 1 GiB does not have.
+                said = min(os.fstat(file.fileno()).st_size, limit)
+                data = file.read(said + 1)
+                if len(data) > said:  # it has grown, or is one of /proc
+                    data += file.read(limit - said)
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from megamod.initramfs.files import ImageFile, collect_files, program_notes
 from megamod.initramfs.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
@@ -12,7 +12,6 @@ from megamod.initramfs.kernelconfig import find_config
 from megamod.initramfs.manifest import ManifestFile
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.steps import counted, human_bytes
-from megamod.profiles.model import Profile
 from megamod.profiles.select import Selection
 
 _SHOWN = 8
@@ -84,8 +83,3 @@ def wanted_firmware(selection: Selection, members: Mapping[str, Member]) -> dict
     early = (stage for stage in selection.stages if wanted_early(profile, stage.trigger))
     found = ((module.name, members[module.name].infos("firmware")) for stage in early for module in stage.modules)
     return {name: tuple(names) for name, names in found if names}
-
-
-def with_firmware_dir(profile: Profile, folder: str | None) -> Profile:
-    """*profile* with the firmware folder of the command line, if one was given."""
-    return replace(profile, firmware_dir=folder) if folder is not None else profile

@@ -285,7 +285,8 @@ def _load_lines(load: ManifestLoad) -> list[str]:
         selected = "".join(f" ({member.reason})" for member in load.members)
         return [f"single {load.module}{selected}: {human_bytes(load.bytes)}, not merged: {load.reason}"]
     return [
-        f"{load.module}: {counted(len(load.members), 'member')}, {human_bytes(load.bytes)}, {relocations}",
+        f"{load.module}: {counted(len(load.members), 'member')}, {human_bytes(load.bytes)}, {relocations}"
+        + (f", signed {load.signer}" if load.signer else ""),
         *_numbered([[member.name, member.reason, human_bytes(member.bytes)] for member in load.members]),
     ]
 

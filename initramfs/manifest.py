@@ -10,7 +10,8 @@ The build fills one in; nothing on the target reads it. The form, all keys requi
         "bytes": 812345, "relocations_before": 61234, "relocations_after": 1234,
         "members": [{"name": "virtio", "file": "kernel/drivers/virtio/virtio.ko", "reason": "needed by virtio_blk",
                      "bytes": 40123, "version": "", "srcversion": "…", "build_id": "…", "license": "GPL",
-                     "firmware": []}, …]}, …]}, …],
+                     "firmware": []}, …],
+        "signer": ""}, …]}, …],
      "skip": ["pcspkr"],
      "files": [{"path": "usr/bin/camera", "type": "file", "mode": "0755", "bytes": 81234, "reason": "files"}, …],
      "notes": ["usb_common moved to critical: needed by …", …]}
@@ -57,7 +58,8 @@ class ManifestLoad:
 
     ``members`` are in init order; a single has one. ``reason`` says why a single may not be merged, and is None for a
     megamodule. ``bytes`` is the size of ``file`` (a path in the image); the relocations are those against sections
-    that are loaded, in the members' files and in this one.
+    that are loaded, in the members' files and in this one. ``signer`` is whose signature the build has added
+    (``sha256 by CN=Our modules``), empty for none.
     """
 
     file: str
@@ -68,6 +70,7 @@ class ManifestLoad:
     relocations_before: int
     relocations_after: int
     members: tuple[ManifestMember, ...]
+    signer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +162,7 @@ def _load(value: object, place: str) -> ManifestLoad:
         relocations_before=load.number("relocations_before"),
         relocations_after=load.number("relocations_after"),
         members=load.array("members", _member),
+        signer=load.text("signer"),
     )
 
 

@@ -12,10 +12,13 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from megamod.initramfs.compress import read_regular
 from megamod.initramfs.kernelconfig import KernelConfig, find_config
+from megamod.initramfs.token import sign_on_token
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.model import Profile
 from megamod.profiles.tree import ModuleTree
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 MARKER = b"~Module signature appended~\n"
 _PKEY_ID_PKCS7 = 2  # include/linux/module_signature.h
+_MAX_KEY = 1 << 20
 
 # DKMS's settings (dkms(8), framework.conf) and its own key; Ubuntu's DKMS uses the key of shim-signed.
 _DKMS_CONF = ("etc/dkms/framework.conf", "etc/dkms/framework.conf.d")
@@ -40,9 +44,10 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signer:
-    """A key with its certificate, files in PEM or DER, and the digest that the kernel was built for."""
+    """A key with its certificate, files in PEM or DER, and the digest that the kernel was built for; *key* may be a
+    `pkcs11:` URI, with which openssl signs."""
 
-    key: Path
+    key: Path | str
     certificate: Path
     digest: str
 
@@ -70,8 +75,45 @@ class Signer:
             )
         return signer
 
+    @staticmethod
+    def for_profile(profile: Profile, config: KernelConfig | None) -> Signer | None:
+        """The signer that the profile names, found to be usable; None if it names none."""
+        sign = profile.sign
+        if sign is None:
+            return None
+        digest = digest_of(config) if sign.digest == "auto" else sign.digest
+        key = sign.key if sign.key.startswith("pkcs11:") else Path(sign.key)
+        signer = Signer(key=key, certificate=Path(sign.cert), digest=digest)
+        try:
+            signer.check()
+        except MegamodError as error:
+            raise MegamodError(f"{sign.location}: sign: {error.message}", hint=error.hint) from None
+        return signer
+
+    def check(self) -> None:
+        """Raises MegamodError for a key or a certificate that cannot be read, and for two that do not belong together:
+        the kernel would find the wrong key. A key on a token is left to openssl."""
+        certificate = self._certificate()
+        _hash(self.digest)
+        if isinstance(self.key, str):
+            return
+        # The class is that of the certificate's key, or they differ; both compare by value.
+        if self._private().public_key() != certificate.public_key():
+            raise MegamodError(
+                f"{self.key}: is not the key of {self.certificate}", hint="take key and certificate of one pair"
+            )
+
+    def name(self) -> str:
+        """Whose signature it is, in words: `sha256 by CN=Test key`."""
+        return f"{self.digest} by {self._certificate().subject.rfc4514_string() or 'a nameless certificate'}"
+
     def sign(self, module: bytes) -> bytes:
         """*module* with its signature; raises MegamodError for a key that cannot be used."""
+        signature = sign_on_token(self, module) if isinstance(self.key, str) else self._cms(module)
+        trailer = struct.pack(">BBBBB3xI", 0, 0, _PKEY_ID_PKCS7, 0, 0, len(signature))
+        return module + signature + trailer + MARKER
+
+    def _cms(self, module: bytes) -> bytes:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.serialization import pkcs7
 
@@ -80,14 +122,26 @@ class Signer:
         options = [flags.DetachedSignature, flags.Binary, flags.NoAttributes, flags.NoCerts]
         builder = pkcs7.PKCS7SignatureBuilder().set_data(module)
         try:
-            key = serialization.load_pem_private_key(self._bytes(self.key), None)
-            # What it is otherwise the builder says itself.
-            builder = builder.add_signer(self._certificate(), key, _hash(self.digest))  # type: ignore[arg-type]
-            signature = builder.sign(serialization.Encoding.DER, options)
+            # What kind of key it is the builder says itself.
+            builder = builder.add_signer(self._certificate(), self._private(), _hash(self.digest))
+            return builder.sign(serialization.Encoding.DER, options)
         except (ValueError, TypeError) as error:
             raise MegamodError(f"{self.key}: cannot sign with this key: {error}") from None
-        trailer = struct.pack(">BBBBB3xI", 0, 0, _PKEY_ID_PKCS7, 0, 0, len(signature))
-        return module + signature + trailer + MARKER
+
+    def _private(self) -> Any:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+
+        path = Path(self.key)
+        data = self._bytes(path)
+        pem = b"-----BEGIN" in data
+        try:
+            return (serialization.load_pem_private_key if pem else serialization.load_der_private_key)(data, None)
+        except TypeError:
+            hint = f"decrypt it: openssl pkey -in {path} -out plain.pem; or keep it on a token (pkcs11:…)"
+            raise MegamodError(f"{path}: cannot sign with this key: it is encrypted", hint=hint) from None
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise MegamodError(f"{path}: cannot sign with this key: {error}") from None
 
     def trusted(self, host: Path = Path("/")) -> bool:
         """Whether the certificate is in a keyring of the running kernel, by /proc/keys: an asymmetric key is listed
@@ -106,19 +160,21 @@ class Signer:
         return any(f": {name}: " in line for line in lines if " asymmetri " in line for name in names)
 
     def _certificate(self) -> x509.Certificate:
-        from cryptography import x509
-
-        data = self._bytes(self.certificate)
-        try:
-            return (x509.load_pem_x509_certificate if b"-----BEGIN" in data else x509.load_der_x509_certificate)(data)
-        except ValueError as error:
-            raise MegamodError(f"{self.certificate}: is no certificate: {error}") from None
+        return read_certificate(self.certificate)
 
     def _bytes(self, path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise MegamodError(f"{path}: {error.strerror}") from None
+        return read_regular(path, limit=_MAX_KEY)
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """The certificate in *path*, PEM or DER."""
+    from cryptography import x509
+
+    data = read_regular(path, limit=_MAX_KEY)
+    try:
+        return (x509.load_pem_x509_certificate if b"-----BEGIN" in data else x509.load_der_x509_certificate)(data)
+    except ValueError as error:
+        raise MegamodError(f"{path}: is no certificate: {error}") from None
 
 
 def why_enforced(config: KernelConfig | None, host: Path) -> str | None:

@@ -8,11 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from megamod.profiles.contents import merge_files
-from megamod.profiles.model import FileItem, Firmware, Location, Option, Root, Selector, Trigger, Uki, canonical
+from megamod.profiles.model import (
+    FileItem,
+    Firmware,
+    Location,
+    Microcode,
+    Option,
+    Root,
+    Selector,
+    Sign,
+    Trigger,
+    Uki,
+    canonical,
+)
 from megamod.profiles.selectors import REMOVE, parse_selector
 from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
+
+Setting: TypeAlias = str | bool | int | Uki | Sign | Microcode | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +57,7 @@ class Draft:
     files: tuple[FileItem | Selector, ...] = ()
     firmware: Firmware | None = None
     root: Root | None = None
-    settings: Mapping[str, str | bool | int | Uki | None] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[StageDraft, ...]:

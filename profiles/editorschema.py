@@ -12,6 +12,7 @@ from typing import Any
 from megamod.profiles.model import CRITICAL, TriggerKind
 from megamod.profiles.output import FILES, IMAGE, UKI
 from megamod.profiles.schema import CHOICES, KEYS, MAX_STAGE
+from megamod.profiles.signing import DIGESTS
 
 Json = dict[str, Any]
 
@@ -47,6 +48,8 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "probe": "`async`: drivers probe in parallel; device names may come in another order.",
     "compress": "Compression of the image.",
     "storage": "How fast the boot loader reads, as in 25MB/s; `compress: auto` goes by it.",
+    "sign": "Key and certificate that sign the megamodules; digest: that of the kernel's configuration (`auto`).",
+    "microcode": "Microcode before the image: what the firmware folder has (`auto`), none, or a list of files; x86.",
     "output": "What is built: `image`, an initramfs, or `uki`, one EFI program with kernel and command line.",
     "fallback": "`modules`: the members' own files are in the image too, for the day that the merged one is refused.",
     "allow-taint": "Accept staging and out-of-tree modules.",
@@ -72,6 +75,8 @@ def profile_schema() -> Json:
         "firmware": _firmware(),
         "firmware-dir": {"type": "string", "minLength": 1},
         "root": _root(),
+        "sign": _sign(),
+        "microcode": _microcode(),
         "output": _output(),
         "storage": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9])? ?[kMG]B/s$"},
         "allow-taint": {"anyOf": [{"type": "boolean"}, {"enum": ["yes", "no", "on", "off"]}]},
@@ -136,6 +141,17 @@ def _options() -> Json:
     }
     names = {"pattern": r"^\??[A-Za-z0-9_+.-]+$"}
     return {"type": "object", "propertyNames": names, "additionalProperties": parameters}
+
+
+def _sign() -> Json:
+    text = {"type": "string", "minLength": 1}
+    properties = {"key": text, "cert": text, "digest": {"enum": list(DIGESTS)}}
+    return {"anyOf": [{"const": "none"}, _mapping(properties, required=["key", "cert"])]}
+
+
+def _microcode() -> Json:
+    files = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+    return {"anyOf": [{"enum": ["auto", "none"]}, files]}
 
 
 def _output() -> Json:

@@ -13,6 +13,7 @@ StaticCalls = Literal["trampoline", "patch"]
 Probe = Literal["sync", "async"]
 Compress = Literal["none", "gzip", "lz4", "xz", "zstd", "auto"]
 Fallback = Literal["none", "modules"]
+Digest = Literal["auto", "sha256", "sha384", "sha512"]
 RootKind = Literal["cmdline", "exec", "chain"]
 
 CRITICAL = "critical"
@@ -160,12 +161,32 @@ class Uki:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """What megamodules are signed with: *key* a file or a `pkcs11:` URI, *cert* a file, *digest* as the kernel's
+    configuration calls it, or "auto" for the one that it names."""
+
+    key: str
+    cert: str
+    digest: Digest
+    location: Location
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microcode:
+    """Which microcode goes into an early archive: with *auto* what the firmware folder has, else *files*."""
+
+    auto: bool = False
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A whole profile, `extends` resolved and defaults filled in.
 
     *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
     *firmware_dir* is where firmware is looked for, None for the root of the module tree. *storage* is how many bytes a
-    second the boot loader reads, for `compress: auto`. *output* None is the image itself.
+    second the boot loader reads, for `compress: auto`. *output* None is the image itself. Without *sign* the
+    megamodules have no signature.
     """
 
     name: str
@@ -190,6 +211,8 @@ class Profile:
     allow_taint: bool = False
     modprobe: str = "none"
     output: Uki | None = None
+    sign: Sign | None = None
+    microcode: Microcode = Microcode()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -15,7 +15,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from megamod.profiles import model
 from megamod.profiles.contents import finished_files, parse_files, parse_firmware, parse_skip
-from megamod.profiles.drafts import Draft, StageDraft, merge
+from megamod.profiles.drafts import Draft, Setting, StageDraft, merge
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import (
     CRITICAL,
@@ -28,10 +28,10 @@ from megamod.profiles.model import (
     Stage,
     Trigger,
     TriggerKind,
-    Uki,
 )
 from megamod.profiles.output import parse_output
 from megamod.profiles.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
+from megamod.profiles.signing import parse_microcode, parse_sign
 from megamod.profiles.triggers import check_fit, parse_root, parse_trigger
 from megamod.profiles.yamlnodes import (
     choice_of,
@@ -63,10 +63,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fallback": get_args(model.Fallback),
     }
 )
-_LATER = ("sign",)
 KEYS = (
     *("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "skip"),
-    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "output", "allow-taint"),
+    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "sign", "microcode", "output", "allow-taint"),
 )
 _MAX_EXTENDS = 16
 
@@ -127,9 +126,6 @@ def _read_draft(path: Path) -> Draft:
     file = str(path)
     if not isinstance(root, MappingNode):
         raise fail(where(root, file), f"a profile is a mapping, not {kind_of(root)}", "it begins with `name:`")
-    for key_node, _value in root.value:
-        if isinstance(key_node, ScalarNode) and key_node.value in _LATER:
-            raise fail(where(key_node, file), f"`{key_node.value}` is not built yet", "leave it out")
     keys = {key: value for key, (_key_node, value) in keys_of(root, file, "profile", KEYS).items()}
     top = where(root, file)
     return Draft(
@@ -156,13 +152,17 @@ def _name(node: Node, file: str) -> str:
     return text
 
 
-def _settings(keys: Mapping[str, Node], file: str) -> dict[str, str | bool | int | Uki | None]:
-    settings: dict[str, str | bool | int | Uki | None] = {}
+def _settings(keys: Mapping[str, Node], file: str) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
     for key, allowed in CHOICES.items():
         if key in keys:
             settings[key] = choice_of(keys[key], file, key, allowed)
     if "storage" in keys:
         settings["storage"] = _rate(keys["storage"], file)
+    if "sign" in keys:
+        settings["sign"] = parse_sign(keys["sign"], Path(file))
+    if "microcode" in keys:
+        settings["microcode"] = parse_microcode(keys["microcode"], Path(file))
     if "output" in keys:
         settings["output"] = parse_output(keys["output"], Path(file))
     if "allow-taint" in keys:

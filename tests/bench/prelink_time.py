@@ -15,7 +15,7 @@ from statistics import median
 
 from benchkit.arguments import add_kernel, run_main
 from benchkit.kernels import open_kernel
-from benchkit.sets import open_set
+from benchkit.sets import open_set, set_names
 from benchkit.tables import markdown, title, versions
 
 from megamod.profiles.errors import MegamodError
@@ -53,8 +53,15 @@ def main() -> int:
             text = " ".join(["megamod prelink", *words.split()])
             table.append(_row(f"`{text}`, {len(merged)} modules", command, options.runs))
         image = Path(name) / "bench.img"
-        command = ["build", "-q", "-k", str(kernel.tree.folder), "-o", str(image), "vm"]
-        table.append(_row("`megamod build vm`", command, options.runs))
+        profile = Path(name) / "set.yaml"
+        modules = "".join(f'    - "?{word}"\n' for word in set_names(options.set))
+        profile.write_text(f"critical:\n  modules:\n{modules}unwind: drop\nsymbols: trim\nfirmware: none\n")
+        for what in ("vm", str(profile)):
+            command = ["build", "-q", "-k", str(kernel.tree.folder), "-o", str(image), what]
+            text = f"`megamod build {Path(what).stem}`"
+            table.append(_row(f"{text}, `--no-cache`", [*command, "--no-cache"], options.runs))
+            _cost(command)
+            table.append(_row(f"{text}, unchanged", command, options.runs))
     print(
         title({**versions(kernel.release), "processors": str(os.cpu_count()), "runs": str(options.runs)}), "\n", sep=""
     )

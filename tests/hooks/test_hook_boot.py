@@ -54,11 +54,11 @@ def test_the_members_are_in_one_module_and_masked_on_the_real_root(
     assert plain_boot(suite, generator).modules() <= run.modules() | members
 
 
-@pytest.mark.parametrize("generator", ["dracut", "initramfs-tools"])
-def test_off_boots_through_the_members_own_files(
-    generator: str, plain_boot: PlainBoot, hooked_boot: HookedBoot
+@pytest.mark.parametrize(("generator", "word"), [("dracut", "megamod=off"), ("initramfs-tools", "lockdown=integrity")])
+def test_off_and_a_kernel_that_refuses_the_megamodule_boot_through_the_members_own_files(
+    generator: str, word: str, plain_boot: PlainBoot, hooked_boot: HookedBoot
 ) -> None:
-    run = hooked_boot("bookworm", generator, f"{RDINIT} megamod=off")
+    run = hooked_boot("bookworm", generator, f"{RDINIT} {word}")
     assert_same_machine(run, plain_boot("bookworm", generator))
     assert "megamod_critical" not in run.modules()
     assert {"ext4", "virtio_blk"} <= run.modules()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.hookinstall import install, read_settings, remove, status
-from megamod.initramfs.hookrun import GENERATORS, Generator
+from megamod.initramfs.hooks.install import install, read_settings, remove, status
+from megamod.initramfs.hooks.run import GENERATORS, Generator
 from megamod.profiles.errors import MegamodError
 
 HOOKS = Path(__file__).resolve().parents[2] / "initramfs/hooks"
@@ -179,7 +179,7 @@ def test_the_wheel_has_every_file_of_the_hooks() -> None:
 
 
 def test_the_settings_that_the_readme_names_are_those_that_are_read() -> None:
-    source = (HOOKS.parent / "hookcommands.py").read_text()
+    source = (HOOKS.parent / "commands.py").read_text()
     readme = (HOOKS / "README.md").read_text()
     names = set(re.findall(r"MEGAMOD_[A-Z]+", source)) - {"MEGAMOD_DEBUG"}
     assert names <= set(re.findall(r"MEGAMOD_[A-Z]+", readme))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.hookinstall import install
-from megamod.initramfs.hookrun import HookReport, HookRequest, run_hook
+from megamod.initramfs.hooks.install import install
+from megamod.initramfs.hooks.run import HookReport, HookRequest, run_hook
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.tree import ModuleTree, open_tree

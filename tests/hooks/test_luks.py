@@ -12,6 +12,7 @@ from hooks.test_hook_boot import RDINIT
 from hooks.test_second_generation import NAMES, members_of
 from hooks.treekit import Layer, make_disk, run_in
 
+pytestmark = pytest.mark.slow
 PASSPHRASE = "open sesame"
 _PREPARE = """\
 rm -f /boot/*.img
@@ -31,7 +32,7 @@ cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 10
 cryptsetup open --key-file /tmp/key /dev/vg0/crypt cryptroot
 mkfs.ext4 -q /dev/mapper/cryptroot && mount /dev/mapper/cryptroot /mnt
 rm -f /etc/fstab
-cp -ax / /mnt
+cp -ax /. /mnt
 for place in dev proc sys run; do mount --rbind /$place /mnt/$place; done
 echo "/dev/mapper/cryptroot / ext4 errors=remount-ro 0 1" >/mnt/etc/fstab
 echo "cryptroot UUID=$(cryptsetup luksUUID /dev/vg0/crypt) none luks,initramfs" >/mnt/etc/crypttab

@@ -91,6 +91,7 @@ def generations(
     return get
 
 
+@pytest.mark.slow
 def test_depmod_a_module_and_both_generators_succeed_in_a_guest_with_the_mask(
     generations: Callable[[int], tuple[GuestRun, dict[str, Path]]],
 ) -> None:
@@ -100,14 +101,21 @@ def test_depmod_a_module_and_both_generators_succeed_in_a_guest_with_the_mask(
     assert run.section("dummy") == ["live"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_an_image_for_this_machine_has_the_same_members_in_the_second_generation(
     generator: str, generations: Callable[[int], tuple[GuestRun, dict[str, Path]]]
 ) -> None:
-    first, second = generations(1)[1][generator], generations(2)[1][generator]
-    assert members_of(second) == members_of(first)
+    first, (run, images) = members_of(generations(1)[1][generator]), generations(2)
+    second = members_of(images[generator])
+    if generator == "initramfs-tools":
+        assert second == first
+    else:
+        # That guest was booted with the other generator's image, and what runs as a member counts as taken.
+        assert first <= second <= first | run.members()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_an_image_of_the_second_generation_boots(
     generator: str,

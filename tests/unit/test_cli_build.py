@@ -53,7 +53,7 @@ class Builder:
         (folder / "out.img").write_bytes(b"old")
 
     def run(self, *words: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["megamod", "build", *map(str, words)])
+        self.monkeypatch.setattr(sys, "argv", ["megamod", "build", "--no-cache", *map(str, words)])
         status = cli.main()
         captured = self.capsys.readouterr()
         return status, captured.out, captured.err

@@ -1,6 +1,6 @@
 """The set of a hook → linked megamodules: what may not be merged is left to the generator, all else is one stage.
 
-Needs the choice of hookset.py. Guarantees that the selection holds everything its members need, that every option of
+Needs the choice of choice.py. Guarantees that the selection holds everything its members need, that every option of
 modprobe.d for a member is either among the arguments or has kept the module out, and that all was verified by the
 linker. Nothing is written here.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 
 from megamod.initramfs.arguments import parameters_of
 from megamod.initramfs.build import BuiltStage, build_stage, kernel_exports, make_plan, read_selection
-from megamod.initramfs.hookset import Choice, ImageModules
+from megamod.initramfs.hooks.choice import Choice, ImageModules
 from megamod.initramfs.plan import Plan
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.resolve import GPL_COMPATIBLE

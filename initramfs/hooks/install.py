@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from megamod.initramfs.hookchanges import Changes, NewFile, apply_changes
-from megamod.initramfs.hookrun import LOADER_PATH, Generator
+from megamod.initramfs.hooks.changes import Changes, NewFile, apply_changes
+from megamod.initramfs.hooks.run import LOADER_PATH, Generator
 from megamod.initramfs.image import atomic_write
 from megamod.profiles.errors import MegamodError
 
@@ -28,7 +28,7 @@ WORD = f"rdinit=/{LOADER_PATH}"
 """What goes on the kernel command line."""
 
 _RECORDS = "var/lib/megamod/hooks"
-_HERE = Path(__file__).parent / "hooks"
+_HERE = Path(__file__).parent
 _GRUB = "etc/default/grub.d"
 _KERNEL_INSTALL = "etc/kernel/cmdline.d"
 _GRUB_TEXT = f'# Written by `megamod hook install`.\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {WORD}"\n'

@@ -10,8 +10,8 @@ from typing import Literal
 
 import click
 
-from megamod.initramfs.hookinstall import Entry, install, read_settings, remove, status
-from megamod.initramfs.hookrun import GENERATORS, Generator, HookRequest, run_hook
+from megamod.initramfs.hooks.install import Entry, install, read_settings, remove, status
+from megamod.initramfs.hooks.run import GENERATORS, Generator, HookRequest, run_hook
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
 
@@ -55,6 +55,12 @@ def hook_run_command(
             raise
         # One line, so that it is read.
         click.echo(f"megamod: warning: the image is as {generator} made it: {error}", err=True)
+        return 0
+    except OSError as error:
+        if strict:
+            raise
+        what = f"{error.filename or image_root}: {error.strerror or error}"
+        click.echo(f"megamod: warning: the image is as {generator} made it: {what}", err=True)
         return 0
     except Exception as error:
         if strict or os.environ.get("MEGAMOD_DEBUG"):

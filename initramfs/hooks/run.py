@@ -12,14 +12,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from megamod.initramfs.build import loader_name, make_manifest, original_files
+from megamod.initramfs.build import BuiltStage, loader_name, make_manifest, original_files, signed_stage
 from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.contents import Contents
 from megamod.initramfs.firmware import FirmwareFolder
-from megamod.initramfs.hookchanges import Changes, NewFile, apply_changes
-from megamod.initramfs.hookmerge import Merge, merge_choice
-from megamod.initramfs.hookset import Choice, ImageModules, choose, chosen_modules, read_image_modules
+from megamod.initramfs.hooks.changes import Changes, NewFile, apply_changes
+from megamod.initramfs.hooks.choice import Choice, ImageModules, choose, chosen_modules, read_image_modules
+from megamod.initramfs.hooks.merge import Merge, merge_choice
 from megamod.initramfs.manifest import MANIFEST_PATH
+from megamod.initramfs.microcode import EarlyArchive
 from megamod.initramfs.plan import PLAN_PATH, plan_text
 from megamod.initramfs.prelink.read import read_member
 from megamod.initramfs.sign import Signer
@@ -93,11 +94,12 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     merge = merge_choice(
         choice, image, tree, config, generator=request.generator, fallback=request.fallback, steps=steps
     )
+    stage = signed_stage(merge.stage, signer) if signer is not None else merge.stage
     # Beyond this point only what has been decided is written down.
     originals = original_files((merge.stage,), merge.files) if request.fallback == "modules" else {}
     added = [name for name in choice.missed if name not in merge.merged]
     write = {
-        **_loader_files(merge, signer),
+        **_loader_files(merge, stage),
         **{name: NewFile(data=data) for name, data in originals.items()},
         **_missed_files(added, image, tree),
         **_missed_firmware(sorted({*added, *merge.merged} - image.files.keys()), image, tree, request.host),
@@ -109,7 +111,7 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     return HookReport(
         members=tuple(m.name for load in merge.stage.loads if load.merged for m in load.merged.members),
         added=tuple(added),
-        bytes=sum(len(load.data) for load in merge.stage.loads),
+        bytes=sum(len(load.data) for load in stage.loads),
         fallback_bytes=sum(map(len, originals.values())),
         notes=(*merge.notes, *(f"{name} stays a file: {why}" for name, why in sorted(merge.left.items()))),
     )
@@ -136,21 +138,16 @@ def _choice(
     return replace(choice, merge=kept)
 
 
-def _loader_files(merge: Merge, signer: Signer | None) -> dict[str, NewFile]:
+def _loader_files(merge: Merge, stage: BuiltStage) -> dict[str, NewFile]:
     arch = loader_name(merge.members, merge.selection.tree)
-    files = {
+    manifest = make_manifest(merge.selection, (stage,), merge.files, Contents(files=()), EarlyArchive())
+    return {
         LOADER_PATH: NewFile(data=loader_binary(arch), mode=0o755),
         CTL_PATH: NewFile(data=ctl_binary(arch), mode=0o755),
         PLAN_PATH: NewFile(data=plan_text(merge.plan)),
-        MANIFEST_PATH: NewFile(
-            data=make_manifest(merge.selection, (merge.stage,), merge.files, Contents(files=())).to_json()
-        ),
+        MANIFEST_PATH: NewFile(data=manifest.to_json()),
+        **{load.file: NewFile(data=load.data) for load in stage.loads},
     }
-    for load in merge.stage.loads:
-        # What is not merged has the signature of whoever built it.
-        sign = signer is not None and load.merged is not None
-        files[load.file] = NewFile(data=signer.sign(load.data) if sign and signer else load.data)
-    return files
 
 
 def _missed_files(names: Sequence[str], image: ImageModules, tree: ModuleTree) -> dict[str, NewFile]:

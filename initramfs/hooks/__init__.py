@@ -1,0 +1,1 @@
+"""Boot an image in QEMU and read the timeline that its console shows."""
