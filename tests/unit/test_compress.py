@@ -254,3 +254,13 @@ def test_a_module_of_more_than_256_mib_is_refused(tmp_path: Path) -> None:
     assert path.stat().st_size < 1 << 20
     with pytest.raises(MegamodError, match="unpacks to more than the 268435456 bytes allowed here"):
         read_module_bytes(path)
+
+
+def test_large_images_are_packed_by_all_processors_into_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random.Random(1).randbytes(1 << 20) * 33
+    packed = []
+    for processors in (1, 2, 7):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        packed.append(compress(data, "zstd"))
+    assert packed[0] == packed[1] == packed[2]
+    assert decompress(packed[0], limit=1 << 30, source="x") == data
