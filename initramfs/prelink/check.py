@@ -13,7 +13,7 @@ import numpy as np
 
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.architecture import WIDEST, Architecture
-from megamod.initramfs.prelink.elf import Array, Section
+from megamod.initramfs.prelink.elf import Array, Section, find_section
 from megamod.initramfs.prelink.options import NAME_LIMIT
 from megamod.profiles.errors import MegamodError
 
@@ -59,11 +59,10 @@ def _check_section(member: Member, section: Section, seen: set[str]) -> None:
 
 
 def _check_unwind_index(member: Member, section: Section, where: str) -> None:
-    """arm: an index is about the section that it is linked with and named after (module_finalize(), 6.1)."""
-    code = member.sections[section.sh_link]
-    if section.name not in (f".ARM.exidx{code.name}", ".ARM.exidx" if code.name == ".text" else ""):
-        raise MegamodError(f"{where}: an unwind index that names {code.name or 'no section'}")
-    if not code.alloc or not code.sh_flags & elf.SHF_EXECINSTR or section.size % 8:
+    """arm: an index is about the code section that it is named after (module_finalize(), 6.1)."""
+    code = find_section(member.sections, section.name.removeprefix(elf.EXIDX) or ".text")
+    named = section.name.startswith(elf.EXIDX) and code is not None and code.sh_flags & elf.SHF_EXECINSTR
+    if section.size and (not named or section.size % 8):
         raise MegamodError(f"{where}: an unwind index for what is no code, or of half an entry")
 
 

@@ -22,7 +22,6 @@ from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.resolve import LAYOUT, Resolution
 from megamod.initramfs.prelink.scan import Scan, site
-from megamod.initramfs.prelink.synthetic import EXIDX
 from megamod.profiles.errors import MegamodError
 
 BUILD_ID = ".note.gnu.build-id"
@@ -110,7 +109,7 @@ def emit(
         )
     for number, output in zip(outputs, tables.outputs, strict=True):
         if output.sh_type == elf.SHT_ARM_EXIDX:
-            code = output.name.removeprefix(EXIDX) or ".text"
+            code = output.name.removeprefix(elf.EXIDX) or ".text"
             file.order(number, next(n for n, o in zip(outputs, tables.outputs, strict=True) if o.name == code))
     _add_crcs(file, layout, tables.members)
     imports = [name for name, used in zip(tables.imports, found.used, strict=True) if used]

@@ -23,7 +23,7 @@ from megamod.initramfs.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.initramfs.prelink.parameters import Parameter, rename_parameters
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.initramfs.prelink.resolve import Resolution
-from megamod.initramfs.prelink.synthetic import EXIDX, Builder
+from megamod.initramfs.prelink.synthetic import Builder
 from megamod.profiles.errors import MegamodError
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
@@ -31,7 +31,7 @@ from megamod.profiles.errors import MegamodError
 RESULTS_PER_PARAMETER = 256
 TIMES_PER_PARAMETER = 128
 _PERM_READ, _PERM_NONE = 0o444, 0
-EXIDX_INIT = f"{EXIDX}.init.text"
+EXIDX_INIT = f"{elf.EXIDX}.init.text"
 # What the glue imports beside the inits; the CRC of each is taken from any module that imports it too.
 IMPORTS_RESULTS = ("param_array_ops", "param_ops_int")
 IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")

@@ -242,7 +242,9 @@ def _linked(everyone: Sequence[Member], section_base: Array, number: int) -> int
     """The global number of the code section that an unwind index belongs to."""
     position = int(np.searchsorted(section_base, number, side="right")) - 1
     base = int(section_base[position])
-    return base + everyone[position].sections[number - base].sh_link
+    member = everyone[position]
+    code = member.section(member.sections[number - base].name.removeprefix(elf.EXIDX) or ".text")
+    return base + code.index if code is not None else number
 
 
 def _type_of(sh_type: int) -> int:

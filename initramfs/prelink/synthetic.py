@@ -13,10 +13,8 @@ import numpy as np
 
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.architecture import Architecture
-from megamod.initramfs.prelink.elf import Section
+from megamod.initramfs.prelink.elf import EXIDX, Section
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
-
-EXIDX = ".ARM.exidx"  # arm's unwind index; what follows in a section's name is the code section's
 
 
 @dataclass(slots=True)

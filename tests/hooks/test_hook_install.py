@@ -172,14 +172,17 @@ def test_every_hook_file_is_clean_for_shellcheck(tool: Callable[..., str]) -> No
 
 def test_the_wheel_has_every_file_of_the_hooks() -> None:
     project = tomllib.loads((HOOKS.parents[1] / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["megamod.initramfs"]
-    packed = {path for pattern in patterns for path in HOOKS.parent.glob(pattern) if path.is_file()}
-    wanted = {path for path in HOOKS.rglob("*") if path.is_file() and path.suffix != ".md"}
+    patterns = project["tool"]["setuptools"]["package-data"]["megamod.initramfs.hooks"]
+    packed = {path for pattern in patterns for path in HOOKS.glob(pattern) if path.is_file()}
+    wanted = {
+        path for path in HOOKS.rglob("*") if path.is_file() and path.suffix not in (".md", ".py", ".pyc", ".typed")
+    }
+    assert wanted
     assert wanted <= packed
 
 
 def test_the_settings_that_the_readme_names_are_those_that_are_read() -> None:
-    source = (HOOKS.parent / "commands.py").read_text()
+    source = (HOOKS / "commands.py").read_text()
     readme = (HOOKS / "README.md").read_text()
     names = set(re.findall(r"MEGAMOD_[A-Z]+", source)) - {"MEGAMOD_DEBUG"}
     assert names <= set(re.findall(r"MEGAMOD_[A-Z]+", readme))
