@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import make_image
+from megamod.initramfs.archive.microcode import EarlyArchive, early_archive
+from megamod.initramfs.archive.packing import check_method, choose_packing
 from megamod.initramfs.arguments import arguments, prefixes_of
-from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.contents import Contents, collect_contents
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.exportcache import cached_exports
-from megamod.initramfs.image import make_image
-from megamod.initramfs.kernelconfig import find_config
-from megamod.initramfs.kernelexports import KernelExports, check_imports
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.initramfs.microcode import EarlyArchive, early_archive
-from megamod.initramfs.output import write_output
-from megamod.initramfs.packing import check_method, choose_packing
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.kernel.config import find_config
+from megamod.initramfs.kernel.exportcache import cached_exports
+from megamod.initramfs.kernel.exports import KernelExports, check_imports
+from megamod.initramfs.output.write import write_output
 from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
 from megamod.initramfs.prelink.donors import find_donors
 from megamod.initramfs.prelink.emit import build_ids
@@ -28,7 +28,7 @@ from megamod.initramfs.prelink.link import Megamodule, prelink
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member, read_member
 from megamod.initramfs.rootneeds import check_root, root_text
-from megamod.initramfs.sign import Signer
+from megamod.initramfs.signing.sign import Signer
 from megamod.initramfs.stages import Load, needs, split
 from megamod.initramfs.steps import StageRow, Steps, counted, human_bytes
 from megamod.loader.build import ctl_binary, loader_binary

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from megamod.initramfs.image import atomic_write, read_file
-from megamod.initramfs.imagecache import image_key, read_entry, write_entry
+from megamod.initramfs.archive.image import atomic_write, read_file
+from megamod.initramfs.output.cache import image_key, read_entry, write_entry
 from megamod.initramfs.steps import Steps, human_bytes
 from megamod.profiles.schema import find_profile
 from megamod.profiles.tree import open_tree

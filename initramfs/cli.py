@@ -94,7 +94,7 @@ def uki(**options: Any) -> None:
 )
 def inspect(**options: Any) -> None:
     """Show what is in an image or a megamodule: stages, members in init order, singles, sizes."""
-    sys.exit(_load("inspectcommands").inspect_command(**options))
+    sys.exit(_load("inspect.commands").inspect_command(**options))
 
 
 @cli.command()
@@ -105,7 +105,7 @@ def inspect(**options: Any) -> None:
 @click.option("-o", "--output", type=_FILE, metavar="OUT.ko", help="Write here; default: MODULE.ko itself.")
 def sign(**options: Any) -> None:
     """Sign MODULE.ko as the kernel's own build does."""
-    _load("signcommands").sign_command(**options)
+    _load("signing.commands").sign_command(**options)
 
 
 @cli.command()
@@ -113,7 +113,7 @@ def sign(**options: Any) -> None:
 @click.option("--cert", type=_FILE, metavar="FILE", help="The certificate that the signature must be of.")
 def verify(**options: Any) -> None:
     """Read MODULE.ko's signature and check it; status 1 if there is none or it is wrong."""
-    sys.exit(_load("signcommands").verify_command(**options))
+    sys.exit(_load("signing.commands").verify_command(**options))
 
 
 def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
@@ -136,7 +136,7 @@ def _address(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("-o", "--output", required=True, type=_FILE, metavar="OUT.itb", help="Write the FIT image here.")
 def fit(**options: Any) -> None:
     """Make a FIT image for U-Boot from IMAGE, a kernel and its device trees."""
-    _load("fit").write_fit(options.pop("output"), **options)
+    _load("output.fit").write_fit(options.pop("output"), **options)
 
 
 @cli.command()
@@ -147,7 +147,7 @@ def fit(**options: Any) -> None:
 @click.option("-o", "--output", required=True, type=_FILE, metavar="OUT", help="Write the EFI program here.")
 def append(**options: Any) -> None:
     """Make one EFI program of KERNEL and IMAGE; for other kernels say what there is instead."""
-    _load("append").append_image(**options)
+    _load("output.append").append_image(**options)
 
 
 @cli.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from megamod.initramfs.image import atomic_write_all
+from megamod.initramfs.archive.image import atomic_write_all
 from megamod.initramfs.prelink.link import prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.steps import Steps, counted, human_bytes
@@ -52,7 +52,7 @@ def _name_from(output: Path) -> str:
 
 def uki_command(*, key: Path | None, cert: Path | None, **options: Any) -> None:
     """``megamod uki``."""
-    from megamod.initramfs.uki import SecureBootKey, write_uki
+    from megamod.initramfs.output.uki import SecureBootKey, write_uki
 
     if (key is None) != (cert is None):
         raise MegamodError("--key and --cert belong together", hint="give both, or neither for no signature")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from megamod.initramfs.files import ImageFile, collect_files, program_notes
 from megamod.initramfs.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
-from megamod.initramfs.kernelconfig import find_config
-from megamod.initramfs.manifest import ManifestFile
+from megamod.initramfs.inspect.manifest import ManifestFile
+from megamod.initramfs.kernel.config import find_config
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.steps import counted, human_bytes
 from megamod.profiles.select import Selection

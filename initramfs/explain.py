@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from megamod.initramfs.arguments import parameters_of
 from megamod.initramfs.build import read_selection
 from megamod.initramfs.contents import firmware_of
-from megamod.initramfs.kernelexports import find_exports
+from megamod.initramfs.kernel.exports import find_exports
 from megamod.initramfs.plan import trigger_text
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.stages import Load, needs, split

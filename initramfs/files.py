@@ -21,8 +21,8 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.compress import read_regular
-from megamod.initramfs.cpio import Entry
+from megamod.initramfs.archive.compress import read_regular
+from megamod.initramfs.archive.cpio import Entry
 from megamod.profiles.contents import WILD, check_destination
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import FileItem, Location, Root

@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from megamod.initramfs.compress import decompress, read_regular
-from megamod.initramfs.cpio import Entry
+from megamod.initramfs.archive.compress import decompress, read_regular
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.files import ImageFile
-from megamod.initramfs.kernelconfig import KernelConfig
+from megamod.initramfs.kernel.config import KernelConfig
 from megamod.profiles.contents import WILD
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile, Selector, Trigger, TriggerKind

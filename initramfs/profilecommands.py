@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megamod.initramfs.image import atomic_write
+from megamod.initramfs.archive.image import atomic_write
 from megamod.initramfs.plan import trigger_text
 from megamod.initramfs.steps import counted, table
 from megamod.profiles.detect import detect

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from megamod.initramfs.kernelexports import KernelExports, why_reserved
+from megamod.initramfs.kernel.exports import KernelExports, why_reserved
 from megamod.initramfs.prelink.exports import reserved
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.singles import why_single

@@ -13,12 +13,12 @@ from typing import NoReturn, Protocol
 
 import pytest
 
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import write_image
 from megamod.initramfs.boot.debian import Kernel, fetch_kernel
 from megamod.initramfs.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
 from megamod.initramfs.boot.host import cache_folder, file_lock, find_program
 from megamod.initramfs.boot.qemu import QemuResult, run_qemu
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import write_image
 from megamod.profiles.errors import MegamodError
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image, write_image
 from megamod.initramfs.arguments import arguments
 from megamod.initramfs.boot.apt import host_architecture
 from megamod.initramfs.boot.console import Event, EventKind, Timeline
@@ -22,10 +25,7 @@ from megamod.initramfs.boot.disk import busybox_root, host_busybox, make_disk
 from megamod.initramfs.boot.host import cache_folder, find_program
 from megamod.initramfs.boot.timeline import BootReport, boot_image, failure_words
 from megamod.initramfs.build import build_image, read_selection
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import read_image, write_image
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
 from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.initramfs.stages import needs
 from megamod.initramfs.steps import Steps, human_bytes, human_seconds, table

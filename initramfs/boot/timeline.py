@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image
 from megamod.initramfs.boot.console import Event, EventKind, Failure, Timeline, parse_console
 from megamod.initramfs.boot.qemu import QemuResult, run_qemu
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import read_image
 from megamod.initramfs.plan import PLAN_PATH
 from megamod.initramfs.prelink.known import architecture_of
 from megamod.initramfs.steps import human_seconds, table

@@ -1,1 +1,1 @@
-"""Boot an image in QEMU and read the timeline that its console shows."""
+"""megamod in the images of dracut, initramfs-tools and mkinitcpio."""

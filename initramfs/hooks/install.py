@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from megamod.initramfs.archive.image import atomic_write
 from megamod.initramfs.hooks.changes import Changes, NewFile, apply_changes
 from megamod.initramfs.hooks.run import LOADER_PATH, Generator
-from megamod.initramfs.image import atomic_write
 from megamod.profiles.errors import MegamodError
 
 Entry = Literal["rdinit", "hook-points"]

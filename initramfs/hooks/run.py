@@ -12,18 +12,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.microcode import EarlyArchive
 from megamod.initramfs.build import BuiltStage, loader_name, make_manifest, original_files, signed_stage
-from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.contents import Contents
 from megamod.initramfs.firmware import FirmwareFolder
 from megamod.initramfs.hooks.changes import Changes, NewFile, apply_changes
 from megamod.initramfs.hooks.choice import Choice, ImageModules, choose, chosen_modules, read_image_modules
 from megamod.initramfs.hooks.merge import Merge, merge_choice
-from megamod.initramfs.manifest import MANIFEST_PATH
-from megamod.initramfs.microcode import EarlyArchive
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH
 from megamod.initramfs.plan import PLAN_PATH, plan_text
 from megamod.initramfs.prelink.read import read_member
-from megamod.initramfs.sign import Signer
+from megamod.initramfs.signing.sign import Signer
 from megamod.initramfs.steps import Steps, counted, human_bytes
 from megamod.loader.build import ctl_binary, loader_binary
 from megamod.profiles.errors import MegamodError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from megamod.initramfs.compress import read_module_bytes
+from megamod.initramfs.archive.compress import read_module_bytes
 from megamod.initramfs.prelink.glue import IMPORTS_RESULTS, IMPORTS_TIMES
 from megamod.initramfs.prelink.read import Member, read_member
 from megamod.profiles.errors import MegamodError

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from megamod.initramfs.compress import read_module_bytes
+from megamod.initramfs.archive.compress import read_module_bytes
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.architecture import Architecture
 from megamod.initramfs.prelink.check import check_member

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.image import write_image
 from megamod.initramfs.boot.debian import Kernel, fetch_kernel
 from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.image import write_image
 from megamod.initramfs.prelink.order import order
 from megamod.initramfs.prelink.read import Member, read_member
 from megamod.initramfs.prelink.resolve import resolve

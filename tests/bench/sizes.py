@@ -15,9 +15,9 @@ from pathlib import Path
 from benchkit.arguments import run_main
 from benchkit.tables import markdown
 
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import make_image, read_image
 from megamod.initramfs.build import build_image
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import make_image, read_image
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import canonical

@@ -13,11 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from megamod.initramfs.archive.compress import METHODS, compress, read_module_bytes
+from megamod.initramfs.archive.cpio import Entry, write_cpio
 from megamod.initramfs.boot.debian import Kernel, fetch_kernel
 from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.compress import METHODS, compress, read_module_bytes
-from megamod.initramfs.cpio import Entry, write_cpio
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.schema import find_profile
 from megamod.profiles.select import select

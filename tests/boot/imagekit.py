@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image, write_image
 from megamod.initramfs.boot.console import Timeline, parse_console
 from megamod.initramfs.boot.debian import Kernel, fetch_package_files
 from megamod.initramfs.boot.demo import one_by_one
@@ -24,10 +27,7 @@ from megamod.initramfs.boot.disk import FileSystem, busybox_root, host_busybox, 
 from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.qemu import run_qemu
 from megamod.initramfs.build import build_image
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import read_image, write_image
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
 from megamod.initramfs.steps import Steps
 from megamod.profiles.schema import load_profile
 from megamod.profiles.tree import ModuleTree, open_tree

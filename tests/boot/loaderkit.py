@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import write_image
 from megamod.initramfs.boot.disk import host_busybox
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import write_image
 from megamod.initramfs.prelink.link import prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.loader.build import ctl_binary, loader_binary

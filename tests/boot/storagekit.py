@@ -12,11 +12,11 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.boot.debian import fetch_package_files
 from megamod.initramfs.boot.disk import host_busybox
 from megamod.initramfs.boot.host import cache_folder, find_program
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.cpio import Entry
 from megamod.profiles.model import Location, Profile, Selector, Stage
 from megamod.profiles.select import select
 from megamod.profiles.tree import ModuleTree

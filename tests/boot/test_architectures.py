@@ -116,7 +116,7 @@ def test_every_init_is_well_and_its_time_is_known(guest):
 
 def test_binutils_find_nothing_wrong_with_the_megamodule(tmp_path, kernel, image):
     """readelf knows every architecture, whatever the one that it was built for."""
-    from megamod.initramfs.image import read_image
+    from megamod.initramfs.archive.image import read_image
 
     for entry in read_image(image):
         if entry.path.endswith(".ko"):

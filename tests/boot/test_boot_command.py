@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.boot.console import EventKind, parse_console
 from megamod.initramfs.boot.debian import Kernel, fetch_kernel
 from megamod.initramfs.boot.demo import run_demo
 from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.qemu import QemuResult
 from megamod.initramfs.boot.timeline import boot_image
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.cpio import Entry
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.tree import open_tree
 

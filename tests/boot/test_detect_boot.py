@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image, write_image
 from megamod.initramfs.build import build_image
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import read_image, write_image
 from megamod.initramfs.steps import Steps
 from megamod.profiles.detect import detect
 from megamod.profiles.detectyaml import detected_profile

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs.boot.host import find_program
-from megamod.initramfs.fit import write_fit
+from megamod.initramfs.output.fit import write_fit
 from tests.boot.imagekit import make_image, make_root
 
 PROFILE = """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megamod.initramfs.compress import METHODS
-from megamod.initramfs.image import read_file, segments
+from megamod.initramfs.archive.compress import METHODS
+from megamod.initramfs.archive.image import read_file, segments
 from tests.boot.imagekit import END, make_image, make_root, manifest_of, run
 
 PROFILE = """

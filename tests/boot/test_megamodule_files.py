@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.image import read_image
 from megamod.initramfs.boot.debian import Kernel
 from megamod.initramfs.boot.disk import host_busybox
-from megamod.initramfs.image import read_image
 from tests.boot.imagekit import INIT, Guest, make_image, manifest_of, run
 
 PROFILE = """

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.image import read_image, write_image
 from megamod.initramfs.boot.debian import Kernel
 from megamod.initramfs.build import build_image
-from megamod.initramfs.image import read_image, write_image
-from megamod.initramfs.signature import read_signature
+from megamod.initramfs.signing.signature import read_signature
 from megamod.initramfs.steps import Steps
 from megamod.profiles.schema import load_profile
 from megamod.profiles.tree import open_tree

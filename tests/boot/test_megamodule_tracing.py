@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.cpio import Entry
 from megamod.initramfs.prelink.link import prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.profiles.tree import open_tree

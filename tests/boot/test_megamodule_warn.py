@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.cpio import Entry
 from megamod.initramfs.prelink.link import Megamodule, prelink_files
 from megamod.initramfs.prelink.options import PrelinkOptions, Unwind
 from tests.boot.imagekit import INIT, Guest, read_stock

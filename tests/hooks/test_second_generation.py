@@ -14,7 +14,7 @@ from hooks.guestkit import REPORT, GuestRun, boot_system
 from hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
 from hooks.treekit import Layer, image_files, make_disk, run_in
 
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
 
 Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
 NAMES = {"dracut": "dracut.img", "initramfs-tools": "initrd.img"}

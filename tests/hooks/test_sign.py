@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from megamod.initramfs.kernelconfig import KernelConfig, parse_config
-from megamod.initramfs.sign import MARKER, Signer, digest_of, find_key, why_enforced
+from megamod.initramfs.kernel.config import KernelConfig, parse_config
+from megamod.initramfs.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.tree import ModuleTree
 

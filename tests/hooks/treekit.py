@@ -250,6 +250,6 @@ def _mirror(suite: str) -> str:
 
 def image_files(image: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
     """Path → content of the files in an image."""
-    from megamod.initramfs.image import read_image
+    from megamod.initramfs.archive.image import read_image
 
     return {entry.path: entry.data for entry in read_image(image) if not names or entry.path in names}

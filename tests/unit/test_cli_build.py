@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megamod.initramfs import cli
-from megamod.initramfs.image import read_image
+from megamod.initramfs.archive.image import read_image
 from tests.unit.elfkit import VERMAGIC, Ko
 from tests.unit.treekit import RELEASE, make_tree
 

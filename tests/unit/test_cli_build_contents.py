@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.archive.image import read_file, read_image, segments
 from megamod.initramfs.explain import explain
-from megamod.initramfs.image import read_file, read_image, segments
 from megamod.profiles.schema import load_profile
 from megamod.profiles.tree import open_tree
 from tests.unit.elfkit import Ko

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.cpio import Entry, read_cpio, write_cpio
+from megamod.initramfs.archive.cpio import Entry, read_cpio, write_cpio
 from megamod.initramfs.files import collect_files, program_notes
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Root

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megamod.initramfs.cpio import Entry
+from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.firmware import Firmware, FirmwareFolder, can_read, collect_firmware, wanted_early
-from megamod.initramfs.kernelconfig import KernelConfig, find_config, parse_config
+from megamod.initramfs.kernel.config import KernelConfig, find_config, parse_config
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Location, Root, Selector, Trigger, TriggerKind
 from megamod.profiles.schema import load_profile

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs import cli
-from megamod.initramfs.append import append_image
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.fit import write_fit
-from megamod.initramfs.image import write_image
-from megamod.initramfs.uki import uki_sections
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import write_image
+from megamod.initramfs.output.append import append_image
+from megamod.initramfs.output.fit import write_fit
+from megamod.initramfs.output.uki import uki_sections
 from megamod.profiles.errors import MegamodError
 
 ARM64, ARM, RISCV = 0xB7, 0x28, 0xF3

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from megamod.initramfs.flatkernel import flat_exports, flat_kernel
-from megamod.initramfs.kernelexports import find_exports, read_exports
+from megamod.initramfs.kernel.exports import find_exports, read_exports
+from megamod.initramfs.kernel.flat import flat_exports, flat_kernel
 from megamod.initramfs.prelink.read import read_members
 from megamod.profiles.tree import open_tree
 

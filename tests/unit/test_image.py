@@ -18,9 +18,9 @@ from typing import NoReturn
 
 import pytest
 
-from megamod.initramfs.compress import decompress
-from megamod.initramfs.cpio import Entry, read_cpio, write_cpio
-from megamod.initramfs.image import atomic_write, read_image, segments, source_date_epoch, write_image
+from megamod.initramfs.archive.compress import decompress
+from megamod.initramfs.archive.cpio import Entry, read_cpio, write_cpio
+from megamod.initramfs.archive.image import atomic_write, read_image, segments, source_date_epoch, write_image
 from megamod.profiles.errors import MegamodError
 
 REGULAR = stat.S_IFREG | 0o644
@@ -166,7 +166,7 @@ def test_a_write_that_the_kernel_breaks_off_leaves_the_old_output(tmp_path: Path
     (tmp_path / "image").write_bytes(b"old")
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from megamod.initramfs.image import atomic_write\nfrom megamod.profiles.errors import MegamodError\n"
+        "from megamod.initramfs.archive.image import atomic_write\nfrom megamod.profiles.errors import MegamodError\n"
         "try:\n    atomic_write(Path(sys.argv[1]), bytes(1 << 20))\n"
         "except MegamodError as error:\n    print(error)\n"
     )
@@ -208,7 +208,7 @@ def test_a_signal_ends_the_program_and_leaves_the_old_output(tmp_path: Path, num
     (tmp_path / "image").write_bytes(b"old")
     program = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from megamod.initramfs.image import atomic_write\n"
+        "from megamod.initramfs.archive.image import atomic_write\n"
         "def stop(descriptor):\n    os.kill(os.getpid(), int(sys.argv[2]))\n"
         "os.fsync = stop\n"
         "atomic_write(Path(sys.argv[1]), b'new')\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs import cli
-from megamod.initramfs.exportcache import cached_exports
-from megamod.initramfs.image import read_image
+from megamod.initramfs.archive.image import read_image
+from megamod.initramfs.kernel.exportcache import cached_exports
 from tests.unit.signkit import make_pair
 from tests.unit.test_cli_build import GOOD, module_tree
 

@@ -12,9 +12,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from megamod.initramfs import cli
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import write_image
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import write_image
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
 from tests.unit.test_manifest import MANIFEST
 
 REGULAR, LINK, FOLDER = 0o100644, 0o120777, 0o040755

@@ -18,10 +18,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megamod.initramfs.cpio import Entry, write_cpio
-from megamod.initramfs.image import write_image
-from megamod.initramfs.inspection import ImageInspection, ModuleInspection, inspect_file
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.archive.cpio import Entry, write_cpio
+from megamod.initramfs.archive.image import write_image
+from megamod.initramfs.inspect.inspection import ImageInspection, ModuleInspection, inspect_file
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.profiles.errors import MegamodError
 
 REGULAR = stat.S_IFREG | 0o644

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megamod.initramfs.manifest import Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.initramfs.inspect.manifest import Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.profiles.errors import MegamodError
 
 VIRTIO = ManifestMember(name="virtio", file="kernel/drivers/virtio/virtio.ko", reason="needed by ext4", bytes=40123)

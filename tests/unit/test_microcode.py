@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megamod.initramfs.image import read_file, segments
-from megamod.initramfs.inspection import ImageInspection, inspect_file
+from megamod.initramfs.archive.image import read_file, segments
+from megamod.initramfs.inspect.inspection import ImageInspection, inspect_file
 from megamod.profiles.editorschema import profile_schema
 from megamod.profiles.model import Microcode
 from megamod.profiles.schema import load_profile

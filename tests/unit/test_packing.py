@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.compress import METHODS, compress
-from megamod.initramfs.kernelconfig import KernelConfig, parse_config
-from megamod.initramfs.packing import boot_times, check_method, choose_packing, unpack_rates
+from megamod.initramfs.archive.compress import METHODS, compress
+from megamod.initramfs.archive.packing import boot_times, check_method, choose_packing, unpack_rates
+from megamod.initramfs.kernel.config import KernelConfig, parse_config
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile
 from megamod.profiles.schema import load_profile

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs import cli
-from megamod.initramfs.image import read_image
-from megamod.initramfs.sign import MARKER
-from megamod.initramfs.signature import read_signature
+from megamod.initramfs.archive.image import read_image
+from megamod.initramfs.signing.sign import MARKER
+from megamod.initramfs.signing.signature import read_signature
 from megamod.profiles.schema import load_profile
 from tests.unit.elfkit import Ko
 from tests.unit.signkit import make_pair

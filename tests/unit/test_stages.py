@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.kernelexports import KernelExport, KernelExports
+from megamod.initramfs.kernel.exports import KernelExport, KernelExports
 from megamod.initramfs.prelink.read import read_member
 from megamod.initramfs.prelink.singles import why_single
 from megamod.initramfs.stages import Load, needs, split

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import read_image, write_image
-from megamod.initramfs.uki import SecureBootKey, find_stub, uki_sections, write_uki
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image, write_image
+from megamod.initramfs.output.uki import SecureBootKey, find_stub, uki_sections, write_uki
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.schema import load_profile
 

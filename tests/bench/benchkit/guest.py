@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchkit.kernels import BenchKernel
 from benchkit.rows import Call
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import write_image
 from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.image import write_image
 from megamod.profiles.errors import MegamodError
 
 MEMORY_MIB = 1024

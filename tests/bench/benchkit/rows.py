@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchkit.prune import prune
 from benchkit.sets import ModuleSet
+from megamod.initramfs.archive.compress import read_module_bytes
 from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.compress import read_module_bytes
 from megamod.initramfs.prelink.link import prelink
 from megamod.initramfs.prelink.options import PrelinkOptions, Symbols, Unwind
 from megamod.initramfs.prelink.read import Member, strip_signature

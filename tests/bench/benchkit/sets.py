@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchkit.kernels import BenchKernel
-from megamod.initramfs.kernelexports import find_exports
+from megamod.initramfs.kernel.exports import find_exports
 from megamod.initramfs.prelink.donors import find_donors
 from megamod.initramfs.prelink.order import Rank, order
 from megamod.initramfs.prelink.read import Member, read_members

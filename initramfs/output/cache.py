@@ -47,7 +47,7 @@ def image_key(profile: Profile, folder: Path, release: str) -> str | None:
 
 
 def _inputs(profile: Profile, folder: Path, release: str) -> Iterator[str]:
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parents[2]
     for name in ("initramfs", "loader", "profiles"):
         yield from _below(package / name, skip=("__pycache__",))
     yield from _below(folder, skip=("build", "source"))
@@ -131,6 +131,6 @@ def _prune(folder: Path) -> None:
 
 def file_key(path: Path) -> str:
     """The name of an entry that was made of one file, and of this program."""
-    own = Path(__file__).parent
+    own = Path(__file__).parents[1]
     facts = [_facts(str(path.absolute())), *(_facts(name) for name in _below(own, skip=("__pycache__",)))]
     return hashlib.sha256(b"".join(facts)).hexdigest()[:32]

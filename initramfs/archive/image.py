@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from megamod.initramfs.compress import MAX_OUTPUT, compress, decompress_stream, detect, read_regular
-from megamod.initramfs.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
+from megamod.initramfs.archive.compress import MAX_OUTPUT, compress, decompress_stream, detect, read_regular
+from megamod.initramfs.archive.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
 from megamod.profiles.errors import MegamodError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -82,7 +82,7 @@ def segments(data: bytes, *, source: str) -> Iterator[Segment]:
     """
     if data.startswith(b"MZ"):
         # pefile takes a while to import, and most images are no EFI programs.
-        from megamod.initramfs.uki import uki_sections
+        from megamod.initramfs.output.uki import uki_sections
 
         data = uki_sections(data, file=source).get(".initrd", data)
     position = total = 0

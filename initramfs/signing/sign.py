@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megamod.initramfs.compress import read_regular
-from megamod.initramfs.kernelconfig import KernelConfig, find_config
-from megamod.initramfs.token import sign_on_token
+from megamod.initramfs.archive.compress import read_regular
+from megamod.initramfs.kernel.config import KernelConfig, find_config
+from megamod.initramfs.signing.token import sign_on_token
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile
 from megamod.profiles.tree import ModuleTree

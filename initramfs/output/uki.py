@@ -18,8 +18,8 @@ from typing import Any
 
 import pefile
 
+from megamod.initramfs.archive.image import atomic_write, read_file
 from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.image import atomic_write, read_file
 from megamod.profiles.errors import MegamodError
 
 # What EFI calls a machine: the stub's name, and IMAGE_FILE_HEADER.Machine.

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megamod.initramfs.flatkernel import is_zimage
-from megamod.initramfs.image import read_file, read_image
-from megamod.initramfs.uki import efi_machine, find_stub, write_uki
+from megamod.initramfs.archive.image import read_file, read_image
+from megamod.initramfs.kernel.flat import is_zimage
+from megamod.initramfs.output.uki import efi_machine, find_stub, write_uki
 from megamod.profiles.errors import MegamodError
 
 

@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from megamod.initramfs.cpio import Entry
-from megamod.initramfs.manifest import Manifest, ManifestLoad, ManifestMember
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.inspect.manifest import Manifest, ManifestLoad, ManifestMember
 
 Json = dict[str, Any]
 

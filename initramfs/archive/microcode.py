@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megamod.initramfs.compress import decompress, read_regular
-from megamod.initramfs.cpio import Entry, write_cpio
+from megamod.initramfs.archive.compress import decompress, read_regular
+from megamod.initramfs.archive.cpio import Entry, write_cpio
+from megamod.initramfs.archive.image import source_date_epoch
 from megamod.initramfs.files import ImageFile
 from megamod.initramfs.firmware import FirmwareFolder, firmware_folder
-from megamod.initramfs.image import source_date_epoch
-from megamod.initramfs.kernelconfig import KernelConfig
-from megamod.initramfs.manifest import ManifestFile
+from megamod.initramfs.inspect.manifest import ManifestFile
+from megamod.initramfs.kernel.config import KernelConfig
 from megamod.initramfs.steps import counted
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile

@@ -18,9 +18,9 @@ from typing import Any
 
 import fdt
 
-from megamod.initramfs.compress import decompress_stream
-from megamod.initramfs.flatkernel import is_zimage
-from megamod.initramfs.image import atomic_write, read_file, read_image, source_date_epoch
+from megamod.initramfs.archive.compress import decompress_stream
+from megamod.initramfs.archive.image import atomic_write, read_file, read_image, source_date_epoch
+from megamod.initramfs.kernel.flat import is_zimage
 from megamod.profiles.errors import MegamodError
 
 _LIMIT = 512 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from megamod.initramfs.image import atomic_write
-from megamod.initramfs.kernelexports import kernel_images
-from megamod.initramfs.uki import SecureBootKey, write_uki
+from megamod.initramfs.archive.image import atomic_write
+from megamod.initramfs.kernel.exports import kernel_images
+from megamod.initramfs.output.uki import SecureBootKey, write_uki
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile, Uki
 from megamod.profiles.tree import ModuleTree

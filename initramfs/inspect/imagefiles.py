@@ -7,10 +7,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from megamod.initramfs.cpio import Entry
+from megamod.initramfs.archive.cpio import Entry
+from megamod.initramfs.archive.image import read_image
 from megamod.initramfs.files import resolved
-from megamod.initramfs.image import read_image
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestMember
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestMember
 from megamod.initramfs.steps import human_bytes
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.yamlnodes import did_you_mean, shorten

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from megamod.initramfs.sign import MARKER
+from megamod.initramfs.signing.sign import MARKER
 from megamod.profiles.errors import MegamodError
 
 _TRAILER = struct.Struct(">BBBBB3xI")

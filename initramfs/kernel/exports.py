@@ -3,7 +3,7 @@
 A module does not say that a symbol it imports is reserved for it by name (``module:btrfs``, EXPORT_SYMBOL_FOR_MODULES,
 6.16+, kernel/module/main.c verify_module_namespace()); only the exporter does. An x86 bzImage holds the stripped
 vmlinux with its section names, so __ksymtab can be read before the first boot (Documentation/arch/x86/boot.rst,
-payload_offset). Images of other architectures: flatkernel.py.
+payload_offset). Images of other architectures: flat.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.compress import decompress
-from megamod.initramfs.flatkernel import flat_exports, flat_kernel, is_packed_image, is_zimage
-from megamod.initramfs.image import read_file
+from megamod.initramfs.archive.compress import decompress
+from megamod.initramfs.archive.image import read_file
+from megamod.initramfs.kernel.flat import flat_exports, flat_kernel, is_packed_image, is_zimage
 from megamod.initramfs.prelink.exports import reserved
 from megamod.initramfs.prelink.read import Member
 from megamod.profiles.errors import MegamodError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from megamod.initramfs.compress import METHODS, compress
-from megamod.initramfs.kernelconfig import KernelConfig
+from megamod.initramfs.archive.compress import METHODS, compress
+from megamod.initramfs.kernel.config import KernelConfig
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Compress, Profile
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megamod.initramfs.imagecache import file_key, read_entry, write_entry
-from megamod.initramfs.kernelexports import KernelExport, KernelExports, kernel_images, read_exports
+from megamod.initramfs.kernel.exports import KernelExport, KernelExports, kernel_images, read_exports
+from megamod.initramfs.output.cache import file_key, read_entry, write_entry
 
 _KIND = "exports"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from megamod.initramfs.compress import read_module_bytes
-from megamod.initramfs.image import atomic_write
-from megamod.initramfs.inspection import ModuleInspection, inspect_file
-from megamod.initramfs.sign import Signer, read_certificate
-from megamod.initramfs.signature import read_signature
+from megamod.initramfs.archive.compress import read_module_bytes
+from megamod.initramfs.archive.image import atomic_write
+from megamod.initramfs.inspect.inspection import ModuleInspection, inspect_file
+from megamod.initramfs.signing.sign import Signer, read_certificate
+from megamod.initramfs.signing.signature import read_signature
 from megamod.initramfs.steps import counted
 from megamod.profiles.errors import MegamodError
 

@@ -13,7 +13,7 @@ from megamod.initramfs.boot.host import find_program, run_program
 from megamod.profiles.errors import MegamodError
 
 if TYPE_CHECKING:
-    from megamod.initramfs.sign import Signer
+    from megamod.initramfs.signing.sign import Signer
 
 # OpenSSL 3 has both ways, of which engines go away with 4; which of them is installed only trying shows.
 _WAYS = (
@@ -53,6 +53,6 @@ def sign_on_token(signer: Signer, module: bytes) -> bytes:
 def _pem(signer: Signer) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
-    from megamod.initramfs.sign import read_certificate
+    from megamod.initramfs.signing.sign import read_certificate
 
     return read_certificate(signer.certificate).public_bytes(serialization.Encoding.PEM)

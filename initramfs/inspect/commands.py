@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from megamod.initramfs.imagefiles import difference, find_file, image_files, tree_text
-from megamod.initramfs.inspection import ImageInspection, inspect_file
-from megamod.initramfs.sbom import bill_of_materials
+from megamod.initramfs.inspect.imagefiles import difference, find_file, image_files, tree_text
+from megamod.initramfs.inspect.inspection import ImageInspection, inspect_file
+from megamod.initramfs.inspect.sbom import bill_of_materials
 from megamod.profiles.errors import MegamodError
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamod.initramfs.image import read_file
-from megamod.initramfs.kernelexports import unpacked_kernel
+from megamod.initramfs.archive.image import read_file
+from megamod.initramfs.kernel.exports import unpacked_kernel
 from megamod.profiles.errors import MegamodError
 
 # kernel/configs.c (6.1) puts a gzip file between these two texts.

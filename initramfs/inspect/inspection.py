@@ -15,9 +15,9 @@ from pathlib import Path
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.compress import decompress, detect
-from megamod.initramfs.image import Segment, read_file, segments
-from megamod.initramfs.manifest import MANIFEST_PATH, Manifest, ManifestFile, ManifestLoad
+from megamod.initramfs.archive.compress import decompress, detect
+from megamod.initramfs.archive.image import Segment, read_file, segments
+from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestFile, ManifestLoad
 from megamod.initramfs.steps import counted, human_bytes, human_count, table
 from megamod.profiles.errors import MegamodError
 

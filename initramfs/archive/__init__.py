@@ -1,0 +1,1 @@
+"""The cpio archive of an image: written, compressed, read again."""

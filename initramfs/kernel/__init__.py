@@ -1,0 +1,1 @@
+"""What a kernel image says about itself: its exports and its configuration."""

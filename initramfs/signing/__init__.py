@@ -1,0 +1,1 @@
+"""Signatures of modules: made, read and judged."""
