@@ -59,6 +59,7 @@ def prelink(quiet: bool, **options: Any) -> None:
 @click.option(
     "--firmware-dir", metavar="DIR", help="Look for firmware here; default: lib/firmware of the kernel's root."
 )
+@click.option("--map", "map_file", metavar="FILE|none", help="The map for symbolize and debug; default: IMAGE.map.")
 @click.option("--no-cache", "cache", flag_value=False, default=True, help="Build it even if nothing has changed.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def build(quiet: bool, **options: Any) -> None:
@@ -272,6 +273,7 @@ def hook_status(**options: Any) -> None:
 @click.option("--fallback", type=click.Choice(["modules", "none"]), help="Keep the members' files for megamod=off.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Modules that stay files.")
 @click.option("--chosen", metavar="FILE", help="Paths of the modules, a line each; prints the members.")
+@click.option("--hold-places", is_flag=True, help="Leave an empty folder at the place of each member's file.")
 @click.option("--strict", is_flag=True, help="Fail where the image would be left as it is with a warning.")
 @click.option("-v", "--verbose", is_flag=True, help="Print each step.")
 def hook_run(verbose: bool, **options: Any) -> None:

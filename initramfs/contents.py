@@ -12,6 +12,8 @@ from megamod.initramfs.inspect.manifest import ManifestFile
 from megamod.initramfs.kernel.config import find_config
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.steps import counted, human_bytes
+from megamod.profiles.board import Board, read_board
+from megamod.profiles.model import Profile
 from megamod.profiles.select import Selection
 
 _SHOWN = 8
@@ -58,6 +60,9 @@ def firmware_of(selection: Selection, members: Mapping[str, Member]) -> tuple[Fi
     """The firmware for the image, and what the user should hear of it."""
     profile, tree = selection.profile, selection.tree
     wanted = wanted_firmware(selection, members)
+    board = _board(profile)
+    if board is not None and profile.firmware.auto and board.firmware:
+        wanted["the device tree"] = board.firmware
     if not wanted and not profile.firmware.patterns:
         return Firmware(), []
     folder = firmware_folder(profile, tree.folder, tree.release)
@@ -66,13 +71,18 @@ def firmware_of(selection: Selection, members: Mapping[str, Member]) -> tuple[Fi
         hint = "`firmware-dir: FOLDER` or --firmware-dir names a folder, `firmware: none` looks for none"
         # No path of this machine in a note: notes go into the manifest, and images must be the same everywhere.
         return Firmware(), [f"firmware: no lib/firmware beside the modules: {counted(count, 'name')} left out ({hint})"]
-    firmware = collect_firmware(
-        wanted, profile.firmware.patterns, folder=folder, config=find_config(tree.folder, tree.release)
-    )
+    config = find_config(tree.folder, tree.release)
+    firmware = collect_firmware(wanted, profile.firmware.patterns, folder=folder, config=config, board=board)
     names = list(firmware.missing)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     note = f"firmware that was not found: {', '.join(names[:_SHOWN])}{more}"
     return firmware, [note] if names else []
+
+
+def _board(profile: Profile) -> Board | None:
+    if profile.board is None or isinstance(profile.board, tuple):
+        return Board(names=profile.board) if profile.board else None
+    return read_board(profile.board)
 
 
 def wanted_firmware(selection: Selection, members: Mapping[str, Member]) -> dict[str, tuple[str, ...]]:

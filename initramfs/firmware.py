@@ -19,6 +19,7 @@ from megamod.initramfs.archive.compress import decompress, read_regular
 from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.files import ImageFile
 from megamod.initramfs.kernel.config import KernelConfig
+from megamod.profiles.board import Board
 from megamod.profiles.contents import WILD
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import Profile, Selector, Trigger, TriggerKind
@@ -113,8 +114,11 @@ def collect_firmware(
     *,
     folder: FirmwareFolder,
     config: KernelConfig | None,
+    board: Board | None = None,
 ) -> Firmware:
     """The entries for *wanted* (module → names, which may be patterns) and for the profile's *patterns*.
+
+    A module's pattern may match files for many boards: with *board* only those that it takes.
 
     Raises a located MegamodError for a pattern of the profile that matches nothing and is not optional.
     """
@@ -122,7 +126,10 @@ def collect_firmware(
     missing: dict[str, list[str]] = {}
     for module, names in sorted(wanted.items()):
         for name in names:
-            found = folder.matching(name) if WILD.search(name) else [name] if folder.find(name) else []
+            if WILD.search(name):
+                found = [each for each in folder.matching(name) if board is None or board.takes(each)]
+            else:
+                found = [name] if folder.find(name) else []
             for each in found:
                 reasons.setdefault(each, []).append(module)
             if not found:

@@ -1,4 +1,4 @@
-"""`skip`, `files` and `firmware` of a profile: YAML nodes → what goes into the image beside the modules.
+"""`skip`, `files`, `firmware` and `board` of a profile: YAML nodes → what goes into the image beside the modules.
 
 Forms of `files`, SOURCE a path relative to the profile's folder, perhaps with `*`, `?` and `[…]`:
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+from megamod.profiles.board import HOST
 from megamod.profiles.model import FileItem, Firmware, Location, Selector
 from megamod.profiles.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
 from megamod.profiles.triggers import checked_path
@@ -191,3 +192,17 @@ def parse_firmware(node: Node, file: str) -> Firmware:
             raise fail(place, f"firmware: `{shorten(text)}` names the compression", f"write {shorten(plain)}")
         patterns.append(Selector(text=text, location=place))
     return Firmware(auto=auto, patterns=tuple(patterns))
+
+
+def parse_board(node: Node, path: Path) -> tuple[str, ...] | str:
+    """`host`, a .dtb or a folder relative to the profile *path*, or a list of names."""
+    file = str(path)
+    if not isinstance(node, ScalarNode):
+        return tuple(text_of(item, file, "board: a name") for item in items_of(node, file, "board"))
+    text = text_of(node, file, "board: `host`, a .dtb, a folder, or a list of names")
+    if text == HOST:
+        return text
+    if "\0" in text or not (path.parent / text).exists():
+        hint = "`host`, a .dtb, a folder that `megamod detect --record` wrote, or names in a list: [NAME]"
+        raise fail(where(node, file), f"board: no such file: {shorten(text)}", hint)
+    return str(path.parent / text)

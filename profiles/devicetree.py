@@ -56,13 +56,14 @@ _STORAGE_NAMES = re.compile(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One node: *name* without the unit address, *device_type* "" if there is none, *words* the properties that are
-    lists of 32-bit numbers."""
+    lists of 32-bit numbers, *firmware* its `firmware-name`."""
 
     path: str
     name: str
     compatible: tuple[str, ...]
     device_type: str
     words: Mapping[str, tuple[int, ...]]
+    firmware: tuple[str, ...] = ()
 
     @property
     def parent(self) -> str:
@@ -230,6 +231,7 @@ def _read(source: Any) -> DeviceTree:
             compatible=_strings(properties.get("compatible")),
             device_type="".join(_strings(properties.get("device_type"))[:1]),
             words={name: tuple(each.data) for name, each in properties.items() if isinstance(each, fdt.PropWords)},
+            firmware=_strings(properties.get("firmware-name")),
         )
         if enabled:
             nodes[path] = node

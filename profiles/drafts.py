@@ -27,7 +27,7 @@ from megamod.profiles.model import (
 from megamod.profiles.selectors import REMOVE, parse_selector
 from megamod.profiles.yamlnodes import did_you_mean, fail, shorten
 
-Setting: TypeAlias = str | bool | int | Uki | Sign | Microcode | None
+Setting: TypeAlias = str | tuple[str, ...] | bool | int | Uki | Sign | Microcode | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,9 +184,10 @@ class Profile:
     """A whole profile, `extends` resolved and defaults filled in.
 
     *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
-    *firmware_dir* is where firmware is looked for, None for the root of the module tree. *storage* is how many bytes a
-    second the boot loader reads, for `compress: auto`. *output* None is the image itself. Without *sign* the
-    megamodules have no signature.
+    *firmware_dir* is where firmware is looked for, None for the root of the module tree. *board* is a .dtb, "host", or
+    a folder with a recorded machine, or the board's names; None: any board. *storage* is how many bytes a second the
+    boot loader reads, for `compress: auto`. *output* None is the image itself. Without *sign* the megamodules have no
+    signature.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Profile:
     files: tuple[FileItem, ...] = ()
     firmware: Firmware = Firmware()
     firmware_dir: str | None = None
+    board: tuple[str, ...] | str | None = None
     root: Root = Root(kind="cmdline")
     tracing: Tracing = "off"
     unwind: Unwind = "keep"

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megamod.profiles.board import COMPATIBLE
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.machine import Machine
 from megamod.profiles.modprobed import HOST_FOLDERS
 
 _FILES = re.compile(
-    r"(modalias|partition|operstate|proc_name|dm/(name|uuid)|md/level|capabilities/key|console/active)$"
+    r"(modalias|partition|operstate|proc_name|dm/(name|uuid)|md/level|capabilities/key|console/active"
+    r"|dmi/id/(sys_vendor|product_name))$"
 )
 _LINKS = re.compile(r"(driver|subsystem|device|supplier|supplier:[^/]*|slaves/[^/]+|nvme-subsystem/[^/]+/nvme[^/]+)$")
 _CLASS_FOLDERS = ("class/block", "class/input", "class/net", "class/tty", "class/drm", "block", "dev/block")
@@ -52,8 +54,9 @@ def recorded(machine: Machine) -> Iterator[Item]:
         target = machine.target(f"{driver}/module")
         yield Item(path=f"{driver}/module", target=target) if target else Item(path=f"{driver}/name", text="")
     yield from _class_links(machine)
-    if text := machine.text("sys/power/resume"):
-        yield Item(path="sys/power/resume", text=text)
+    for path in ("sys/power/resume", COMPATIBLE):
+        if text := machine.text(path):
+            yield Item(path=path, text=text)
     yield from _proc(machine)
     yield from _modprobe(machine)
 

@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from megamod.profiles import model
-from megamod.profiles.contents import finished_files, parse_files, parse_firmware, parse_skip
+from megamod.profiles.contents import finished_files, parse_board, parse_files, parse_firmware, parse_skip
 from megamod.profiles.drafts import Draft, Setting, StageDraft, merge
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.model import (
@@ -65,7 +65,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 KEYS = (
     *("name", "extends", CRITICAL, "deferred", "exclude", "options", "modprobe-d", "skip"),
-    *("files", "firmware", "firmware-dir", "root", *CHOICES, "storage", "sign", "microcode", "output", "allow-taint"),
+    *("files", "firmware", "firmware-dir", "board", "root", *CHOICES, "storage", "sign", "microcode", "output"),
+    "allow-taint",
 )
 _MAX_EXTENDS = 16
 
@@ -165,6 +166,8 @@ def _settings(keys: Mapping[str, Node], file: str) -> dict[str, Setting]:
         settings["microcode"] = parse_microcode(keys["microcode"], Path(file))
     if "output" in keys:
         settings["output"] = parse_output(keys["output"], Path(file))
+    if "board" in keys:
+        settings["board"] = parse_board(keys["board"], Path(file))
     if "allow-taint" in keys:
         settings["allow_taint"] = flag_of(keys["allow-taint"], file, "allow-taint")
     return settings

@@ -19,9 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from megamod.initramfs.boot.host import cache_folder
+from megamod.profiles.board import HOST
 from megamod.profiles.model import Profile
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 16
 _KEPT_BYTES = 512 << 20
 _LIBRARIES = ("zstandard", "lz4", "libarchive-c", "cryptography", "numpy", "pyelftools")
@@ -30,10 +31,11 @@ _LIBRARIES = ("zstandard", "lz4", "libarchive-c", "cryptography", "numpy", "pyel
 def image_key(profile: Profile, folder: Path, release: str) -> str | None:
     """The name of the entry for an image of *profile* on the tree *folder*; None where it cannot be known.
 
-    `@detected` and modprobe.d of the host are of the machine as it is now, and an UKI is of tools beside us.
+    `@detected`, modprobe.d and `board: host` are of the machine as it is now, and an UKI is of tools beside us.
     """
     selectors = [s for stage in profile.stages for s in stage.selectors]
-    if profile.output is not None or profile.modprobe != "none" or any("@" in s.text for s in selectors):
+    host = profile.modprobe != "none" or profile.board == HOST
+    if profile.output is not None or host or any("@" in s.text for s in selectors):
         return None
     digest = hashlib.sha256(f"{_FORMAT}\0{sys.version}\0{folder.resolve()}\0{release}\0".encode())
     digest.update(f"{profile!r}\0{os.environ.get('SOURCE_DATE_EPOCH', '')}\0".encode("utf-8", "surrogateescape"))
@@ -57,6 +59,8 @@ def _inputs(profile: Profile, folder: Path, release: str) -> Iterator[str]:
     firmware = Path(profile.firmware_dir) if profile.firmware_dir else folder.absolute().parents[2] / "lib/firmware"
     if profile.firmware.auto or profile.firmware.patterns or profile.microcode.auto:
         yield from _below(firmware)
+    if isinstance(profile.board, str):
+        yield from _below(Path(profile.board)) if Path(profile.board).is_dir() else (profile.board,)
     for item in profile.files:
         source = Path(item.base, item.source)
         # A pattern can match anything below the folder that comes before it.
@@ -93,6 +97,20 @@ def _facts(path: str) -> bytes:
     # Of a folder its mode alone: its times change with files that do not matter.
     times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) if stat.S_ISREG(mode) else ()
     return f"{path}\0{target}\0{mode}\0{times}\0".encode("utf-8", "surrogateescape")
+
+
+def read_image_entry(key: str) -> tuple[bytes, bytes] | None:
+    """The image and its map, None if there is no such entry or it is damaged."""
+    body = read_entry("images", key)
+    if body is None:
+        return None
+    size, _newline, rest = body.partition(b"\n")
+    return rest[: int(size)], rest[int(size) :]
+
+
+def write_image_entry(key: str, image: bytes, link_map: bytes) -> None:
+    """Keep an image and its map; in one entry, so that neither is there without the other."""
+    write_entry("images", key, b"%d\n" % len(image) + image + link_map)
 
 
 def read_entry(kind: str, key: str) -> bytes | None:
