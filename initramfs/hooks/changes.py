@@ -27,10 +27,12 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """*write*: path below the root → content. *remove*: absolute paths of files below the root."""
+    """*write*: path below the root → content. *remove*: absolute paths of files below the root. *folders*: absolute
+    paths where an empty folder is made in the end, what was removed among them."""
 
     write: Mapping[str, NewFile] = field(default_factory=dict)
     remove: Sequence[Path] = ()
+    folders: Sequence[Path] = ()
 
 
 def apply_changes(root: Path, changes: Changes) -> None:
@@ -57,6 +59,10 @@ def apply_changes(root: Path, changes: Changes) -> None:
                 kept = attic / f"removed-{number}"
                 path.rename(kept)
                 undo.callback(os.replace, kept, path)
+            for path in changes.folders:
+                for folder in _missing_folders(path):
+                    folder.mkdir(mode=0o755)
+                    undo.callback(_quietly_rmdir, folder)
         except OSError as error:
             hint = "the image is as the generator made it"
             raise MegamodError(f"{path}: {error.strerror or error}", hint=hint) from None

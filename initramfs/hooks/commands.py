@@ -30,6 +30,7 @@ def hook_run_command(
     fallback: str | None,
     exclude: tuple[str, ...],
     chosen: str | None,
+    hold_places: bool,
     strict: bool,
     steps: Steps,
 ) -> int:
@@ -48,6 +49,7 @@ def hook_run_command(
             exclude=(*exclude, *settings.get("MEGAMOD_EXCLUDE", "").split()),
             fallback=_fallback(fallback or settings.get("MEGAMOD_FALLBACK", "modules")),
             chosen=tuple(Path(line) for line in _lines(chosen)) if chosen is not None else None,
+            hold_places=hold_places,
         )
         report = run_hook(request, steps=steps)
     except MegamodError as error:

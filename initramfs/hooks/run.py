@@ -43,7 +43,10 @@ GENERATORS: tuple[Generator, ...] = ("dracut", "initramfs-tools", "mkinitcpio")
 class HookRequest:
     """What a hook asks for: *image_root* is the folder that becomes the image, *modules* the machine's own module
     folder, *machine* a recorded machine (None: this one), *exclude* globs of modules that stay files. *chosen* are the
-    modules' files where the generator copies them later than it calls its hooks (mkinitcpio)."""
+    modules' files where the generator copies them later than it calls its hooks (mkinitcpio). *hold_places* leaves an
+    empty folder where a member's file would be: dracut-install, which initramfs-tools calls once more after the hooks,
+    takes it for the file (dracut_install, src/install/dracut-install.c, dracut-ng 106), and depmod and kmod find no
+    module there."""
 
     generator: Generator
     image_root: Path
@@ -54,6 +57,7 @@ class HookRequest:
     exclude: tuple[str, ...] = ()
     fallback: Literal["none", "modules"] = "modules"
     chosen: tuple[Path, ...] | None = None
+    hold_places: bool = False
     host: Path = Path("/")
 
 
@@ -107,7 +111,8 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     }
     # What mkinitcpio has yet to copy its hook takes from the list.
     gone = [] if request.chosen is not None else [path for name, path in image.files.items() if name in merge.merged]
-    apply_changes(request.image_root, Changes(write=write, remove=gone))
+    held = [_place(name, image, tree) for name in sorted(merge.merged)] if request.hold_places else []
+    apply_changes(request.image_root, Changes(write=write, remove=gone, folders=held))
     return HookReport(
         members=tuple(m.name for load in merge.stage.loads if load.merged for m in load.merged.members),
         added=tuple(added),
@@ -154,10 +159,14 @@ def _missed_files(names: Sequence[str], image: ImageModules, tree: ModuleTree) -
     """Modules that the image needs, with their firmware, where the generator would have put them."""
     files = {}
     for name in names:
-        module = tree.modules[name]
-        place = (image.folder / module.relpath).relative_to(image.root)
-        files[str(place)] = NewFile(data=module.path.read_bytes())
+        place = _place(name, image, tree).relative_to(image.root)
+        files[str(place)] = NewFile(data=tree.modules[name].path.read_bytes())
     return files
+
+
+def _place(name: str, image: ImageModules, tree: ModuleTree) -> Path:
+    """Where the file of a module is in the image, or would be."""
+    return image.files.get(name) or image.folder / tree.modules[name].relpath
 
 
 def _missed_firmware(names: Sequence[str], image: ImageModules, tree: ModuleTree, host: Path) -> dict[str, NewFile]:

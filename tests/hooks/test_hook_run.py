@@ -137,6 +137,20 @@ def test_excluded_modules_stay_files(image: Path, tree: ModuleTree) -> None:
     assert [path.name.split(".ko")[0] for path in (image / "lib/modules").rglob("usb-storage*")] == ["usb-storage"]
 
 
+def test_held_places_are_empty_folders_where_depmod_finds_no_module(
+    image: Path, tree: ModuleTree, tool: Callable[..., str]
+) -> None:
+    (image / "lib/modules" / tree.release / "modules.order").write_text("")
+    report = run(image, tree, hold_places=True)
+    places = [image / "lib/modules" / tree.release / tree.modules[name].relpath for name in report.members]
+    assert [list(place.iterdir()) for place in places] == [[] for _member in report.members]
+    done = subprocess.run(
+        [tool("depmod", package="kmod"), "-a", "-b", str(image), tree.release], capture_output=True, text=True, check=True
+    )
+    assert [line for line in done.stderr.splitlines() if "modules.builtin.modinfo" not in line] == []
+    assert (image / "lib/modules" / tree.release / "modules.dep").read_text() == ""
+
+
 @pytest.mark.parametrize("break_it", ["damaged", "full", "nothing", "other-kernel"])
 def test_whatever_fails_leaves_the_image_as_it_was(
     break_it: str, image: Path, tree: ModuleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

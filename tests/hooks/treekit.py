@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -249,7 +250,8 @@ def _mirror(suite: str) -> str:
 
 
 def image_files(image: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Path → content of the files in an image."""
+    """Path → content of the files and links in an image."""
     from megamod.initramfs.archive.image import read_image
 
-    return {entry.path: entry.data for entry in read_image(image) if not names or entry.path in names}
+    entries = [entry for entry in read_image(image) if not stat.S_ISDIR(entry.mode)]
+    return {entry.path: entry.data for entry in entries if not names or entry.path in names}
