@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from elftools.elf.elffile import ELFFile
 
 from megamod.initramfs.prelink.link import Megamodule, prelink
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.read import Member, read_member
+from megamod.profiles.errors import MegamodError
 
 VERMAGIC = "6.1.0-test SMP preempt mod_unload modversions "
 LAYOUT_CRC = 0x11223344
@@ -338,3 +340,17 @@ class Back:
     def versions(self) -> dict[str, int]:
         rows = struct.iter_unpack("<Q56s", self["__versions"])
         return {name.rstrip(b"\0").decode(): crc for crc, name in rows}
+
+
+def error_of(*modules: Ko, **options: Any) -> str:
+    """The line with which linking *modules* is refused."""
+    with pytest.raises(MegamodError) as caught:
+        link(*modules, **options)
+    return str(caught.value)
+
+
+def blob(name: str, section: str, data: bytes, *, flags: int = ALLOC, align: int = 1) -> Ko:
+    """A module with one more section."""
+    ko = Ko(name)
+    ko.section(section, data, flags=flags, align=align)
+    return ko

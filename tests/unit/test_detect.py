@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import random
-import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from megamod.profiles.detect import Detection, detect
 from megamod.profiles.detectyaml import detected_profile
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.machine import Machine, open_machine
-from megamod.profiles.record import Item, recorded, write_record
+from megamod.profiles.machine import Machine
 from megamod.profiles.schema import load_profile
 from megamod.profiles.select import select
 from megamod.profiles.tree import ModuleTree, open_tree
-from tests.unit.machinekit import DATA, fake_machine, items_of_text, machine_of, recorded_machine
+from tests.unit.machinekit import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
 from tests.unit.treekit import make_tree
 
-MODULES: dict[str, list[str]] = {
-    f"kernel/{path}.ko": []
-    for path in (
-        *("fs/ext4/ext4", "fs/btrfs/btrfs", "fs/xfs/xfs", "fs/nfs/nfsv4", "fs/nfs/nfs", "fs/overlayfs/overlay"),
-        *("drivers/block/virtio_blk", "drivers/virtio/virtio_pci", "drivers/nvme/host/nvme", "drivers/pci/vmd"),
-        *("drivers/md/dm-mod", "drivers/md/dm-thin-pool", "drivers/md/raid456", "drivers/md/md-mod"),
-        *("crypto/xts", "crypto/ecb", "arch/x86/crypto/aesni-intel", "arch/x86/crypto/aes-padlock", "crypto/twofish"),
-        *("drivers/gpu/drm/i915/i915", "drivers/net/e1000e", "sound/snd-hda-intel", "drivers/misc/other"),
-        *(
-            "drivers/hid/hid-generic",
-            "drivers/usb/xhci-pci",
-            "drivers/clk/clock",
-            "drivers/tty/serial",
-            "crypto/crc32c",
-        ),
-        *("drivers/char/beeper", "drivers/misc/busy", "drivers/fs/zstd"),
-    )
-}
-MODULES["kernel/drivers/md/dm-crypt.ko"] = ["kernel/drivers/md/dm-mod.ko"]
-ALIASES = [
-    "virtio:d00000002v* virtio_blk",
-    "pci:v00001AF4* virtio_pci",
-    "pci:v00008086d0010* nvme",
-    "pci:v00008086d0020* vmd",
-    "pci:v00008086d0030* i915",
-    "pci:v00008086d0040* e1000e",
-    "pci:v00008086d0050* snd_hda_intel",
-    "pci:v00008086d0060* xhci_pci",
-    "hid:b0003* hid_generic",
-    "platform:clock clock",
-    "platform:uart serial",
-    "platform:beeper beeper",
-    "platform:busy busy",
-    "platform:busy other",
-    "md-raid5 raid456",
-    "md-level-5 raid456",
-    "crypto-xts xts",
-    "crypto-ecb ecb",
-    "crypto-aes aesni_intel",
-    "crypto-aes aes_padlock",
-    "cpu:type:x86*:feature:*,0099,* aesni_intel",
-    "cpu:type:x86*:feature:*,0777,* aes_padlock",
-    "fs-ext4 ext4",
-    "crc32c crc32c",
-]
 KEYBOARD = "1000000000007 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe"
 POWER_BUTTON = "10000000000000 0"
 
@@ -76,40 +26,6 @@ def tree(tmp_path: Path) -> ModuleTree:
     return open_tree(
         str(make_tree(tmp_path / "kernel", MODULES, alias=ALIASES, softdep=softdep, builtin=["kernel/sd_mod.ko"]))
     )
-
-
-def disk(name: str = "nvme0n1", numbers: str = "259:0", pci: str = "0000:00:01.0", device: str = "0010") -> str:
-    """An NVMe disk and its controller."""
-    path = f"sys/devices/pci0000:00/{pci}"
-    return f"""
-        {path}/modalias
-        | pci:v00008086d{device}
-        {path}/subsystem -> ../../../bus/pci
-        {path}/block/{name}/subsystem -> ../../../../../class/block
-        sys/block/{name} -> ../devices/pci0000:00/{pci}/block/{name}
-        sys/class/block/{name} -> ../../devices/pci0000:00/{pci}/block/{name}
-        sys/dev/block/{numbers} -> ../../devices/pci0000:00/{pci}/block/{name}
-    """
-
-
-def mapped(name: str, numbers: str, uuid: str, title: str, *slaves: str) -> str:
-    """A device-mapper or md device on others."""
-    path = f"sys/devices/virtual/block/{name}"
-    lines = [f"{path}/dm/uuid", f"| {uuid}", f"{path}/dm/name", f"| {title}"]
-    if name.startswith("md"):
-        lines = [f"{path}/md/level", f"| {title}"]
-    lines += [f"sys/{where} -> ../../devices/virtual/block/{name}" for where in (f"class/block/{name}",)]
-    lines += [f"sys/block/{name} -> ../devices/virtual/block/{name}"]
-    lines += [f"sys/dev/block/{numbers} -> ../../devices/virtual/block/{name}"]
-    lines += [f"{path}/slaves/{slave} -> ../../../../../class/block/{slave}" for slave in slaves]
-    return "\n".join(lines) + "\n"
-
-
-def mounted(*mounts: str) -> str:
-    """mountinfo with lines "POINT NUMBERS TYPE SOURCE"."""
-    fields = [mount.split() for mount in mounts]
-    lines = [f"| {i} 1 {n} / {p} rw,relatime - {t} {s} rw" for i, (p, n, t, s) in enumerate(fields)]
-    return "\n".join(["proc/self/mountinfo", *lines]) + "\n"
 
 
 def critical(detection: Detection) -> dict[str, str]:
@@ -430,50 +346,6 @@ def test_detected_where_it_means_nothing_is_a_located_error(
         select(load_profile(tmp_path / "p.yaml"), tree, detect=lambda: ({}, {}))
 
 
-def test_a_record_of_a_record_is_the_same(tmp_path: Path) -> None:
-    machine = recorded_machine("laptop", tmp_path / "m")
-    items = sorted(recorded(machine), key=lambda item: item.path)
-    write_record(items, tmp_path / "again")
-    assert sorted(recorded(Machine(root=tmp_path / "again")), key=lambda item: item.path) == items
-
-
-def test_a_record_tells_nothing_private(tmp_path: Path) -> None:
-    text = disk() + mounted("/ 259:0 ext4 /dev/nvme0n1")
-    text += """
-        proc/cmdline
-        | root=/dev/nvme0n1 secret=hunter2
-        sys/devices/pci0000:00/0000:00:01.0/serial
-        | S1234
-        sys/devices/virtual/dmi/id/product_uuid
-        | 4c4c4544
-    """
-    machine = fake_machine(tmp_path / "m", text)
-    told = "\n".join(f"{item.path} {item.text}" for item in recorded(machine))
-    assert not any(word in told for word in ("hunter2", "S1234", "4c4c4544"))
-
-
-def test_a_record_is_not_written_over_something(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/file").write_text("mine")
-    with pytest.raises(MegamodError, match="is not empty"):
-        write_record([], tmp_path / "full")
-
-
-def test_links_that_lead_out_of_a_record_are_not_followed(tmp_path: Path) -> None:
-    machine = fake_machine(tmp_path / "m", "sys/class/block/x -> ../../../../outside\nsys/devices/a/modalias\n| b\n")
-    (tmp_path / "outside").mkdir()
-    assert machine.real("sys/class/block/x") == ""
-
-
-@pytest.mark.parametrize(
-    ("make", "hint"), [("devices/x", "looks like a sys folder"), ("other", "megamod detect --record DIR")]
-)
-def test_a_folder_without_a_machine_is_an_error(tmp_path: Path, make: str, hint: str) -> None:
-    (tmp_path / make).mkdir(parents=True)
-    with pytest.raises(MegamodError, match=hint):
-        open_machine(tmp_path)
-
-
 def test_an_iscsi_disk_needs_its_initiator_and_the_network(tmp_path: Path) -> None:
     modules = {**MODULES, "kernel/drivers/scsi/iscsi_tcp.ko": []}
     tree = open_tree(str(make_tree(tmp_path / "kernel", modules, alias=ALIASES)))
@@ -489,35 +361,6 @@ def test_an_iscsi_disk_needs_its_initiator_and_the_network(tmp_path: Path) -> No
     """
     found = detect(fake_machine(tmp_path / "m", text + mounted("/ 8:0 ext4 /dev/sda")), tree)
     assert set(critical(found)) == {"ext4", "iscsi_tcp", "e1000e"}
-
-
-@settings(max_examples=30, derandomize=True, deadline=None)
-@given(seed=st.integers(0, 1 << 30), share=st.sampled_from([0.01, 0.1, 0.5]))
-def test_a_damaged_record_gives_a_profile_or_an_error(seed: int, share: float) -> None:
-    """Files are lost, emptied or exchanged, links turned around: never a traceback, never an endless walk."""
-    chance = random.Random(seed)
-    items = items_of_text((DATA / "laptop.txt").read_text())
-    texts = [item.text for item in items if item.text]
-    targets = [item.target for item in items if item.target]
-    damaged = []
-    for item in items:
-        if chance.random() > share:
-            damaged.append(item)
-        elif chance.random() > 0.5:
-            text, target = chance.choice(texts), chance.choice(targets)
-            damaged.append(
-                Item(path=item.path, text=text) if item.target is None else Item(path=item.path, target=target)
-            )
-    with tempfile.TemporaryDirectory() as folder:
-        tree = open_tree(str(make_tree(Path(folder) / "kernel", MODULES, alias=ALIASES)))
-        machine = machine_of(damaged, Path(folder) / "m")
-        try:
-            text = detected_profile(detect(machine, tree), tree)
-        except MegamodError as error:
-            assert "\n" not in str(error)
-            return
-        (Path(folder) / "p.yaml").write_text(text)
-        select(load_profile(Path(folder) / "p.yaml"), tree)
 
 
 def test_a_raid_level_that_the_kernel_does_not_have_is_an_error(tree: ModuleTree, tmp_path: Path) -> None:
