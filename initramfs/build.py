@@ -16,6 +16,7 @@ from megamod.initramfs.archive.microcode import EarlyArchive, early_archive
 from megamod.initramfs.archive.packing import check_method, choose_packing
 from megamod.initramfs.arguments import arguments, prefixes_of
 from megamod.initramfs.contents import Contents, collect_contents
+from megamod.initramfs.debug.linkmap import map_bytes
 from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.initramfs.kernel.config import find_config
 from megamod.initramfs.kernel.exportcache import cached_exports
@@ -75,8 +76,11 @@ class BuildReport:
     rows: tuple[StageRow, ...]
 
 
-def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Steps) -> BuildReport:
-    """Build the image; nothing is written before everything has been linked and verified."""
+def build_image(
+    profile: Profile, tree: ModuleTree, output: Path, *, steps: Steps, map_file: Path | None = None
+) -> BuildReport:
+    """Build the image, and the map if *map_file* is given; nothing is written before everything has been linked and
+    verified, then both or none."""
     with steps.step("select") as step:
         selection = select(profile, tree)
         step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))
@@ -121,7 +125,8 @@ def build_image(profile: Profile, tree: ModuleTree, output: Path, *, steps: Step
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
         image = early.data + make_image(entries, method=packing.method)
-        size = write_output(output, image, profile, tree)
+        beside = [(map_file, make_map_file(selection, built))] if map_file else []
+        size = write_output(output, image, profile, tree, beside=beside)
         step.note(f"{output} {human_bytes(size)}")
     return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
 
@@ -340,6 +345,12 @@ def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
             for member in members
         ),
     )
+
+
+def make_map_file(selection: Selection, built: tuple[BuiltStage, ...]) -> bytes:
+    """Where everything of all megamodules lies; singles are as the distribution's debuginfo knows them."""
+    merged = {item.load.module: item.merged.map for stage in built for item in stage.loads if item.merged}
+    return map_bytes(kernel=selection.tree.release, profile=selection.profile.name, megamodules=merged)
 
 
 def original_files(built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> dict[str, bytes]:

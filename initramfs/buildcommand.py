@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from megamod.initramfs.archive.image import atomic_write, read_file
-from megamod.initramfs.output.cache import image_key, read_entry, write_entry
+from megamod.initramfs.archive.image import atomic_write_all, read_file
+from megamod.initramfs.output.cache import image_key, read_image_entry, write_image_entry
 from megamod.initramfs.steps import Steps, human_bytes
+from megamod.profiles.errors import MegamodError
 from megamod.profiles.schema import find_profile
 from megamod.profiles.tree import open_tree
 
 
 def build_command(
-    *, profile: str, kernel: str, output: Path, firmware_dir: str | None = None, cache: bool = True, steps: Steps
+    *,
+    profile: str,
+    kernel: str,
+    output: Path,
+    firmware_dir: str | None = None,
+    map_file: str | None = None,
+    cache: bool = True,
+    steps: Steps,
 ) -> None:
-    """``megamod build``; with *cache* an image that was built before from the same input is taken as it was."""
+    """``megamod build``; with *cache* an image that was built before from the same input is taken as it was.
+
+    map_file: where the map goes, "none" for nowhere, by default beside the image.
+    """
+    map_path = None if map_file == "none" else Path(map_file) if map_file else output.parent / f"{output.name}.map"
+    if map_path is not None and os.path.realpath(map_path) == os.path.realpath(output):
+        raise MegamodError(f"{map_path}: cannot be written: is the image too", hint="choose another name, or --map none")
     chosen = find_profile(profile)
     if firmware_dir is not None:
         chosen = replace(chosen, firmware_dir=firmware_dir)
     tree = open_tree(kernel)
     key = image_key(chosen, tree.folder, tree.release) if cache else None
-    known = read_entry("images", key) if key else None
+    known = read_image_entry(key) if key else None
     if known is not None:
-        atomic_write(output, known)
-        steps.say(f"unchanged: {output} {human_bytes(len(known))}, as built before (--no-cache builds it anew)")
+        image, link_map = known
+        atomic_write_all([(output, image), *([(map_path, link_map)] if map_path else [])])
+        steps.say(f"unchanged: {output} {human_bytes(len(image))}, as built before (--no-cache builds it anew)")
         return
     # What links and packs is imported only where it is needed: an unchanged image wants none of it.
     from megamod.initramfs.build import build_image
 
-    report = build_image(chosen, tree, output, steps=steps)
+    # An entry holds both, whatever this run has been asked to write.
+    with tempfile.TemporaryDirectory(prefix="megamod-map-") as folder:
+        report = build_image(chosen, tree, output, steps=steps, map_file=map_path or Path(folder) / "map")
+        link_map = read_file(map_path or Path(folder) / "map")
     steps.closing_table(report.rows)
     # What has changed while it was read belongs to no entry.
     if key and key == image_key(chosen, tree.folder, tree.release):
-        write_entry("images", key, read_file(output))
+        write_image_entry(key, read_file(output), link_map)

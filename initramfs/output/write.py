@@ -1,11 +1,12 @@
-"""The finished image → what the profile's `output` asks for: the image itself, or a UKI around it."""
+"""The finished image → what the profile's `output` asks for: the image itself, or a UKI around it; the map beside it."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from megamod.initramfs.archive.image import atomic_write
+from megamod.initramfs.archive.image import atomic_write_all, read_file
 from megamod.initramfs.kernel.exports import kernel_images
 from megamod.initramfs.output.uki import SecureBootKey, write_uki
 from megamod.profiles.errors import MegamodError
@@ -13,15 +14,18 @@ from megamod.profiles.model import Profile, Uki
 from megamod.profiles.tree import ModuleTree
 
 
-def write_output(path: Path, image: bytes, profile: Profile, tree: ModuleTree) -> int:
-    """Write *image* or the UKI to *path*; returns the size of the file in bytes."""
-    if profile.output is None:
-        atomic_write(path, image)
-        return len(image)
-    with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
-        inner = Path(folder) / "image"
-        inner.write_bytes(image)
-        return _write_uki(path, inner, profile.output, tree)
+def write_output(
+    path: Path, image: bytes, profile: Profile, tree: ModuleTree, *, beside: Sequence[tuple[Path, bytes]] = ()
+) -> int:
+    """Write *image* or the UKI to *path*, and the files *beside* it: all or none. Returns the size of *path*."""
+    if profile.output is not None:
+        with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
+            inner, outer = Path(folder) / "image", Path(folder) / "uki"
+            inner.write_bytes(image)
+            _write_uki(outer, inner, profile.output, tree)
+            image = read_file(outer)
+    atomic_write_all([(path, image), *beside])
+    return len(image)
 
 
 def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree) -> int:

@@ -334,10 +334,25 @@ def _encode(table: Array, dtype: np.dtype[Any]) -> bytes:
 
 def _write_build_id(out: bytearray, section: int, records: elf.Layouts) -> None:
     """SHA-1 over the file with a zero id, into our own note (ELF gABI, note header of 16 bytes with the name GNU)."""
-    shoff = int(np.frombuffer(out[: records.header.itemsize], records.header)[0]["e_shoff"])
-    header = out[shoff + section * records.section.itemsize :][: records.section.itemsize]
-    at = int(np.frombuffer(header, records.section)[0]["sh_offset"])
-    out[at + 16 : at + 36] = hashlib.sha1(out, usedforsecurity=False).digest()
+    at = _headers(out, records)[section]["sh_offset"] + 16
+    out[at : at + 20] = hashlib.sha1(out, usedforsecurity=False).digest()
+
+
+def _headers(out: bytes | bytearray, records: elf.Layouts) -> Array:
+    header = np.frombuffer(out, records.header, count=1)[0]
+    # A copy: a view would keep a bytearray from being changed.
+    return np.frombuffer(out, records.section, count=int(header["e_shnum"]), offset=int(header["e_shoff"])).copy()
+
+
+def own_build_id(data: bytes) -> str:
+    """The build id in the note of a megamodule, in hex."""
+    headers = _headers(data, elf.CLASSES[data[4]])
+    names = int(headers[int(np.frombuffer(data, elf.CLASSES[data[4]].header, count=1)[0]["e_shstrndx"])]["sh_offset"])
+    for row in headers:
+        if data.startswith(BUILD_ID.encode() + b"\0", names + int(row["sh_name"])):
+            at = int(row["sh_offset"])
+            return data[at + 16 : at + 36].hex()
+    raise AssertionError("a megamodule has a build id")
 
 
 def build_ids(members: Sequence[Member]) -> Mapping[str, str]:

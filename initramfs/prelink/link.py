@@ -94,7 +94,7 @@ def prelink(
     found = scan(tables, places, options)
     contents = relocate(tables, places, found)
     data = emit(contents, tables, places, found, resolution, options)
-    link_map = make_map(tables, places, depends, options)
+    link_map = make_map(data, tables, places, depends, options)
     remarks = verify(data, placed, link_map)
     return Megamodule(
         name=options.name,

@@ -1,8 +1,9 @@
 """The map: where each member's sections went, so that addresses can be carried back.
 
-Form (JSON, version 1): ``members`` in init order; ``chunks`` with member (-1 the glue), input section and its index,
-output section, offset, size, or ``pieces`` [[input offset, output offset, size], …] where entries moved one by one;
-``dropped`` with the reason.
+Form (JSON, version 1): ``build_id`` of the megamodule; ``members`` in init order; ``outputs``: each output section in
+the file's order; ``chunks`` with member (-1 the glue), input section and its index, output section, offset, size, or
+``pieces`` [[input offset, output offset, size], …] where entries moved one by one; ``dropped`` with the reason;
+``functions`` of each member's section, [value, size, name] each, so that a trace can be read without the modules.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from megamod.initramfs.prelink.elf import MACHINE_NAMES
-from megamod.initramfs.prelink.emit import build_ids
+from megamod.initramfs.prelink.elf import EM_ARM, MACHINE_NAMES, SHF_EXECINSTR, STT_FUNC
+from megamod.initramfs.prelink.emit import build_ids, own_build_id
 from megamod.initramfs.prelink.layout import Layout, Pieces
 from megamod.initramfs.prelink.merge import Tables
 from megamod.initramfs.prelink.options import PrelinkOptions
@@ -21,9 +22,9 @@ from megamod.initramfs.prelink.policy import How
 
 
 def make_map(
-    tables: Tables, layout: Layout, depends: Sequence[frozenset[int]], options: PrelinkOptions
+    data: bytes, tables: Tables, layout: Layout, depends: Sequence[frozenset[int]], options: PrelinkOptions
 ) -> dict[str, Any]:
-    """The map of one megamodule, ready for json.dump."""
+    """The map of the megamodule *data*, ready for json.dump."""
     members = tables.members[:-1]
     ids = build_ids(members)
     chunks: list[dict[str, Any]] = []
@@ -54,6 +55,7 @@ def make_map(
         "version": 1,
         "name": options.name,
         "machine": MACHINE_NAMES[members[0].machine],
+        "build_id": own_build_id(data),
         "options": {
             "unwind": options.unwind,
             "tracing": options.tracing,
@@ -71,9 +73,44 @@ def make_map(
             }
             for member, needed in zip(members, depends, strict=True)
         ],
+        "outputs": [
+            {
+                "name": output.name,
+                "size": size,
+                "align": output.sh_addralign,
+                # KERNEL: kernel/module/main.c layout_sections(), 6.1: what is executable comes first, .init apart.
+                "code": bool(output.sh_flags & SHF_EXECINSTR) and not output.name.startswith(".init"),
+            }
+            for output, size in zip(tables.outputs, layout.sizes, strict=True)
+        ],
         "chunks": chunks,
         "dropped": dropped,
+        "functions": _functions(tables),
     }
+
+
+def _functions(tables: Tables) -> list[dict[str, Any]]:
+    """The function symbols of each input section that has a place, in the order of their values."""
+    found = []
+    for position, member in enumerate(tables.members):
+        symbols = member.symbols
+        kept = tables.section_output[int(tables.section_base[position]) :][: len(member.sections)] >= 0
+        home = symbols["st_shndx"].astype(np.int64)
+        wanted = (symbols["st_info"] & 15 == STT_FUNC) & (home > 0) & (home < len(kept))
+        wanted[wanted] = kept[home[wanted]]
+        rows = np.flatnonzero(wanted)
+        rows = rows[np.lexsort((rows, symbols["st_value"][rows], home[rows]))]
+        number = position if position < len(tables.members) - 1 else -1
+        # Bit 0 of the address of a Thumb function says what it is (ELF for the Arm Architecture, 5.5.3).
+        mask = ~np.uint64(1) if member.machine == EM_ARM else ~np.uint64(0)
+        for index in np.unique(home[rows]).tolist():
+            here = rows[home[rows] == index]
+            values = (symbols["st_value"][here] & mask).tolist()
+            sizes = symbols["st_size"][here].tolist()
+            names = [member.symbol_name(row) for row in here.tolist()]
+            listed = [list(row) for row in zip(values, sizes, names, strict=True)]
+            found.append({"member": number, "index": index, "symbols": listed})
+    return found
 
 
 def _pieces(pieces: Pieces) -> list[list[int]]:
