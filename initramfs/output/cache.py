@@ -21,6 +21,7 @@ from pathlib import Path
 from megamod.initramfs.boot.host import cache_folder
 from megamod.profiles.board import HOST
 from megamod.profiles.model import Profile
+from megamod.profiles.selectors import ParsedSelector, SelectorKind, parse_selector
 
 _FORMAT = 2
 _KEPT = 16
@@ -31,11 +32,10 @@ _LIBRARIES = ("zstandard", "lz4", "libarchive-c", "cryptography", "numpy", "pyel
 def image_key(profile: Profile, folder: Path, release: str) -> str | None:
     """The name of the entry for an image of *profile* on the tree *folder*; None where it cannot be known.
 
-    `@detected`, modprobe.d and `board: host` are of the machine as it is now, and an UKI is of tools beside us.
+    `@detected`, `modprobe-d: host` and `board: host` are of the machine as it is now, and an UKI is of tools beside us.
     """
-    selectors = [s for stage in profile.stages for s in stage.selectors]
-    host = profile.modprobe != "none" or profile.board == HOST
-    if profile.output is not None or host or any("@" in s.text for s in selectors):
+    kinds = {selector.kind for selector in _selectors(profile)}
+    if profile.output is not None or HOST in (profile.modprobe, profile.board) or SelectorKind.DETECTED in kinds:
         return None
     digest = hashlib.sha256(f"{_FORMAT}\0{sys.version}\0{folder.resolve()}\0{release}\0".encode())
     digest.update(f"{profile!r}\0{os.environ.get('SOURCE_DATE_EPOCH', '')}\0".encode("utf-8", "surrogateescape"))
@@ -59,6 +59,11 @@ def _inputs(profile: Profile, folder: Path, release: str) -> Iterator[str]:
     firmware = Path(profile.firmware_dir) if profile.firmware_dir else folder.absolute().parents[2] / "lib/firmware"
     if profile.firmware.auto or profile.firmware.patterns or profile.microcode.auto:
         yield from _below(firmware)
+    if profile.modprobe != "none":
+        yield from _below(Path(profile.modprobe))
+    for selector in _selectors(profile):
+        if selector.kind is SelectorKind.DTB:
+            yield str(Path(selector.location.file).parent / selector.pattern.partition("#")[0])
     if isinstance(profile.board, str):
         yield from _below(Path(profile.board)) if Path(profile.board).is_dir() else (profile.board,)
     for item in profile.files:
@@ -69,6 +74,11 @@ def _inputs(profile: Profile, folder: Path, release: str) -> Iterator[str]:
     yield from profile.microcode.files
     if profile.sign is not None:
         yield from (profile.sign.key, profile.sign.cert)
+
+
+def _selectors(profile: Profile) -> Iterator[ParsedSelector]:
+    for selector in (*(s for stage in profile.stages for s in stage.selectors), *profile.exclude):
+        yield parse_selector(selector)
 
 
 def _below(folder: Path, *, skip: Iterable[str] = ()) -> Iterator[str]:

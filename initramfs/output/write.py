@@ -1,4 +1,4 @@
-"""The finished image → what the profile's `output` asks for: the image itself, or a UKI around it; the map beside it."""
+"""The finished image → what the profile's `output` asks for: the image, or a UKI around it; the map beside it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from megamod.initramfs import cli
 from megamod.initramfs.archive.image import read_image
 from megamod.initramfs.kernel.exportcache import cached_exports
+from megamod.initramfs.output.cache import image_key
+from megamod.profiles.schema import load_profile
 from tests.unit.signkit import make_pair
 from tests.unit.test_cli_build import GOOD, module_tree
 
@@ -121,10 +124,29 @@ def test_a_cache_that_cannot_be_written_is_no_error(build: Build, tmp_path: Path
 
 
 def test_what_depends_on_the_machine_is_built_each_time(build: Build, tmp_path: Path) -> None:
-    (tmp_path / "work/modprobe.d").mkdir()
-    Path("p.yaml").write_text(GOOD + "modprobe-d: ./modprobe.d\n")
+    Path("p.yaml").write_text(f"{GOOD}modprobe-d: host\n")
     for _ in range(2):
         assert "prelink" in build()
+    for line in ("modprobe-d: host", "board: host", 'exclude: ["@detected"]'):
+        Path("p.yaml").write_text(f"{GOOD}{line}\n")
+        assert image_key(load_profile(Path("p.yaml")), tmp_path, "6.1.0-test") is None
+
+
+def test_a_folder_of_modprobe_d_and_a_device_tree_belong_to_the_input(build: Build, tool: Callable[..., str]) -> None:
+    dtc = tool("dtc", package="device-tree-compiler")
+
+    def tree(name: str) -> None:
+        source = f'/dts-v1/; / {{ compatible = "a,{name}"; d {{ compatible = "b,{name}"; }}; }};'
+        subprocess.run([dtc, "-q", "-O", "dtb", "-o", "b.dtb", "-"], input=source.encode(), check=True)
+
+    Path("modprobe.d").mkdir()
+    tree("one")
+    Path("p.yaml").write_text(GOOD + 'exclude: ["?@dtb:b.dtb"]\nmodprobe-d: ./modprobe.d\nboard: b.dtb\n')
+    changes = [lambda: None, lambda: tree("two"), lambda: Path("modprobe.d/a.conf").write_text("# nothing\n")]
+    for change in changes:
+        change()
+        assert "prelink" in build()
+        assert build().startswith("unchanged: ")
 
 
 def test_exports_of_a_kernel_are_kept_and_read_again_when_it_changes(tmp_path: Path, monkeypatch) -> None:
