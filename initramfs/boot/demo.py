@@ -38,6 +38,7 @@ from megamod.profiles.tree import ModuleTree, open_tree
 _PROFILE = "vm"
 _SUITE = "bookworm"
 _TIMEOUT = 300.0
+_RUNS = 2
 
 # The status file has "NAME STATE …" for each stage (loader/status.c). Sleeping costs no real time under icount.
 _INIT = """\
@@ -84,8 +85,12 @@ def _run_in(folder: Path, suite: str | None, steps: Steps, out: TextIO) -> int:
 
     reports = []
     for title, image in (("one by one", single), ("megamod", merged)):
-        with steps.step(f"boot {title}"):
-            report = boot_image(image, vmlinuz=kernel.vmlinuz, disks=[disk], icount=True, timeout=_TIMEOUT)
+        runs = []
+        for number in range(1, _RUNS + 1):
+            with steps.step(f"boot {title}, {number} of {_RUNS}"):
+                runs.append(boot_image(image, vmlinuz=kernel.vmlinuz, disks=[disk], icount=True, timeout=_TIMEOUT))
+        # A wait for this machine's disk lets the guest's clock leap to its next timer.
+        report = min(runs, key=lambda run: (not run.ok, run.timeline.load_seconds()))
         (folder / f"{image.stem}.console").write_text(report.result.console)
         reports.append(report)
     before, after = reports
@@ -212,7 +217,7 @@ def _summary(before: Timeline, after: Timeline, images: tuple[Path, Path]) -> st
     if all(event is not None and event.seconds is not None for event in spaces):
         lines.append(f"user space:  {_seconds(spaces[0])} s → {_seconds(spaces[1])} s after the kernel's start")
     lines += [
-        "One run each. Guest time counts instructions: what is compared is work, not seconds of a real machine.",
+        "The better of two runs each. Guest time counts instructions: what is compared is work, not seconds of a real machine.",
         "Part of the gain is the link itself, part is what it leaves out: signatures, tracing tables, version lists.",
     ]
     return "\n".join(lines)
