@@ -144,6 +144,9 @@ def _read_one(data: bytes, source: str) -> list[Entry]:
                 )
     except libarchive.ArchiveError as error:
         raise MegamodError(f"{source}: damaged cpio archive: {error.msg}") from None
+    except OverflowError:
+        # libarchive's binding passes on what no C type holds.
+        raise MegamodError(f"{source}: damaged cpio archive: a number in it is out of range") from None
     return entries
 
 

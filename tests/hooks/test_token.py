@@ -22,7 +22,8 @@ softhsm2-util --init-token --free --label signing --so-pin 12345678 --pin 1234
 softhsm2-util --import key.pem --token signing --label modules --id 01 --pin 1234
 rm key.pem
 ls /usr/lib/*/engines-3/pkcs11.so 2>/dev/null && exit 1
-megamod sign /mnt/%s --key 'pkcs11:token=signing;object=modules;type=private?pin-value=1234' --cert cert.pem -o signed.ko
+key='pkcs11:token=signing;object=modules;type=private?pin-value=1234'
+megamod sign /mnt/%s --key "$key" --cert cert.pem -o signed.ko
 megamod verify signed.ko --cert cert.pem
 """
 

@@ -267,6 +267,13 @@ def test_a_field_that_is_not_hexadecimal_is_an_error(field: bytes) -> None:
         read_cpio(data[:54] + field + data[62:])
 
 
+def test_a_mode_that_no_type_holds_is_an_error() -> None:
+    data = bytearray(write_cpio([Entry(path="a", mode=REGULAR)], mtime=0))
+    data[14:22] = b"a0008180"
+    with pytest.raises(MegamodError, match="a number in it is out of range"):
+        read_cpio(bytes(data))
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_a_damaged_archive_is_read_or_refused_in_words(choice: st.DataObject) -> None:
