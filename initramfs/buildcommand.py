@@ -31,7 +31,7 @@ def build_command(
     """
     map_path = None if map_file == "none" else Path(map_file) if map_file else output.parent / f"{output.name}.map"
     if map_path is not None and os.path.realpath(map_path) == os.path.realpath(output):
-        raise MegamodError(f"{map_path}: cannot be written: is the image too", hint="choose another name, or --map none")
+        raise MegamodError(f"{map_path}: cannot be written: is the image too", hint="another name, or --map none")
     chosen = find_profile(profile)
     if firmware_dir is not None:
         chosen = replace(chosen, firmware_dir=firmware_dir)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from megamod.initramfs.chart.declarations import chart, tune
 from megamod.profiles.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -160,8 +161,11 @@ def append(**options: Any) -> None:
 @click.option("--timeout", type=float, default=120.0, show_default=True, metavar="S", help="Give up after so long.")
 @click.option("--memory", type=int, default=512, show_default=True, metavar="MIB", help="The guest's memory.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--budget", metavar="LIMITS", help="Such as critical=120ms,userspace=500ms,boot=2s; status 1 when over.")
+@click.option("--runs", type=click.IntRange(1, 100), help="With --budget: the least of so many boots; default: 3.")
+@click.option("--junit", type=_FILE, metavar="FILE", help="With --budget: write JUnit XML here.")
 def boot(as_json: bool, **options: Any) -> None:
-    """Boot IMAGE in QEMU and print the timeline and a list of failures."""
+    """Boot IMAGE in QEMU and print the timeline and a list of failures; or hold it against a budget."""
     sys.exit(_load("commands").boot_command(as_json=as_json, **options))
 
 
@@ -279,6 +283,61 @@ def hook_status(**options: Any) -> None:
 def hook_run(verbose: bool, **options: Any) -> None:
     """Work on an image root; the hooks call this. All settings have a line in /etc/megamod/hook.conf too."""
     sys.exit(_load("hooks.commands").hook_run_command(steps=_steps(not verbose), **options))
+
+
+_MAP = click.option("--map", "map_file", type=_FILE, metavar="FILE", help="IMAGE.map, or what prelink --map wrote.")
+_MODULES = click.option("--modules", type=_FILE, metavar="DIR", help="Modules with debug information of their own.")
+_DEBUG_DIRS = click.option(
+    "--debug-dir", "debug_dirs", multiple=True, type=_FILE, metavar="DIR", help="Default: /usr/lib/debug."
+)
+_SECTIONS = click.option(
+    "--sections", type=_FILE, metavar="DIR|FILE", help="A copy of /sys/module or parts of it, or /proc/modules."
+)
+
+
+@cli.command()
+@_MAP
+@_MODULES
+@_DEBUG_DIRS
+@_SECTIONS
+@click.option("--base", metavar="[NAME=]ADDRESS", help="Where the megamodule's text lies.")
+def symbolize(**options: Any) -> None:
+    """Rewrite addresses in an oops, a trace, or perf's or ftrace's text on standard input: member, function, line."""
+    _load("debug.commands").symbolize_command(**options)
+
+
+@cli.command("deploy")
+@click.option("-k", "--kernel", metavar="KVER", help="The kernel; default: the one that runs.")
+@click.option("-p", "--profile", metavar="PROFILE", help="Its deferred stages; default: what this machine needs.")
+@click.option("--machine", type=_FILE, metavar="DIR", help="The machine recorded in DIR; default: this one.")
+@click.option("--remove", "action", flag_value="remove", help="Take it back: that of KVER, or without -k all.")
+@click.option("--status", "action", flag_value="status", help="Say what is deployed.")
+@click.option("--update", "action", flag_value="update", help="Make it anew with the same settings.")
+@click.option("-v", "--verbose", is_flag=True, help="Print each step.")
+@_ROOT
+def deploy(verbose: bool, action: str | None, **options: Any) -> None:
+    """Merge what is loaded from the real root: megamodules in /usr/lib/megamod/KVER, and a systemd unit for them."""
+    command = _load("hooks.commands").deploy_command
+    sys.exit(command(steps=_steps(not verbose), action=action or "deploy", **options))
+
+
+cli.add_command(chart)
+cli.add_command(tune)
+
+
+@cli.command()
+@click.argument("debugger", type=click.Choice(["gdb", "crash", "drgn"]))
+@click.argument("map_file", type=_FILE, metavar="MAP")
+@_MODULES
+@_DEBUG_DIRS
+@_SECTIONS
+@click.option("--base", metavar="[NAME=]ADDRESS", help="Where the megamodule's text lies: code only.")
+@click.option("--member", "members", multiple=True, metavar="NAME", help="Only this member; repeatable.")
+@click.option("--init", is_flag=True, help="Init code too, which the kernel frees after its run.")
+@click.option("-o", "--output", type=_FILE, metavar="FILE", help="Write the script here; default: print it.")
+def debug(**options: Any) -> None:
+    """Make a script for DEBUGGER that loads each member's own debug file at its place (--sections -: from a pipe)."""
+    _load("debug.commands").debug_command(**options)
 
 
 def main() -> int:

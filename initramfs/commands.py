@@ -61,8 +61,14 @@ def uki_command(*, key: Path | None, cert: Path | None, **options: Any) -> None:
     click.echo(f"{options['output']}: {human_bytes(size)}")
 
 
-def boot_command(*, as_json: bool, **options: Any) -> int:
-    """``megamod boot``: 0 when user space was reached."""
+def boot_command(*, as_json: bool, budget: str | None, runs: int | None, junit: Path | None, **options: Any) -> int:
+    """``megamod boot``: 0 when user space was reached, and in time if there is a budget."""
+    if budget is not None:
+        from megamod.initramfs.chart.budgetcommand import budget_command
+
+        return budget_command(budget=budget, runs=runs or 3, junit=junit, as_json=as_json, **options)
+    if runs is not None or junit is not None:
+        raise MegamodError(f"--{'junit' if runs is None else 'runs'}: only with --budget")
     from megamod.initramfs.boot.timeline import boot_image
 
     report = boot_image(**options)

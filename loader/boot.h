@@ -42,6 +42,9 @@ struct counts {
 void add_counts(const struct boot *boot, const struct load *load, struct counts *counts);
 void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts);
 
+/* times.c: with megamod.times, a line with the time that the processors have been in use. */
+void say_used(const struct boot *boot);
+
 /* results.c: the name of something with an id below the limit that m needs and that is not there, or NULL. */
 const char *missing_for(const struct boot *boot, const struct member *m, u64 limit);
 

@@ -120,6 +120,8 @@ void read_options(const char *cmdline, struct options *o)
 			o->off = value_is(&w, "off");
 		else if (key_is(&w, "megamod.debug"))
 			o->debug = !value_is(&w, "0");
+		else if (key_is(&w, "megamod.times"))
+			o->times = !value_is(&w, "0");
 		else if (key_is(&w, "megamod.skip"))
 			join(o->skip, sizeof(o->skip), &w);
 		else if (key_is(&w, "megamod.run"))

@@ -24,7 +24,7 @@ bool key_is(const struct word *word, const char *key);
 enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
 
 struct options {
-	bool off, debug;
+	bool off, debug, times;
 	bool deferred_now, deferred_off;
 	bool writable;			/* the last of ro and rw */
 	bool wait_forever;		/* rootwait */

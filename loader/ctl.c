@@ -3,7 +3,9 @@
  * megamod-ctl, /megamod/ctl in the image and /run/megamod/ctl later. Its first life is that of the stage keeper, which
  * the loader starts under a name that begins with @; then it is a command:
  *
- *   megamod-ctl status [--json] | lsmod | trigger STAGE | take-over
+ *   megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over
+ *
+ * FOLDER is where a deployment on the real root has its plan and its state, in place of /megamod and /run.
  *
  * Exit status: 0 done, 1 not done, and it has said why, 2 for a call that it does not understand.
  */
@@ -24,15 +26,15 @@ static int open_folder(const char *path)
 	return (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
 }
 
-static void open_folders(void)
+static void open_folders(const char *run, const char *image, bool hook)
 {
 	boot.dev = open_folder("/dev");
 	boot.proc = open_folder("/proc");
 	boot.sys = open_folder("/sys");
-	boot.run = open_folder("/run");
-	boot.image = open_folder("/run/megamod/image");
+	boot.run = open_folder(run);
+	boot.image = hook ? -ENOENT : (int)sys_openat(boot.run, "megamod/image", O_RDONLY | O_DIRECTORY, 0);
 	if (boot.image < 0)
-		boot.image = open_folder("/megamod");
+		boot.image = open_folder(image);
 }
 
 static void read_command_line(void)
@@ -243,7 +245,7 @@ static int list_modules(void)
 
 static int usage(void)
 {
-	static const char text[] = "usage: megamod-ctl status [--json] | lsmod | trigger STAGE | take-over\n";
+	static const char text[] = "usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over\n";
 
 	write_all(2, text, sizeof(text) - 1);
 	return 2;
@@ -251,15 +253,22 @@ static int usage(void)
 
 int main(int argc, char **argv, char **envp)
 {
-	const char *command = argc > 1 ? argv[1] : "";
+	const char *command, *run = "/run", *image = "/megamod";
+	bool hook;
 
 	(void)envp;
 	if (argc && argv[0][0] == '@')
 		return be_keeper();
-	open_folders();
+	if (argc > 2 && same(argv[1], "--at")) {
+		run = image = argv[2];
+		argc -= 2;
+		argv += 2;
+	}
+	command = argc > 1 ? argv[1] : "";
+	hook = argc == 2 && same(command, "--hook");
+	open_folders(run, image, hook);
 	no_keeper();
-	if (argc == 2 && same(command, "--hook")) {
-		boot.image = open_folder("/megamod");
+	if (hook) {
 		say_through(boot.dev);
 		read_command_line();
 		return run_hook(&keeper);

@@ -7,10 +7,7 @@
 #include "load.h"
 #include "say.h"
 
-enum {
-	JSON_ROOM = 16 << 20,
-	TIMES = 128,	/* members in one `nanoseconds` parameter */
-};
+enum { JSON_ROOM = 16 << 20 };
 
 /* A string, or null. Names are ASCII; a byte that is not becomes an escape, so the file is always valid. */
 static void add_string(struct text *t, const char *s)
@@ -38,11 +35,6 @@ static void add_named(struct text *t, const char *name, const char *value)
 	text_add(t, ", ");
 }
 
-static void take_time(struct member *m, s64 nanoseconds)
-{
-	m->nanoseconds = (u64)nanoseconds;
-}
-
 static void add_member(struct text *t, const struct boot *boot, const struct member *m)
 {
 	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped" };
@@ -67,8 +59,7 @@ static void add_load(struct text *t, struct boot *boot, const struct load *load)
 	static const char *const ways[] = { "none", "own", "originals" };
 	u32 i;
 
-	if (load->way == WAY_OWN && load->merged && load->results && !load->error && load->nanoseconds)
-		read_array(boot, load, "nanoseconds", TIMES, take_time);
+	take_times(boot, load);
 	text_add(t, "    {");
 	add_named(t, "name", load->name);
 	add_named(t, "kind", load->merged ? "merged" : "single");

@@ -160,9 +160,9 @@ static void load_and_tell(struct keeper *k, struct stage *s)
 	write_status(k->boot);
 	load_stage(k->boot, s, s->fired);
 	save_outcome(k->boot);
+	write_mask(k->boot, true);	/* who reads that the stage is done finds the mask as it is then */
 	write_status(k->boot);
 	write_json(k->boot);
-	write_mask(k->boot, true);
 	if (has_dependents(&k->boot->plan, s))
 		k->ask_at = now() + ASK_MILLISECONDS * MILLISECOND;
 	drop_files(k, s);

@@ -136,6 +136,7 @@ static void say_outcome(struct boot *boot, const struct load *load)
 	if (load->nanoseconds)
 		say("load %s took %llu us: %u ok, %u failed, %u skipped", load->name,
 		    (unsigned long long)divide(load->nanoseconds, 1000, NULL), c.ok, c.failed, c.skipped);
+	say_times(boot, load);
 }
 
 /* ENOEXEC is what a module of another kernel gives: says so if that is what it is. */
@@ -299,6 +300,7 @@ void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
 	char modprobe[256];
 
 	say("stage %s triggered by %s", stage->name, kind_name(fired));
+	say_used(boot);
 	emptied = critical && empty_modprobe(boot, modprobe, sizeof(modprobe));
 	for (; load < end; load++) {
 		if (!critical && load->requests) {

@@ -32,4 +32,9 @@ bool is_live(const struct boot *boot, const char *name);
 typedef void take_value(struct member *m, s64 value);
 void read_array(struct boot *boot, const struct load *load, const char *what, u32 room, take_value *take);
 
+/* times.c: the members' own times, of a megamodule that has results. */
+void take_times(struct boot *boot, const struct load *load);
+/* With megamod.times, after a load: these times, and `say_used`. */
+void say_times(struct boot *boot, const struct load *load);
+
 #endif

@@ -92,6 +92,7 @@ static long mount_as(struct mounting *m, const char *type)
 		return err;
 	}
 	say("root %s %s mounted", m->source, type);
+	say_used(m->boot);
 	return 0;
 }
 

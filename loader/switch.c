@@ -137,6 +137,7 @@ static long start_program(struct boot *boot, struct fields command, bool forward
 	for (i = 1; forward && i < boot->argc && n < MAX_ARGUMENTS; i++)
 		argv[n++] = boot->argv[i];
 	argv[n] = NULL;
+	say_used(boot);
 	say("exec %s", path);
 	return sys_execve(path, argv, boot->envp);
 }

@@ -110,7 +110,7 @@ def parse_console(console: str) -> Timeline:
     failures: list[Failure] = []
     stage = ""
     executed: str | None = None
-    for seconds, text in _kernel_lines(console):
+    for seconds, text in kernel_lines(console):
         own = text.removeprefix("megamod: ") if text.startswith("megamod: ") else None
         if own is None:
             if match := _RUN_INIT.match(text):
@@ -140,7 +140,7 @@ def parse_console(console: str) -> Timeline:
     return Timeline(events=tuple(events), loads=tuple(loads), failures=tuple(failures), user_space=executed is not None)
 
 
-def _kernel_lines(console: str) -> Iterator[tuple[float | None, str]]:
+def kernel_lines(console: str) -> Iterator[tuple[float | None, str]]:
     """Time and text of each line that the kernel has printed, each once."""
     seen: set[tuple[str | None, str]] = set()
     for line in console.splitlines():

@@ -16,6 +16,7 @@ from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.archive.image import read_image
 from megamod.initramfs.boot.console import Event, EventKind, Failure, Timeline, parse_console
 from megamod.initramfs.boot.qemu import QemuResult, run_qemu
+from megamod.initramfs.chart.lines import marks
 from megamod.initramfs.plan import PLAN_PATH
 from megamod.initramfs.prelink.known import architecture_of
 from megamod.initramfs.steps import human_seconds, table
@@ -62,6 +63,10 @@ class BootReport:
             "status": self.result.returncode,
             "accelerator": self.result.accel,
             "host_seconds": round(self.result.seconds, 3),
+            "lines": [
+                {"seconds": None if line.time is None else line.time / 1e9, "text": line.text}
+                for line in marks(self.result.console)
+            ],
         }
         if not self.ok:
             ending["console_tail"] = self.result.tail()
@@ -86,15 +91,17 @@ def boot_image(
     icount: bool = False,
     timeout: float = 120.0,
     memory: int = 512,
+    wait_for: Sequence[str] | None = None,
 ) -> BootReport:
     """Boot *image*, made by ``megamod build``, with the kernel *vmlinuz*; the arguments are those of `run_qemu`.
 
     Without a ``root=`` in *append* the first disk is the root. QEMU and its machine follow from the image's loader. The
-    run ends when the guest does, or ten seconds after user space was reached and the last stage was loaded. Raises
-    MegamodError for a file that cannot be read and for an image without a plan.
+    run ends when the guest does, or ten seconds after user space was reached and the last stage was loaded; with
+    *wait_for* at once when user space was reached and these stages were loaded. Raises MegamodError for a file that
+    cannot be read and for an image without a plan.
     """
     entries = read_image(image)
-    stages = _stages_that_end(image, entries)
+    stages = _stages_that_end(image, entries) if wait_for is None else wait_for
     result = run_qemu(
         arch=_architecture(entries),
         image=image,
@@ -105,9 +112,14 @@ def boot_image(
         timeout=timeout,
         memory=memory,
         until=_all_reached(stages),
-        linger=_LINGER_SECONDS,
+        linger=_LINGER_SECONDS if wait_for is None else 0.0,
     )
     return BootReport(timeline=parse_console(result.console), result=result)
+
+
+def image_architecture(image: Path) -> str:
+    """The architecture of *image*, as the loader's programs are called for it."""
+    return _architecture(read_image(image))
 
 
 def _architecture(entries: Sequence[Entry]) -> str:
@@ -121,13 +133,22 @@ def _architecture(entries: Sequence[Entry]) -> str:
     return platform.machine()
 
 
+def stages_of(image: Path) -> list[str]:
+    """The stages in the plan of *image*; raises MegamodError if it has none."""
+    return [record[1] for record in _stage_records(image, read_image(image))]
+
+
 def _stages_that_end(image: Path, entries: Sequence[Entry]) -> list[str]:
     """The stages that come without anybody's doing."""
+    return [record[1] for record in _stage_records(image, entries) if record[2:3] != ["manual"]]
+
+
+def _stage_records(image: Path, entries: Sequence[Entry]) -> list[list[str]]:
     plan = next((entry.data for entry in entries if entry.path == PLAN_PATH), None)
     if plan is None:
         raise MegamodError(f"{image}: has no {PLAN_PATH}", hint="megamod build makes an image that has")
     records = [line.split(" ") for line in plan.decode("ascii", "replace").splitlines()]
-    return [record[1] for record in records if record[0] == "stage" and record[2:3] != ["manual"]]
+    return [record for record in records if record[0] == "stage" and len(record) > 1]
 
 
 def _all_reached(stages: Sequence[str]) -> str:

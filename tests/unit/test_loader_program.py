@@ -74,7 +74,19 @@ def test_ctl_that_is_asked_for_nothing_it_knows_says_what_it_knows(tmp_path):
     for arguments in ([], ["status", "--xml"], ["trigger"], ["take-over", "now"]):
         result = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
         assert (result.returncode, result.stdout) == (2, "")
-        assert result.stderr == "usage: megamod-ctl status [--json] | lsmod | trigger STAGE | take-over\n"
+        wanted = "usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over\n"
+        assert result.stderr == wanted
+
+
+def test_ctl_at_a_folder_reads_the_status_below_it(tmp_path):
+    path = tmp_path / "ctl"
+    path.write_bytes(build.ctl_binary("x86_64"))
+    path.chmod(0o755)
+    (tmp_path / "megamod").mkdir()
+    (tmp_path / "megamod/status").write_text("critical done 0 0 0 0 0 merged\n")
+    result = subprocess.run([path, "--at", tmp_path, "status"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[1:] == ["critical done 0 0 0 0 0 merged", "keeper: none"]
 
 
 def test_programs_end_where_their_last_segment_ends(program):

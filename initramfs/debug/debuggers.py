@@ -1,0 +1,133 @@
+"""What gdb, crash and drgn must be told so that each member's own debug file lies at its place in the megamodule.
+
+Needs the map, the addresses of the megamodules' sections in the running kernel (or in its dump), and the debug files.
+Debug information of a module is relative to its sections, and every section that was merged has moved on its own, so
+each gets its address. Sections of init code are left out unless asked for: the kernel has freed them, and their
+addresses may be somebody else's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from megamod.initramfs.debug.debugfiles import DebugFiles
+from megamod.initramfs.debug.linkmap import LinkMap, MapMember, Megamap
+from megamod.initramfs.debug.places import Loaded
+from megamod.profiles.errors import MegamodError
+
+Debugger = Literal["gdb", "crash", "drgn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedMember:
+    """A member in the running kernel: address and size of each of its sections; file: its debug file."""
+
+    member: MapMember
+    megamodule: str
+    file: Path
+    sections: Mapping[str, tuple[int, int]]
+
+
+def place_members(
+    link_map: LinkMap, loaded: Mapping[str, Loaded], debug: DebugFiles, *, only: frozenset[str], init: bool
+) -> tuple[list[PlacedMember], list[str]]:
+    """Every member (or *only* those named) whose address and debug file are known, and the names of those without a
+    debug file."""
+    known = {member.name for megamodule in link_map.megamodules.values() for member in megamodule.members}
+    if missing := sorted(only - known):
+        raise MegamodError(f"{link_map.source}: there is no member {', '.join(missing)}")
+    found, without = [], []
+    for name, here in loaded.items():
+        megamodule = link_map.megamodules[name]
+        for number, member in enumerate(megamodule.members):
+            if only and member.name not in only:
+                continue
+            path = debug.path(member)
+            # No debugger unpacks one itself.
+            if path is None or path.suffix in (".xz", ".zst", ".gz"):
+                without.append(member.name)
+                continue
+            sections = member_sections(megamodule, number, here.sections, init=init)
+            found.append(PlacedMember(member=member, megamodule=name, file=path, sections=sections))
+    return found, without
+
+
+def member_sections(
+    megamodule: Megamap, number: int, addresses: Mapping[str, int], *, init: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Section of the member → its address and size; tables whose entries were sorted apart have none."""
+    found: dict[str, tuple[int, int]] = {}
+    for chunk in megamodule.chunks:
+        if chunk.member != number or chunk.output not in addresses or len(chunk.pieces) != 1:
+            continue
+        start, place, size = chunk.pieces[0]
+        if size and start == 0 and (init or not chunk.output.startswith(".init")):
+            found.setdefault(chunk.section, (addresses[chunk.output] + place, size))
+    return found
+
+
+def script(debugger: Debugger, placed: list[PlacedMember]) -> str:
+    """Commands for gdb or crash, or a script for drgn."""
+    return {"gdb": _gdb, "crash": _crash, "drgn": _drgn}[debugger](placed)
+
+
+def _gdb(placed: list[PlacedMember]) -> str:
+    lines = ["# gdb: source this file, after `file vmlinux` and `target remote` or a core, if any", "set confirm off"]
+    for item in placed:
+        lines += [f"# {item.member.name} in {item.megamodule}", _add_symbol_file(item)]
+    return "\n".join([*lines, "set confirm on", ""])
+
+
+def _add_symbol_file(item: PlacedMember) -> str:
+    # gdb takes its arguments apart as a shell does (gdb/symfile.c add_symbol_file_command(), gdb_buildargv()).
+    words = ["add-symbol-file", shlex.quote(str(item.file))]
+    sections = dict(item.sections)
+    if ".text" in sections:
+        words.append(f"{sections.pop('.text')[0]:#x}")
+    return " ".join([*words, *(f"-s {shlex.quote(name)} {address:#x}" for name, (address, _) in sections.items())])
+
+
+def _crash(placed: list[PlacedMember]) -> str:
+    # crash's own `mod -s` looks for a module of that name in the kernel's list; the gdb in it does not.
+    lines = ["# crash: `crash -i FILE …`, or `< FILE` at its prompt"]
+    for item in placed:
+        lines += [f"# {item.member.name} in {item.megamodule}", f"gdb {_add_symbol_file(item)}"]
+    return "\n".join([*lines, ""])
+
+
+_DRGN = '''\
+"""drgn: exec(open(FILE).read()) at its prompt; or call load_members(prog) with a program of your own."""
+import drgn
+
+_MEMBERS = {members}
+
+
+def load_members(prog):
+    for name, build_id, path, sections in _MEMBERS:
+        start, _ = sections.get(".text") or min(sections.values())
+        module = prog.relocatable_module(name, start, create=True)
+        module.build_id = bytes.fromhex(build_id)
+        for section, (address, _) in sections.items():
+            module.section_addresses[section] = address
+        # A member's sections lie between those of others.
+        module.address_ranges = sorted((address, address + size) for address, size in sections.values())
+        module.try_file(path, force=True)
+
+
+if "prog" in globals():
+    load_members(prog)
+'''
+
+
+def _drgn(placed: list[PlacedMember]) -> str:
+    members = "".join(
+        f"    ({item.member.name!r}, {item.member.build_id!r}, {str(item.file)!r}, {{\n"
+        + "".join(f"        {name!r}: ({address:#x}, {size:#x}),\n" for name, (address, size) in item.sections.items())
+        + "    }),\n"
+        for item in placed
+    )
+    return _DRGN.replace("{members}", f"[\n{members}]")

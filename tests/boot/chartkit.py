@@ -1,0 +1,46 @@
+"""Boots for the tests of chart, budget and tune: one profile merged and one by one, each booted once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from boot.imagekit import MadeOnce, make_image, make_root, make_stock_image
+
+from megamod.initramfs.boot.debian import Kernel
+from megamod.initramfs.chart.live import boot_record
+from megamod.initramfs.chart.record import BootRecord
+from megamod.initramfs.chart.source import record_from_log
+
+Kernels = Callable[[str], Kernel]
+
+PROFILE = """\
+name: small
+critical: {modules: [virtio_pci, virtio_blk, ext4]}
+deferred: [{name: sound, modules: [snd_hda_intel], after: userspace}]
+unwind: drop
+symbols: trim
+compress: none
+"""
+
+POWER_OFF = "wait_for sound\npoweroff -f\n"
+
+
+def log_of(made_once: MadeOnce, kernel: Kernel, *, merged: bool, initcalls: bool = False) -> str:
+    """The console of such a boot."""
+    image = (make_image if merged else make_stock_image)(made_once, kernel, PROFILE)
+    disk = make_root(made_once, POWER_OFF)
+
+    def make(path: Path) -> None:
+        _record, report = boot_record(
+            image, vmlinuz=kernel.vmlinuz, disks=[disk], initcalls=initcalls, timeout=240, log=path
+        )
+        assert report.ok, report.result.tail()
+
+    return made_once(f"chart-{kernel.release}-{merged}-{initcalls}.log", make).read_text()
+
+
+def record_of(made_once: MadeOnce, kernel: Kernel, *, merged: bool, initcalls: bool = False) -> BootRecord:
+    """The record of it."""
+    log = log_of(made_once, kernel, merged=merged, initcalls=initcalls)
+    return record_from_log(log, name="merged" if merged else "one by one")

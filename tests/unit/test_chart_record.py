@@ -1,0 +1,274 @@
+"""Logs, status.json and JSON read as one record of a boot: what the spans are, and that they add up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unit.chartkit import LOG, PLAIN, STATUS, without_times
+
+from megamod.initramfs.boot.console import parse_console
+from megamod.initramfs.boot.qemu import QemuResult
+from megamod.initramfs.boot.timeline import BootReport
+from megamod.initramfs.chart.asjson import record_json
+from megamod.initramfs.chart.merge import merge_records
+from megamod.initramfs.chart.record import BootRecord, Kind, Span, sums
+from megamod.initramfs.chart.source import read_record, record_from_log
+from megamod.profiles.errors import MegamodError
+
+
+def record(log: str = LOG) -> BootRecord:
+    return record_from_log(log, name="a.log")
+
+
+def found(boot: BootRecord, kind: Kind, name: str | None = None) -> list[Span]:
+    spans = [each for span in (*boot.line, *boot.beside) for each in span.walk()]
+    return [span for span in spans if span.kind == kind and name in (None, span.name)]
+
+
+def times(span: Span) -> tuple[float, float]:
+    """Start and duration in milliseconds."""
+    return span.start / 1e6, span.duration / 1e6
+
+
+def test_the_line_fills_the_boot_without_gap_or_overlap() -> None:
+    boot = record()
+    at = 0
+    for span in boot.line:
+        assert span.start == at
+        at = span.end
+    assert at == boot.end == 2_005_400_000
+
+
+@pytest.mark.parametrize("log", [LOG, PLAIN])
+def test_the_parts_of_each_span_follow_one_another_and_fill_it(log: str) -> None:
+    boot = record(log)
+    for span in (*boot.line, *boot.beside):
+        for each in span.walk():
+            if each.parts:
+                assert each.parts[0].start == each.start
+                assert each.parts[-1].end == each.end
+                assert all(first.end == second.start for first, second in zip(each.parts, each.parts[1:], strict=False))
+    assert boot.unexplained() == 0
+
+
+def test_the_kernels_phases_are_those_of_its_log() -> None:
+    kernel = record().line[0]
+    assert [times(part) for part in kernel.parts] == [(0, 400), (400, 1200), (1600, 100)]
+    assert times(kernel) == (0, 1700)
+
+
+def test_unpacking_the_image_is_beside_the_initcalls() -> None:
+    assert [times(span) for span in found(record(), Kind.UNPACK)] == [(600, 100)]
+
+
+def test_a_call_is_split_by_the_kernels_events_and_the_members_times() -> None:
+    (call,) = (span for span in found(record(), Kind.CALL) if span.name == "megamod_critical")
+    assert times(call) == (1702.1, 60.4)
+    assert [(part.kind, part.name, *times(part)) for part in call.parts] == [
+        (Kind.COPY, "copy", 1702.1, 0.9),
+        (Kind.LINK, "relocation and the rest", 1703.0, 10.0),
+        (Kind.INIT, "crc32c_intel", 1713.0, 0.001),
+        (Kind.INIT, "virtio_blk", 1713.001, 49.0),
+        (Kind.INIT, "ext4", 1762.001, 0.2),
+        (Kind.END, "after the inits", 1762.201, 0.299),
+    ]
+
+
+def test_a_wait_is_in_the_only_init_that_is_so_long() -> None:
+    # 61 ms passed between the two lines, and 31 ms of them the processor was in use.
+    (call,) = (span for span in found(record(), Kind.CALL) if span.name == "megamod_critical")
+    assert call.waited == 30_000_000
+    (init,) = (part for part in call.parts if part.name == "virtio_blk")
+    assert [(part.kind, part.duration) for part in init.parts] == [(Kind.WAIT, 30_000_000), (Kind.INIT, 19_000_000)]
+
+
+def test_a_wait_that_two_inits_may_have_had_stays_with_the_call() -> None:
+    log = LOG.replace("virtio_blk=49000000 ext4=200000", "virtio_blk=19000000 ext4=19000000")
+    boot = record(log.replace("used 1531000000", "used 1545000000"))
+    (call,) = (span for span in found(boot, Kind.CALL) if span.name == "megamod_critical")
+    assert call.waited == 16_000_000
+    assert all(leaf.kind != Kind.WAIT for leaf in call.leaves())
+    assert sums([call])[Kind.WAIT] == 16_000_000
+    assert sum(sums([call]).values()) == call.duration
+
+
+def test_with_several_processors_nothing_is_said_of_waits() -> None:
+    boot = record(LOG.replace("1 node, 1 CPU", "1 node, 2 CPUs"))
+    assert not found(boot, Kind.WAIT)
+    assert all(call.waited is None for call in boot.calls())
+
+
+def test_the_init_of_a_module_on_its_own_lasts_from_the_kernels_event_to_the_end_of_the_call() -> None:
+    (call,) = (span for span in found(record(), Kind.CALL) if span.name == "snd")
+    assert [(part.kind, *times(part)) for part in call.parts] == [
+        (Kind.COPY, 2000.1, 0.4),
+        (Kind.LINK, 2000.5, 3.5),
+        (Kind.INIT, 2004.0, 1.1),
+    ]
+
+
+def test_a_log_without_these_lines_has_calls_in_one_piece_and_says_so() -> None:
+    boot = record(PLAIN)
+    assert [(*times(call), call.parts) for call in boot.calls()] == [(1702.0, 60.4, ()), (2000.0, 5.0, ())]
+    assert boot.notes == ("2 of 2 calls in one piece: the log does not say more",)
+
+
+def test_members_times_without_the_kernels_events_leave_copy_and_relocation_together() -> None:
+    log = "".join(line for line in LOG.splitlines(keepends=True) if "copied" not in line and "module_load" not in line)
+    call = record(log).calls()[0]
+    assert [part.kind for part in call.parts] == [Kind.LINK, Kind.INIT, Kind.INIT, Kind.INIT]
+    assert call.parts[0].duration == call.duration - 49_201_000
+
+
+def test_initcall_debug_gives_the_kernels_initcalls_and_the_inits_of_modules() -> None:
+    added = (
+        ("[    0.600000]", "[    0.500000] calling  pci_init+0x0/0x10 @ 1\n"),
+        ("[    0.600000]", "[    0.510000] initcall pci_init+0x0/0x10 returned -19 after 10000 usecs\n"),
+        ("[    2.004000]", "[    2.002000] calling  alsa_sound_init+0x0/0x1000 [snd] @ 77\n"),
+        ("[    2.004000]", "[    2.003000] initcall alsa_sound_init+0x0/0x1000 [snd] returned 0 after 1000 usecs\n"),
+    )
+    log = PLAIN.replace("[    2.005200]", "[    2.004000] x\n[    2.005200]")
+    for before, line in added:
+        log = log.replace(before, line + before, 1)
+    boot = record(log)
+    (initcall,) = found(boot, Kind.INITCALL)
+    assert (initcall.name, *times(initcall), initcall.detail) == ("pci_init", 500.0, 10.0, "returned -19")
+    assert [times(init) for init in found(boot, Kind.INIT, "snd")] == [(2002.0, 1.0)]
+
+
+def test_a_wait_for_the_root_and_the_mount_are_one_span_named_by_device_and_type() -> None:
+    log = LOG.replace("[    1.766000]", "[    1.763300] megamod: waiting for root /dev/vda\n[    1.766000]")
+    (root,) = found(record(log), Kind.ROOT)
+    assert (*times(root), root.detail) == (1763.2, 2.8, "/dev/vda ext4")
+
+
+def test_user_space_and_the_loaders_start_are_on_the_kernels_clock() -> None:
+    boot = record()
+    assert (boot.loader, boot.user_space) == (1_701_000_000, 1_767_100_000)
+
+
+def test_a_boot_that_ends_in_a_stage_is_drawn_as_far_as_it_came() -> None:
+    boot = record(LOG[: LOG.index("[    1.763200]")])
+    assert boot.user_space is None
+    assert boot.end == 1_763_100_000
+    assert "stage critical was not done when the log ended" in boot.notes
+
+
+def test_a_deferred_stage_beside_the_mount_does_not_disturb_the_line() -> None:
+    early = (
+        "[    1.763300] megamod: stage net triggered by now\n"
+        "[    1.764000] megamod: load net took 600 us: 1 ok, 0 failed, 0 skipped\n"
+        "[    1.764100] megamod: stage net done\n"
+    )
+    boot = record(PLAIN.replace("[    1.766000]", early + "[    1.766000]"))
+    assert [stage.name for stage in boot.beside if stage.kind == Kind.STAGE] == ["net", "sound"]
+    assert [times(span) for span in found(boot, Kind.ROOT)] == [(1763.2, 2.8)]
+
+
+def test_a_log_that_the_guest_printed_again_counts_once() -> None:
+    assert record(LOG + "dmesg:\n" + LOG) == record()
+
+
+def test_the_journal_with_monotonic_times_is_read_like_dmesg() -> None:
+    assert record(LOG.replace("] ", "] box kernel: ")) == record()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[Sun Nov 22 20:19:52 2026] megamod: start",
+        "[  +0.000012] megamod: start",
+        "2026-11-22T20:19:52,123456+01:00 megamod: start",
+        "Nov 22 20:19:52 box kernel: megamod: start",
+    ],
+    ids=["dmesg -T", "dmesg -H", "dmesg --time-format=iso", "journalctl -k"],
+)
+def test_times_of_day_are_refused_with_the_way_out(line: str) -> None:
+    with pytest.raises(MegamodError) as caught:
+        record(f"{line}\n{line.replace('start', 'stage critical done')}\n")
+    assert caught.value.message == "a.log: its times are those of a clock that is set while a machine boots"
+    assert caught.value.hint is not None and "dmesg without -T" in caught.value.hint
+
+
+def test_a_log_without_times_gives_the_calls_one_after_the_other() -> None:
+    boot = record(without_times(LOG))
+    assert not boot.clock
+    assert [(stage.name, *times(stage)) for stage in boot.line] == [("critical", 0, 60.4), ("sound", 60.4, 5.0)]
+    assert [part.name for part in boot.calls()[0].parts][1:] == ["crc32c_intel", "virtio_blk", "ext4"]
+
+
+def test_a_log_of_another_boot_is_no_chart() -> None:
+    with pytest.raises(MegamodError, match=r"^a\.log: no line of megamod's loader is in it "):
+        record("[    0.000000] Linux version 6.1.0\n")
+
+
+def write(folder: Path, text: str, name: str = "x") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_status_json_gives_the_stages_that_were_loaded_with_their_members(tmp_path: Path) -> None:
+    boot = read_record(write(tmp_path, json.dumps(STATUS)))
+    assert (boot.kernel, boot.clock) == ("6.1.0-56-amd64", False)
+    assert [times(span) for span in boot.line] == [(0, 60.4)]
+    assert [(part.kind, part.name) for part in boot.calls()[0].parts] == [
+        (Kind.LINK, "copy, relocation and the rest"),
+        (Kind.INIT, "crc32c_intel"),
+        (Kind.INIT, "virtio_blk"),
+        (Kind.INIT, "ext4"),
+    ]
+
+
+def test_a_log_and_the_status_of_the_same_boot_make_one_record(tmp_path: Path) -> None:
+    status = read_record(write(tmp_path, json.dumps(STATUS)))
+    boot = merge_records([record(PLAIN), status])
+    assert times(boot.calls()[0]) == (1702.0, 60.4)
+    assert [part.name for part in boot.calls()[0].parts][1:] == ["crc32c_intel", "virtio_blk", "ext4"]
+
+
+def test_two_logs_are_not_one_boot() -> None:
+    with pytest.raises(MegamodError, match="not one log with durations for it"):
+        merge_records([record(), record()])
+
+
+def test_a_status_of_another_kernel_is_refused(tmp_path: Path) -> None:
+    status = read_record(write(tmp_path, json.dumps({**STATUS, "kernel": "6.12.1"})))
+    with pytest.raises(MegamodError, match=r"is of kernel 6\.12\.1, a\.log of 6\.1\.0-56-amd64$"):
+        merge_records([record(), status])
+
+
+def test_the_json_of_the_boot_command_gives_what_its_console_gives(tmp_path: Path) -> None:
+    result = QemuResult(console=LOG, returncode=0, timed_out=False, stopped=False, seconds=1.0, accel="tcg")
+    path = write(tmp_path, BootReport(timeline=parse_console(LOG), result=result).as_json())
+    assert replace(read_record(path), title="a.log") == record()
+
+
+def test_the_charts_own_json_gives_the_same_record(tmp_path: Path) -> None:
+    assert replace(read_record(write(tmp_path, record_json(record()))), title="a.log") == record()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("{", "is neither a log nor JSON that is whole"),
+        ("{}", "is JSON of another kind or version"),
+        ('{"stages": [1]}', "is JSON of another kind or version"),
+        ('{"format": "megamod-chart", "version": 2}', "is JSON of another kind or version"),
+        ('{"events": [], "lines": []}', "the guest printed nothing that the chart reads"),
+    ],
+)
+def test_a_file_that_is_no_boot_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(MegamodError) as caught:
+        read_record(path)
+    assert caught.value.message == f"{path}: {message}"
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MegamodError, match="No such file or directory"):
+        read_record(tmp_path / "absent")
