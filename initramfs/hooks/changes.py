@@ -1,7 +1,8 @@
 """Changes to a folder tree, made together or not at all: a generator's image root, or a system's configuration.
 
-A change that fails takes back all that were made before it. Files that are removed are kept in a folder beside the
-root's own files until the end, so taking back needs no space.
+A change that fails takes back all that were made before it. Files that are replaced or removed keep their content under
+another name in their own folder until the end, so taking back needs no space, and other file systems may be mounted
+below the root.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,11 @@ from megamod.profiles.errors import MegamodError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
-    """A file to be written: its bytes and its permissions."""
+    """A file to be written: its bytes and its permissions; or a symbolic link to *link*."""
 
-    data: bytes
+    data: bytes = b""
     mode: int = 0o644
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,38 +38,43 @@ class Changes:
 
 def apply_changes(root: Path, changes: Changes) -> None:
     """Make all *changes* below *root*, or none; raises MegamodError naming the path that failed."""
-    attic = root / f".megamod-{secrets.token_hex(8)}"
+    path, old = root, []
     with contextlib.ExitStack() as undo:
-        path = attic
         try:
-            attic.mkdir()
-            undo.callback(shutil.rmtree, attic, ignore_errors=True)
-            for number, (name, new) in enumerate(changes.write.items()):
+            for name, new in changes.write.items():
                 path = root / name
                 for folder in _missing_folders(path.parent):
                     folder.mkdir(mode=0o755)
                     undo.callback(_quietly_rmdir, folder)
                 if path.is_symlink() or path.exists():
-                    kept = attic / f"old-{number}"
-                    path.rename(kept)
-                    undo.callback(os.replace, kept, path)
+                    old.append(_put_aside(path, undo))
                 undo.callback(path.unlink, missing_ok=True)
-                path.write_bytes(new.data)
-                path.chmod(new.mode)
-            for number, path in enumerate(changes.remove):
-                kept = attic / f"removed-{number}"
-                path.rename(kept)
-                undo.callback(os.replace, kept, path)
+                if new.link:
+                    path.symlink_to(new.link)
+                else:
+                    path.write_bytes(new.data)
+                    path.chmod(new.mode)
+            for path in changes.remove:
+                old.append(_put_aside(path, undo))
             for path in changes.folders:
                 for folder in _missing_folders(path):
                     folder.mkdir(mode=0o755)
                     undo.callback(_quietly_rmdir, folder)
         except OSError as error:
-            hint = "the image is as the generator made it"
-            raise MegamodError(f"{path}: {error.strerror or error}", hint=hint) from None
+            raise MegamodError(f"{path}: {error.strerror or error}", hint="nothing was changed") from None
         # Everything is in place: what would take it back is forgotten.
         undo.pop_all()
-    shutil.rmtree(attic, ignore_errors=True)
+    for path in old:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _put_aside(path: Path, undo: contextlib.ExitStack) -> Path:
+    """Rename *path*; where it is then."""
+    kept = path.with_name(f".megamod-{secrets.token_hex(8)}")
+    path.rename(kept)
+    undo.callback(os.replace, kept, path)
+    return kept
 
 
 def _missing_folders(folder: Path) -> Iterator[Path]:

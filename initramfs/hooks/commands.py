@@ -1,4 +1,4 @@
-"""What the ``megamod hook`` commands do, without click."""
+"""What the ``megamod hook`` and ``megamod deploy`` commands do, without click."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import Literal
 
 import click
 
+from megamod.initramfs.hooks.deploy import DeployRequest, link_deployment
+from megamod.initramfs.hooks.deployed import Record, changed, members_of, put, read_record, take_away
 from megamod.initramfs.hooks.install import Entry, install, read_settings, remove, status
+from megamod.initramfs.hooks.maps import drop_maps, keep_maps
 from megamod.initramfs.hooks.run import GENERATORS, Generator, HookRequest, run_hook
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
+from megamod.profiles.machine import Machine, open_machine
 
 _SETTINGS = Path("/etc/megamod/hook.conf")
 _YES = ("yes", "true", "1", "on")
@@ -88,6 +92,8 @@ def hook_install_command(*, generator: Generator, entry: Entry | None, root: Pat
 
 def hook_remove_command(*, generator: Generator, root: Path) -> None:
     """``megamod hook remove``."""
+    if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
+        drop_maps(root, None, "image")
     for line in remove(generator, root=root):
         click.echo(line)
 
@@ -106,6 +112,72 @@ def hook_status_command(*, generator: Generator | None, root: Path) -> None:
             click.echo(f"  {name} is not as it was installed")
         if not (root / found.program.lstrip("/")).exists():
             click.echo(f"  {found.program} is not there: the next images are without megamod")
+
+
+def deploy_command(
+    *, kernel: str | None, profile: str | None, machine: Path | None, root: Path, action: str, steps: Steps
+) -> int:
+    """``megamod deploy``: *action* is ``deploy``, ``update``, ``remove`` or ``status``."""
+    record = read_record(root)
+    if action == "status":
+        _deploy_status(root, record)
+        return 0
+    if action == "remove":
+        drop_maps(root, kernel, "deployment")
+        lines = take_away(root, kernel)
+        click.echo("\n".join(lines))
+        return 0
+    kernel = kernel or os.uname().release
+    if action == "update":
+        if not record.kernels:
+            return 0
+        profile, machine = record.settings.get("profile"), _folder(record.settings.get("machine"))
+    elif machine is None:
+        machine = _folder(read_settings(root / _SETTINGS.relative_to("/")).get("MEGAMOD_MACHINE"))
+    settings = {"profile": profile, "machine": str(machine) if machine else None}
+    if profile is not None and "/" in profile:
+        settings["profile"] = str(Path(profile).absolute())
+    request = DeployRequest(
+        kernel=kernel,
+        root=root,
+        profile=profile,
+        machine=open_machine(machine) if machine else Machine(root=root),
+        again=members_of(root, record),
+    )
+    try:
+        deployment = link_deployment(request, steps=steps)
+    except MegamodError as error:
+        if action != "update":
+            raise
+        # What was deployed for other files of this kernel must not be loaded with these.
+        if kernel in record.kernels:
+            drop_maps(root, kernel, "deployment")
+            take_away(root, kernel)
+        click.echo(f"megamod: warning: {kernel} boots without deployed modules: {error}", err=True)
+        return 0
+    for note in deployment.notes:
+        steps.say(f"  note: {note}")
+    kept = {name: value for name, value in settings.items() if value}
+    for line in put(root, kernel, deployment.files, kept, _own_program(root)):
+        click.echo(line)
+    if no_map := keep_maps(root, kernel, "deployment", deployment.stages):
+        steps.say(f"  note: {no_map}")
+    click.echo(f"megamod: deployed for {kernel}: {deployment.summary()}", err=True)
+    return 0
+
+
+def _deploy_status(root: Path, record: Record) -> None:
+    if not record.kernels:
+        click.echo("nothing is deployed")
+    for kernel in sorted(record.kernels):
+        state = "" if (root / "lib/modules" / kernel / "modules.dep").exists() else "; its modules are not there"
+        click.echo(f"{kernel}: deployed, {record.settings.get('profile', 'what the machine needs')}{state}")
+    for name in changed(root, record):
+        click.echo(f"  {name} is not as it was written")
+
+
+def _folder(name: str | None) -> Path | None:
+    return Path(name) if name else None
 
 
 def _own_program(root: Path) -> Path:

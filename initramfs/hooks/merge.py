@@ -59,20 +59,20 @@ def merge_choice(
     left = {name: "modprobe.d has a command for it" for name in sorted(config.installs) if name in allowed}
     notes: list[str] = []
     for _round in range(_MOST_ROUNDS):
-        left = _with_dependents(left, allowed, tree)
+        left = with_dependents(left, allowed, tree)
         wanted = {name: why for name, why in choice.merge.items() if name not in left}
         if not wanted:
             raise MegamodError("there is no module that could be merged", hint="MEGAMOD_SELECT=all takes all modules")
         part = replace(tree, modules={name: tree.modules[name] for name in sorted(allowed - left.keys())})
         selection = _selection(wanted, part, config, generator, fallback)
         files, members = read_selection(selection)
-        refused = {name: why for name, member in members.items() if (why := _why_refused(member, config)) is not None}
+        refused = {name: why for name, member in members.items() if (why := why_refused(member, config)) is not None}
         if not refused:
             break
         left = {**left, **refused}
     # From here on the set is fixed. The mask needs the dependents among all modules of the kernel.
     selection = replace(
-        selection, tree=tree, profile=replace(selection.profile, options=_options(config, members, notes))
+        selection, tree=tree, profile=replace(selection.profile, options=options_for(config, members, notes))
     )
     edges = needs(members)
     exports = kernel_exports(selection, members, steps)
@@ -131,7 +131,7 @@ def _soft_before(name: str, tree: ModuleTree, config: ModprobeConfig) -> tuple[s
     return tuple(dict.fromkeys(need for word in words for need in tree.resolve(word)[0] if need != name))
 
 
-def _with_dependents(left: Mapping[str, str], names: Iterable[str], tree: ModuleTree) -> dict[str, str]:
+def with_dependents(left: Mapping[str, str], names: Iterable[str], tree: ModuleTree) -> dict[str, str]:
     """*left* and what needs one of them: it can only be loaded after that one, by the generator."""
     more = {
         name: f"needs {culprit}"
@@ -141,7 +141,7 @@ def _with_dependents(left: Mapping[str, str], names: Iterable[str], tree: Module
     return {**left, **more}
 
 
-def _why_refused(member: Member, config: ModprobeConfig) -> str | None:
+def why_refused(member: Member, config: ModprobeConfig) -> str | None:
     """Why *member* must stay an ordinary file, None if it may be merged."""
     licence = member.info("license")
     if licence not in GPL_COMPATIBLE:
@@ -156,7 +156,7 @@ def _why_refused(member: Member, config: ModprobeConfig) -> str | None:
     return None
 
 
-def _options(config: ModprobeConfig, members: Mapping[str, Member], notes: list[str]) -> tuple[Option, ...]:
+def options_for(config: ModprobeConfig, members: Mapping[str, Member], notes: list[str]) -> tuple[Option, ...]:
     """modprobe.d's options of *members*. A parameter that a module does not have is a warning of the kernel's for a
     module on its own (unknown_module_param_cb, kernel/module/main.c, 6.1), so it is a note here."""
     found = []

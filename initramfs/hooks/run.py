@@ -19,6 +19,7 @@ from megamod.initramfs.contents import Contents
 from megamod.initramfs.firmware import FirmwareFolder
 from megamod.initramfs.hooks.changes import Changes, NewFile, apply_changes
 from megamod.initramfs.hooks.choice import Choice, ImageModules, choose, chosen_modules, read_image_modules
+from megamod.initramfs.hooks.maps import keep_maps
 from megamod.initramfs.hooks.merge import Merge, merge_choice
 from megamod.initramfs.inspect.manifest import MANIFEST_PATH
 from megamod.initramfs.plan import PLAN_PATH, plan_text
@@ -113,12 +114,17 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     gone = [] if request.chosen is not None else [path for name, path in image.files.items() if name in merge.merged]
     held = [_place(name, image, tree) for name in sorted(merge.merged)] if request.hold_places else []
     apply_changes(request.image_root, Changes(write=write, remove=gone, folders=held))
+    no_map = keep_maps(request.host, request.kernel, "image", (stage,))
     return HookReport(
         members=tuple(m.name for load in merge.stage.loads if load.merged for m in load.merged.members),
         added=tuple(added),
         bytes=sum(len(load.data) for load in stage.loads),
         fallback_bytes=sum(map(len, originals.values())),
-        notes=(*merge.notes, *(f"{name} stays a file: {why}" for name, why in sorted(merge.left.items()))),
+        notes=(
+            *merge.notes,
+            *(f"{name} stays a file: {why}" for name, why in sorted(merge.left.items())),
+            *([no_map] if no_map else []),
+        ),
     )
 
 

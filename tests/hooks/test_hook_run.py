@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from megamod.initramfs.boot.debian import Kernel
+from megamod.initramfs.debug.linkmap import read_map
 from megamod.initramfs.hooks.install import install
 from megamod.initramfs.hooks.run import HookReport, HookRequest, run_hook
 from megamod.initramfs.steps import Steps
@@ -145,7 +146,10 @@ def test_held_places_are_empty_folders_where_depmod_finds_no_module(
     places = [image / "lib/modules" / tree.release / tree.modules[name].relpath for name in report.members]
     assert [list(place.iterdir()) for place in places] == [[] for _member in report.members]
     done = subprocess.run(
-        [tool("depmod", package="kmod"), "-a", "-b", str(image), tree.release], capture_output=True, text=True, check=True
+        [tool("depmod", package="kmod"), "-a", "-b", str(image), tree.release],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert [line for line in done.stderr.splitlines() if "modules.builtin.modinfo" not in line] == []
     assert (image / "lib/modules" / tree.release / "modules.dep").read_text() == ""
@@ -213,6 +217,18 @@ def test_what_the_mask_hid_comes_back_as_a_file_where_it_is_not_merged(image: Pa
     assert "1 module added that the mask had hidden from the generator" in report.summary()
 
 
+def test_a_locked_kernel_without_a_trusted_key_leaves_the_image_and_says_how_to_enrol_one(
+    image: Path, tree: ModuleTree
+) -> None:
+    lock = host(image.parent) / "sys/kernel/security/lockdown"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("none [integrity] confidentiality\n")
+    before = hashes(image)
+    with pytest.raises(MegamodError, match=r"locked down .*mokutil --import"):
+        run(image, tree)
+    assert hashes(image) == before
+
+
 def command(image: Path, tree: ModuleTree, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["hook", "run", "initramfs-tools", "--image-root", image, "--kernel", tree.release]
     program = [sys.executable, "-c", "import sys; from megamod.initramfs.cli import main; sys.exit(main())"]
@@ -230,6 +246,14 @@ def test_a_failure_is_one_line_of_warning_and_with_strict_an_error(image: Path, 
     assert done.stderr.startswith("megamod: warning: the image is as initramfs-tools made it: ")
     assert command(image, tree, "--select", "all", "--strict").returncode == 1
     assert not (image / "megamod").exists()
+
+
+def test_symbolize_finds_the_map_of_an_image_on_the_machine(image: Path, tree: ModuleTree) -> None:
+    report = run(image, tree)
+    kept = read_map(host(image.parent) / f"var/lib/megamod/maps/{tree.release}.map")
+    assert kept.kernel == tree.release
+    members = [member.name for megamap in kept.megamodules.values() for member in megamap.members]
+    assert sorted(members) == sorted(report.members)
 
 
 def test_two_runs_make_the_same_files(image: Path, tree: ModuleTree, tmp_path: Path) -> None:
