@@ -103,4 +103,25 @@ static long sys(long number, long a, long b, long c, long d, long e, long f)
 }
 #endif
 
+/* What the processor's own counter says, and its frequency, 0 where a program cannot read it. */
+static u64 read_counter(u64 *hertz)
+{
+#if defined(__x86_64__)
+	u32 low, high;
+
+	*hertz = 0;
+	__asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+	return (u64)high << 32 | low;
+#elif defined(__aarch64__)
+	u64 count;
+
+	__asm__ volatile("mrs %0, cntfrq_el0" : "=r"(*hertz));
+	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(count));
+	return count;
+#else
+	*hertz = 0;
+	return 0;
+#endif
+}
+
 #endif

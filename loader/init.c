@@ -90,6 +90,15 @@ static void read_command_line(struct boot *boot)
 	say_debug(boot->options.debug);
 }
 
+/* How long the processor has run: the kernel's clock begins later, after firmware and decompression. */
+static void say_counter(const struct boot *boot)
+{
+	u64 hertz, count = sys_counter(&hertz);
+
+	if (boot->options.times && count)
+		say("counter %llu of %llu a second", (unsigned long long)count, (unsigned long long)hertz);
+}
+
 static void break_at(const struct boot *boot, const char *point)
 {
 	if (!in_list(boot->options.break_at, point))
@@ -172,6 +181,7 @@ int main(int argc, char **argv, char **envp)
 	mount_all(&boot);
 	say("start");
 	read_command_line(&boot);
+	say_counter(&boot);
 	if (!read_plan(boot.image, "plan", &boot.plan)) {
 		last_resort(&boot);
 		goto panic;

@@ -101,6 +101,11 @@ long sys_finit_module(int fd, const char *arguments)
 {
 	return sys(NR_finit_module, fd, P(arguments), 0, 0, 0, 0);
 }
+u64 sys_counter(u64 *hertz)
+{
+	return read_counter(hertz);
+}
+
 long sys_clock_gettime(struct timespec64 *out)
 {
 	return sys(NR_clock_gettime, CLOCK_MONOTONIC, P(out), 0, 0, 0, 0);

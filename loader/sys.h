@@ -164,6 +164,8 @@ long sys_pipe(int fds[2]);
 long sys_ppoll(struct pollfd *fds, unsigned count, const struct timespec64 *timeout);
 long sys_finit_module(int fd, const char *arguments);
 long sys_clock_gettime(struct timespec64 *out);
+/* The counter that runs since the processor's reset, 0 if there is none; its frequency, 0 if only the kernel's log has it. */
+u64 sys_counter(u64 *hertz);
 long sys_socket(int family, int type, int protocol);
 long sys_bind(int fd, const void *address, size_t size);
 long sys_inotify_init(void);

@@ -2,9 +2,8 @@
 
 Broadcom's Wi-Fi and Bluetooth drivers ask for CHIP.BOARD.SUFFIX first. BOARD is the first of the root node's
 `compatible` with `-` for `/` (brcmf_of_probe(), drivers/net/wireless/broadcom/brcm80211/brcmfmac/of.c;
-btbcm_get_board_name(), drivers/bluetooth/btbcm.c), or "VENDOR-PRODUCT" of DMI (brcmf_dmi_probe(), dmi.c in the folder of
-of.c, 6.1), where a table gives some products other names. Other drivers read names from the device tree:
-`firmware-name`.
+btbcm_get_board_name(), drivers/bluetooth/btbcm.c), or "VENDOR-PRODUCT" of DMI (brcmf_dmi_probe(), dmi.c there, 6.1),
+where a table gives some products other names. Other drivers read names from the device tree: `firmware-name`.
 """
 
 from __future__ import annotations

@@ -82,6 +82,11 @@ def find_profile(text: str) -> Profile:
     return load_profile(_find(text, beside=None))
 
 
+def find_path(text: str) -> Path:
+    """The file of the profile that a user names, as `find_profile` takes it."""
+    return _find(text, beside=None)
+
+
 def load_profile(path: Path) -> Profile:
     """The profile in the file *path*, with everything it extends; raises MegamodError for every mistake."""
     drafts = [_read_draft(path)]

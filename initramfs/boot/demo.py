@@ -217,7 +217,7 @@ def _summary(before: Timeline, after: Timeline, images: tuple[Path, Path]) -> st
     if all(event is not None and event.seconds is not None for event in spaces):
         lines.append(f"user space:  {_seconds(spaces[0])} s → {_seconds(spaces[1])} s after the kernel's start")
     lines += [
-        "The better of two runs each. Guest time counts instructions: what is compared is work, not seconds of a real machine.",
+        "The better of two runs each. Guest time counts instructions: work is compared, not seconds of a real machine.",
         "Part of the gain is the link itself, part is what it leaves out: signatures, tracing tables, version lists.",
     ]
     return "\n".join(lines)

@@ -25,6 +25,7 @@ def record_dict(record: BootRecord) -> dict[str, object]:
         "title": record.title,
         "kernel": record.kernel,
         "clock": record.clock,
+        "before": record.before,
         "nanoseconds": record.end,
         "loader": record.loader,
         "user_space": record.user_space,
@@ -66,6 +67,7 @@ def record_from(value: Mapping[str, Any], *, title: str) -> BootRecord:
         user_space=None if user_space is None else int(user_space),
         loader=None if loader is None else int(loader),
         clock=bool(value["clock"]),
+        before=None if value["before"] is None else int(value["before"]),
         failures=tuple(map(str, value["failures"])),
         notes=tuple(map(str, value["notes"])),
     )

@@ -49,6 +49,21 @@ def kernel_span(lines: Sequence[Line], *, until: int) -> Span:
     return Span(name="kernel", kind=Kind.KERNEL, start=0, duration=end, parts=tuple(phases))
 
 
+def before_clock(lines: Sequence[Line]) -> int | None:
+    """Nanoseconds that the processor's counter had run when the kernel's clock began, None if the log does not tell.
+
+    On x86 the frequency is the kernel's own finding (determine_cpu_tsc_frequencies, arch/x86/kernel/tsc.c, 6.1).
+    """
+    hertz = 0.0
+    for line in lines:
+        if match := re.match(r"tsc: (?:Detected|Refined TSC clocksource calibration:) (\d+\.\d+) MHz", line.text):
+            hertz = float(match[1]) * 1e6
+        elif (match := re.match(r"megamod: counter (\d+) of (\d+) a second", line.text)) and line.time is not None:
+            hertz = float(match[2]) or hertz
+            return max(0, round(int(match[1]) * 1e9 / hertz) - line.time) if hertz else None
+    return None
+
+
 def unpack_span(lines: Sequence[Line]) -> Span | None:
     """The unpacking of the image, which newer kernels do beside the initcalls (do_populate_rootfs,
     init/initramfs.c).

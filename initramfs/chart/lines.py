@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from megamod.initramfs.boot.console import kernel_lines
 from megamod.profiles.errors import MegamodError
 
+_FIRST_LINE = re.compile(r"^.*\[ *0\.000000\](?:\[ *[TC]\d+\])? (?:\S+ kernel: )?Linux version ", re.MULTILINE)
+_LOADER_START = re.compile(r"\[ *(\d+\.\d+)\].*megamod: start$", re.MULTILINE)
 _JOURNAL = re.compile(r"\S+ kernel: ")
 # dmesg -T, --time-format=ctime; -H, reltime; iso; journalctl's own way. Times of day are no clock: they are set in a
 # boot.
@@ -27,7 +29,7 @@ _DAY_TIMES = re.compile(
 _MARK = re.compile(
     r"Linux version |megamod: |Run \S+ as init process|smp: Brought up|devtmpfs: initialized"
     r"|Trying to unpack rootfs image|Unpacking initramfs|Freeing initrd memory|Freeing unused "
-    r"|calling  |initcall |copied: |module_load: "
+    r"|tsc: (?:Detected|Refined)|probe of |calling  |initcall |copied: |module_load: "
 )
 
 
@@ -44,13 +46,23 @@ def read_lines(text: str, *, name: str) -> tuple[Line, ...]:
 
     Raises MegamodError for times of day, and for a text without a line of the loader's.
     """
-    lines = tuple(marks(text))
+    lines = tuple(marks(_last_boot(text)))
     if not any(line.text.startswith("megamod: ") and not line.text.startswith("megamod: debug") for line in lines):
         if _DAY_TIMES.search(text):
             hint = "dmesg without -T, -H and --time-format; journalctl -k -o short-monotonic"
             raise MegamodError(f"{name}: its times are those of a clock that is set while a machine boots", hint=hint)
         raise MegamodError(f"{name}: no line of megamod's loader is in it", hint="a serial log, or what dmesg prints")
     return lines
+
+
+def _last_boot(text: str) -> str:
+    """A serial log may have several boots: the last one that came to the loader. A log that the guest has printed again
+    is none of its own: the loader started at the same time.
+    """
+    starts = [match.start() for match in _FIRST_LINE.finditer(text)]
+    boots = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True)]
+    started = [(boot, match[1]) for boot in boots if (match := _LOADER_START.search(boot))]
+    return started[-1][0] if len({time for _boot, time in started}) > 1 else text
 
 
 def marks(text: str) -> Iterable[Line]:

@@ -93,7 +93,8 @@ class BootRecord:
 
     *title* names where it was read; *kernel* the release, or empty; *user_space* when the real init was started,
     None if it was not, or if the source has no times. *clock*: whether it had times; without, the spans are laid out
-    one after the other. *loader* is when the loader started.
+    one after the other. *loader* is when the loader started. *before*: how long the processor's counter had run when
+    the kernel's clock began: firmware, decompression, an earlier kernel.
     """
 
     title: str
@@ -105,6 +106,7 @@ class BootRecord:
     clock: bool = True
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    before: int | None = None
 
     @property
     def end(self) -> int:

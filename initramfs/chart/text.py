@@ -85,6 +85,8 @@ def _title(record: BootRecord) -> str:
             parts.append(f"{milliseconds(record.user_space - record.loader)} ms after the loader's")
     elif record.clock:
         parts.append("user space was not reached")
+    if record.before is not None:
+        parts.append(f"{milliseconds(record.before)} ms before the kernel's clock (firmware, decompression)")
     return ", ".join(parts)
 
 

@@ -83,6 +83,8 @@ def tune(
     Raises MegamodError where the boot does not come to its root, or the proposal does not reach user space.
     """
     profile = load_profile(path)
+    if profile.root.kind != "cmdline":
+        raise MegamodError(f"{path}: root: {profile.root.kind}: nothing tells what its program needs")
     selection = select(profile, tree)
     with tempfile.TemporaryDirectory(prefix="megamod-tune-") as name:
         folder = Path(name)
@@ -100,6 +102,8 @@ def tune(
         else:
             record = read_record(recorded)
             console = recorded.read_text(errors="replace").replace("\r", "")
+            if record.kernel and record.kernel != tree.release:
+                raise MegamodError(f"{recorded}: is of kernel {record.kernel}, the modules are of {tree.release}")
         seen = _machine(console, machine, folder / "machine", str(recorded or path))
         usage = find_usage(selection, tree, seen, needs=needs, record=record, sizes=sizes)
         before = spent(record, USER_SPACE).counted

@@ -32,9 +32,7 @@ def tune_command(
     """0 when there is a proposal that reaches user space, or nothing to propose."""
     path = find_path(profile)
     if apply and path in shipped_profiles().values():
-        raise MegamodError(
-            f"{path}: is shipped with megamod", hint=f"apply to a profile of your own: extends: {profile}"
-        )
+        raise MegamodError(f"{path}: is shipped with megamod", hint=f"make one of your own: extends: {profile}")
     boots = None
     if vmlinuz is not None:
         boots = Boots(vmlinuz=vmlinuz, disks=disks, append=append, memory=memory, timeout=timeout)

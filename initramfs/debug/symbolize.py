@@ -24,6 +24,7 @@ _NAME = r"[A-Za-z_][\w.$]*"
 # After these the address is where something happened; elsewhere in a trace it is where a call returns to.
 _EXACT = re.compile(r"(?:\b(?:RIP: [0-9a-f]{4}:|EIP:|e?pc ?:|PC is at|IP:|Caller)|\bWARNING: .*)\s*$")
 _TRACE = re.compile(r"(?:^|[\]:>])\s*(?:\[<[0-9a-f]+>\]\s*)?(?:\? |=> )?$")
+_END = re.compile(r"\s*(?:\(unreliable\))?\s*")
 _CALLER = re.compile(r"(?:<-|lr ?:|ra ?:|LR is at|detected at|called from)\s*$")
 _STAMP = re.compile(r"(?:<\d+>)?(?:\[ *[\d.]+\](?:\[ *[CT]\d+\])?)? *")
 _PERF = re.compile(r"^\s+[0-9a-f]{8,16} ")
@@ -45,6 +46,7 @@ class Symbolizer:
     complain: Callable[[str], None] = lambda line: None
     _said: set[str] = field(default_factory=set)
     _places: dict[str, Places] = field(default_factory=dict)
+    _sources: dict[tuple[str, str, int], list[SourceLine]] = field(default_factory=dict)
 
     def rewrite(self, lines: Iterable[str]) -> Iterator[str]:
         """The lines, without their ends, and before a line those of the functions inlined at its place."""
@@ -68,9 +70,9 @@ class Symbolizer:
             rf"|(?<![\w.$])(?P<base>{names})\+(?P<distance>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?"
             rf"|(?P<bracket>\[?<(?P<address>[0-9a-f]{{8,16}})>\]?)"
             rf"|(?<![\w.$+/])0x(?P<number>[0-9a-f]{{8,16}})(?:/0x[0-9a-f]+)?\b"
-            # perf takes what it finds no module file of for the kernel itself.
-            rf"|(?<=\s)(?P<raw>[0-9a-f]{{8,16}}) (?:\[unknown\]|{_NAME}\+0x[0-9a-f]+)"
-            rf" \(\[(?:{names}|unknown|kernel\.kallsyms)\]\S*\)"
+            # perf takes what it finds no module file of for the kernel itself; bpftrace's offsets are decimal.
+            rf"|(?<=\s)(?P<raw>[0-9a-f]{{8,16}}) (?:\[unknown\]|{_NAME}\+(?:0x[0-9a-f]+|\d+))"
+            rf"(?:(?P<dso> \(\[(?:{names}|unknown|kernel\.kallsyms)\]\S*\))|(?=\s*$))"
         )
 
     def _line(self, line: str, pattern: re.Pattern[str], *, exact: bool) -> Iterator[str]:
@@ -92,7 +94,7 @@ class Symbolizer:
     def _returns(self, before: str, line: str, match: re.Match[str]) -> bool:
         if _CALLER.search(before) or _PERF.match(line):
             return True
-        return _TRACE.search(before) is not None and not line[match.end() :].strip(" ()abdeilnru")
+        return _TRACE.search(before) is not None and _END.fullmatch(line, match.end()) is not None
 
     def _match(self, match: re.Match[str], *, back: bool) -> tuple[str | None, list[tuple[str, SourceLine]]]:
         """What to write instead, None for the same, and the functions inlined there, each with its member."""
@@ -110,7 +112,7 @@ class Symbolizer:
         for loaded in self.loaded.values():
             place = loaded.at(address, back=back)
             if place is not None:
-                brackets = ("([", "])") if match["raw"] else ("[", "]")
+                brackets = ("([", "])") if match["dso"] else ("[", "]")
                 text, frames = self._shown([place], back=back, brackets=brackets)
                 lead = f"{match['bracket']} " if match["bracket"] else f"{match['raw']} " if match["raw"] else ""
                 return f"{lead}{text}", frames
@@ -173,11 +175,14 @@ class Symbolizer:
         if file is None:
             return []
         index = file.section_index(place.section)
-        try:
-            return file.lines(index, place.offset - back) if index is not None else []
-        except MegamodError as error:
-            self._say(str(error))
-            return []
+        key = (member.name, place.section, place.offset - back)
+        if key not in self._sources:
+            try:
+                self._sources[key] = file.lines(index, place.offset - back) if index is not None else []
+            except MegamodError as error:
+                self._say(str(error))
+                self._sources[key] = []
+        return self._sources[key]
 
     def _inlined(self, line: str, before: str, frames: list[tuple[str, SourceLine]]) -> Iterator[str]:
         stamp = _STAMP.match(line)

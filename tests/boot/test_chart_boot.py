@@ -56,6 +56,8 @@ def test_with_initcall_debug_the_kernels_own_initcalls_are_in_the_chart(kernels:
     names = {leaf.name for leaf in boot.line[0].leaves() if leaf.kind == Kind.INITCALL}
     assert {"pci_subsys_init", "inet_init", "populate_rootfs"} <= names
     assert boot.unexplained() == 0
+    (virtio,) = (part for part in boot.calls()[0].parts if part.name == "virtio_pci")
+    assert re.search(r"probe of 0000:00:\S+ \d+\.\d ms", virtio.detail)
 
 
 def test_one_by_one_against_one_call_names_relocation_and_the_sums_match(kernels: Kernels, made_once: MadeOnce) -> None:

@@ -105,7 +105,7 @@ EXT4 = Case(
     flavour="amd64",
     module="ext4",
     function="__ext4_fill_super",
-    shown=r"__ext4_fill_super \(fc=(fc@entry=)?0xffff[0-9a-f]{12}, sb=(sb@entry=)?0xffff[0-9a-f]{12}\) at fs/ext4/",
+    shown=r"__ext4_fill_super \((fc=.*, )?sb=(sb@entry=)?0xffff[0-9a-f]{12}(, fc=.*)?\) at fs/ext4/super\.c:\d+",
     name="sb->s_id",
     entry="__ext4_iget",
 )

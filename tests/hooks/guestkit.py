@@ -112,7 +112,8 @@ def boot_system(
     result = run_qemu(
         image=image,
         vmlinuz=system.vmlinuz,
-        append=f"root={root} ro systemd.show_status=0 {append}",
+        # A guest of a busy machine stands still at times, which is no lockup.
+        append=f"root={root} ro systemd.show_status=0 nowatchdog {append}",
         extra=[
             *MACHINE,
             *disk_options(disk or system.disk, "root", ",snapshot=on"),
@@ -157,7 +158,7 @@ def type_and_boot(
         *("timeout", "300", find_program("qemu-system-x86_64", package="qemu-system-x86"), "-accel", "tcg"),
         *("-m", "1024", "-smp", "2", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
         *("-kernel", str(system.vmlinuz), "-initrd", str(image)),
-        *("-append", f"console=ttyS0 panic=-1 ro systemd.show_status=0 {append}"),
+        *("-append", f"console=ttyS0 panic=-1 ro systemd.show_status=0 nowatchdog {append}"),
         *MACHINE,
         *options,
         *disk_options(folder / "script.img", "script", ",readonly=on"),

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
 from megamod.initramfs.boot.console import parse_console
@@ -16,6 +18,8 @@ from megamod.initramfs.chart.asjson import record_json
 from megamod.initramfs.chart.merge import merge_records
 from megamod.initramfs.chart.record import BootRecord, Kind, Span, sums
 from megamod.initramfs.chart.source import read_record, record_from_log
+from megamod.initramfs.chart.svg import svg_chart
+from megamod.initramfs.chart.text import text_chart
 from megamod.profiles.errors import MegamodError
 
 
@@ -60,6 +64,25 @@ def test_the_kernels_phases_are_those_of_its_log() -> None:
     assert times(kernel) == (0, 1700)
 
 
+@pytest.mark.parametrize(
+    ("counter", "before"),
+    [
+        ("megamod: counter 2501500000 of 0 a second", 800_000_000),
+        ("megamod: counter 156312500 of 62500000 a second", 799_500_000),
+        ("megamod: counter 0 of 62500000 a second", 0),
+    ],
+)
+def test_the_processors_counter_tells_what_was_before_the_kernels_clock(counter: str, before: int) -> None:
+    lines = LOG.splitlines(keepends=True)
+    lines.insert(1, "[    0.000000] tsc: Detected 1000.000 MHz processor\n")
+    place = next(number for number, line in enumerate(lines) if "megamod: start" in line) + 1
+    lines.insert(place, f"[    1.701500] {counter}\n")
+    boot = record("".join(lines))
+    assert boot.before == before
+    assert f"{before / 1e6:.3f} ms before the kernel's clock" in text_chart(boot)
+    assert record().before is None
+
+
 def test_unpacking_the_image_is_beside_the_initcalls() -> None:
     assert [times(span) for span in found(record(), Kind.UNPACK)] == [(600, 100)]
 
@@ -93,6 +116,15 @@ def test_a_wait_that_two_inits_may_have_had_stays_with_the_call() -> None:
     assert all(leaf.kind != Kind.WAIT for leaf in call.leaves())
     assert sums([call])[Kind.WAIT] == 16_000_000
     assert sum(sums([call]).values()) == call.duration
+
+
+def test_what_other_tasks_do_while_the_loader_measures_is_no_measurement() -> None:
+    boot = record(LOG.replace("[    1.702100] megamod: used", "[    1.702700] megamod: used"))
+    stage = boot.stages()[0]
+    assert [(part.kind, part.duration) for part in stage.parts[:2]] == [
+        (Kind.MEASURING, 200_000),
+        (Kind.LOADER, 500_000),
+    ]
 
 
 def test_with_several_processors_nothing_is_said_of_waits() -> None:
@@ -139,6 +171,13 @@ def test_initcall_debug_gives_the_kernels_initcalls_and_the_inits_of_modules() -
     assert [times(init) for init in found(boot, Kind.INIT, "snd")] == [(2002.0, 1.0)]
 
 
+def test_a_probe_of_a_device_is_named_in_the_init_that_it_was_in() -> None:
+    line = "[    1.740000] probe of 0000:00:02.0 returned 0 after 20000 usecs\n"
+    boot = record(LOG.replace("[    1.762700]", line + "[    1.762700]"))
+    assert [init.detail for init in found(boot, Kind.INIT, "virtio_blk")] == ["probe of 0000:00:02.0 20.0 ms"]
+    assert [init.detail for init in found(boot, Kind.INIT, "ext4")] == [""]
+
+
 def test_a_wait_for_the_root_and_the_mount_are_one_span_named_by_device_and_type() -> None:
     log = LOG.replace("[    1.766000]", "[    1.763300] megamod: waiting for root /dev/vda\n[    1.766000]")
     (root,) = found(record(log), Kind.ROOT)
@@ -154,7 +193,7 @@ def test_a_boot_that_ends_in_a_stage_is_drawn_as_far_as_it_came() -> None:
     boot = record(LOG[: LOG.index("[    1.763200]")])
     assert boot.user_space is None
     assert boot.end == 1_763_100_000
-    assert "stage critical was not done when the log ended" in boot.notes
+    assert "stage critical: the log does not say when it was done" in boot.notes
 
 
 def test_a_deferred_stage_beside_the_mount_does_not_disturb_the_line() -> None:
@@ -170,6 +209,33 @@ def test_a_deferred_stage_beside_the_mount_does_not_disturb_the_line() -> None:
 
 def test_a_log_that_the_guest_printed_again_counts_once() -> None:
     assert record(LOG + "dmesg:\n" + LOG) == record()
+
+
+def test_of_several_boots_in_a_log_the_last_that_came_to_the_loader_counts() -> None:
+    other = PLAIN.replace("[    1.701000] megamod: start", "[    1.700900] megamod: start")
+    unfinished = LOG[: LOG.index("[    1.700000]")]
+    assert record(other + LOG + unfinished) == record()
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_log_in_disorder_is_an_error_or_a_record_whose_parts_add_up(data: st.DataObject) -> None:
+    lines = data.draw(st.lists(st.sampled_from(LOG.splitlines()), min_size=1, max_size=40))
+    if data.draw(st.booleans()):
+        time = data.draw(st.integers(0, 3_000_000))
+        place = data.draw(st.integers(0, len(lines) - 1))
+        lines[place] = f"[{time / 1e6:12.6f}]{lines[place][14:]}"
+    try:
+        boot = record("\n".join(lines) + "\n")
+    except MegamodError:
+        return
+    for span in (*boot.line, *boot.beside):
+        for each in span.walk():
+            assert each.duration >= 0
+            assert not each.parts or sum(part.duration for part in each.parts) == each.duration
+    assert sum(span.duration for span in boot.line) == boot.end
+    text_chart(boot)
+    svg_chart(boot)
 
 
 def test_the_journal_with_monotonic_times_is_read_like_dmesg() -> None:

@@ -180,6 +180,7 @@ RAW = [
     ("RIP: 0010:0x{0:x}", "RIP: 0010:probe+0x4/0x20 [usb]"),
     ("[   10.0] ? 0x{0:x}", "[   10.0] ? probe+0x4/0x20 [usb]"),
     ("\t{0:x} [unknown] ([megamod_critical])", "\t{0:x} probe+0x4/0x20 ([usb])"),
+    ("\t{0:x} probe+4", "\t{0:x} probe+0x4/0x20 [usb]"),
     ("\t{0:x} probe+0x4 ([kernel.kallsyms])", "\t{0:x} probe+0x4/0x20 ([usb])"),
     ("usb_hub <{0:x}>", "usb_hub <{0:x}> probe+0x4/0x20 [usb]"),
 ]

@@ -27,26 +27,32 @@ class GuestRun:
     loads: name → (nanoseconds of the call, errno). memory_kib: free memory before less after. modules: lines of
     /proc/modules. initcalls: with initcall_debug, (name or "?", result, microseconds) of each init in order.
     parameters: (module, file) → numbers. symbols: (address, name) of the kernel's functions, sorted, if asked for.
+    elapsed: nanoseconds of all that command.c or waves.c did. names: of the modules that were loaded at the end.
+    times: what limit.c timed, in nanoseconds.
     """
 
     loads: Mapping[str, tuple[int, int]]
     memory_kib: int
+    vmalloc_kib: int
     modules: int
     initcalls: tuple[tuple[str, int, int], ...]
     parameters: Mapping[tuple[str, str], tuple[int, ...]]
     symbols: tuple[tuple[int, str], ...]
+    elapsed: int
+    names: tuple[str, ...]
+    times: Mapping[str, int]
 
 
 def make_image(path: Path, program: Path, calls: Sequence[Call]) -> Path:
     """An uncompressed initramfs of the guest's program and the files of *calls*: in memory from the start."""
     file, folder = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
-    listing = "".join(f"/modules/{call.name}.ko\n" for call in calls)
+    listing = "".join(f"/modules/{call.name}.ko{call.packed}\n" for call in calls)
     entries = [
         *(Entry(path=name, mode=folder) for name in ("dev", "proc", "sys")),
         Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)),
         Entry(path="init", mode=stat.S_IFREG | 0o755, data=program.read_bytes()),
         Entry(path="list", mode=file, data=listing.encode()),
-        *(Entry(path=f"modules/{call.name}.ko", mode=file, data=call.data) for call in calls),
+        *(Entry(path=f"modules/{call.name}.ko{call.packed}", mode=file, data=call.data) for call in calls),
     ]
     write_image(path, entries, method="none")
     return path
@@ -60,18 +66,24 @@ def run_guest(
     initcalls: bool = False,
     symbols: bool = False,
     icount: bool = True,
+    cpus: int = 1,
+    words: Sequence[str] = (),
     extra: Sequence[str] = (),
 ) -> GuestRun:
-    """Boot *image* and parse what it prints. The clock, and with *seed* the random numbers, are the same each time."""
-    words = [_APPEND, *(["initcall_debug"] if initcalls else []), *(["show_symbols=1"] if symbols else [])]
+    """Boot *image* and parse what it prints. The clock, and with *seed* the random numbers, are the same each time.
+
+    *words* go on the kernel command line too.
+    """
+    line = [_APPEND, *(["initcall_debug"] if initcalls else []), *(["show_symbols=1"] if symbols else []), *words]
     result = run_qemu(
         image=image,
         vmlinuz=kernel.vmlinuz,
         arch=kernel.arch,
-        append=" ".join(words),
+        append=" ".join(line),
         icount=icount,
         accel="tcg",
         memory=MEMORY_MIB,
+        cpus=cpus,
         timeout=_TIMEOUT,
         extra=("-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", str(seed), *extra),
     )
@@ -85,11 +97,21 @@ def _parse(console: str) -> GuestRun:
     initcalls = []
     parameters: dict[tuple[str, str], tuple[int, ...]] = {}
     symbols = []
-    memory = modules = 0
+    memory = vmalloc = modules = elapsed = 0
+    names = []
+    times = {}
     for line in console.splitlines():
         match line.split(" "):
             case ["load", path, nanoseconds, error]:
-                loads[path.removesuffix(".ko")] = (int(nanoseconds), int(error))
+                loads[path.partition(".ko")[0]] = (int(nanoseconds), int(error))
+            case ["elapsed", nanoseconds]:
+                elapsed = int(nanoseconds)
+            case ["time", what, nanoseconds]:
+                times[what] = int(nanoseconds)
+            case ["name", name]:
+                names.append(name)
+            case ["vmalloc", before, after]:
+                vmalloc = int(after) - int(before)
             case ["memory", before, after]:
                 memory = int(before) - int(after)
             case ["modules", count]:
@@ -103,8 +125,12 @@ def _parse(console: str) -> GuestRun:
     return GuestRun(
         loads=loads,
         memory_kib=memory,
+        vmalloc_kib=vmalloc,
         modules=modules,
         initcalls=tuple(initcalls),
         parameters=parameters,
         symbols=tuple(sorted(symbols)),
+        elapsed=elapsed,
+        names=tuple(names),
+        times=times,
     )

@@ -28,6 +28,7 @@ class Measured:
     init_ns: int
     overhead: Mapping[str, int]
     memory_kib: int
+    vmalloc_kib: int
     failed: Mapping[str, int]
     initialised: frozenset[str]
 
@@ -50,8 +51,8 @@ def measure(kernel: BenchKernel, image: Path, calls: Sequence[Call], *, seed: in
         if call.members:
             if error:
                 raise MegamodError(f"{call.name}: the load failed, errno {error}")
-            own = dict(zip(call.members, _values(plain, call.name, "nanoseconds"), strict=True))
-            codes = dict(zip(call.members, _values(plain, call.name, "result"), strict=True))
+            own = dict(zip(call.members, parameter_values(plain, call.name, "nanoseconds"), strict=True))
+            codes = dict(zip(call.members, parameter_values(plain, call.name, "result"), strict=True))
             inits |= own
             results |= codes
             overhead[call.name] = load - sum(own.values())
@@ -78,6 +79,7 @@ def measure(kernel: BenchKernel, image: Path, calls: Sequence[Call], *, seed: in
         init_ns=sum(inits.values()),
         overhead=overhead,
         memory_kib=plain.memory_kib,
+        vmalloc_kib=plain.vmalloc_kib,
         failed=failed,
         initialised=frozenset(results),
     )
@@ -97,7 +99,7 @@ def _initcalls(run: GuestRun, calls: Sequence[Call]) -> dict[str, tuple[int, int
     return found
 
 
-def _values(run: GuestRun, module: str, parameter: str) -> list[int]:
+def parameter_values(run: GuestRun, module: str, parameter: str) -> list[int]:
     """The numbers of a megamodule's parameter and its continuations, 0, 1, 2…"""
     values: list[int] = []
     for number in range(16):

@@ -14,16 +14,21 @@ from megamod.initramfs.boot.host import find_program, run_program
 from megamod.initramfs.prelink.link import prelink
 from megamod.initramfs.prelink.options import PrelinkOptions, Symbols, Unwind
 from megamod.initramfs.prelink.read import Member, strip_signature
+from megamod.profiles.errors import MegamodError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One finit_module: the module's name, its file, the names of its members in init order if it is merged."""
+    """One finit_module: the module's name, its file, the names of its members in init order if it is merged.
+
+    packed: the ending of a compressed file (``.xz``), which the kernel is asked to unpack.
+    """
 
     name: str
     data: bytes
     has_init: bool = True
     members: tuple[str, ...] = ()
+    packed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,7 @@ def rows() -> tuple[Row, ...]:
     """All rows of the table, the slowest first."""
     return (
         Row(key="stock", title="one by one, as Debian ships them", make=_stock),
+        Row(key="packed", title="one by one, as Debian ships them, unpacked by the kernel", make=_packed),
         Row(key="unsigned", title="one by one, signature cut off", make=_unsigned),
         Row(key="stripped", title="one by one, `strip --strip-unneeded`", make=_stripped),
         Row(key="pruned", title="one by one, pruned, ORC kept", make=_pruner(orc=True)),
@@ -75,6 +81,21 @@ def _stock(chosen: ModuleSet) -> tuple[Call, ...]:
     """The file's own bytes, unpacked if it is compressed."""
     return tuple(
         Call(name=m.name, data=read_module_bytes(chosen.paths[m.name]), has_init=m.init is not None)
+        for m in chosen.members
+    )
+
+
+def _packed(chosen: ModuleSet) -> tuple[Call, ...]:
+    """The file as it is, for kernels with CONFIG_MODULE_DECOMPRESS and modules that are compressed."""
+    if plain := [name for name, path in chosen.paths.items() if path.suffix == ".ko"]:
+        raise MegamodError(f"{plain[0]}: not compressed")
+    return tuple(
+        Call(
+            name=m.name,
+            data=chosen.paths[m.name].read_bytes(),
+            has_init=m.init is not None,
+            packed=chosen.paths[m.name].suffix,
+        )
         for m in chosen.members
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from megamod.profiles.errors import MegamodError
 from megamod.profiles.levels import inherited_ranks, static_rank
 from megamod.profiles.model import canonical
 from megamod.profiles.select import SelectedModule, SelectedStage
+from megamod.profiles.tree import ModuleTree
 
 SETS = Path(__file__).parent.parent / "sets"
 
@@ -30,6 +31,7 @@ class ModuleSet:
     """
 
     name: str
+    tree: ModuleTree
     members: tuple[Member, ...]
     paths: Mapping[str, Path]
     ranks: Mapping[str, Rank]
@@ -54,10 +56,15 @@ def set_names(name: str) -> list[str]:
 
 def open_set(name: str, kernel: BenchKernel) -> ModuleSet:
     """The set *name* on this kernel, in the init order that ``megamod prelink`` would choose for all of it."""
+    return make_set(Path(name).stem, set_names(name), kernel)
+
+
+def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
+    """The modules *names* and what they need, in the same order."""
     tree = kernel.tree
     wanted: set[str] = set()
     absent = []
-    for module in set_names(name):
+    for module in names:
         if module in tree.modules:
             wanted |= {module, *tree.modules[module].depends}
         else:
@@ -74,7 +81,8 @@ def open_set(name: str, kernel: BenchKernel) -> ModuleSet:
     else:
         donors = {symbol: export.crc for symbol, export in exports.symbols.items() if export.crc is not None}
     return ModuleSet(
-        name=Path(name).stem,
+        name=name,
+        tree=tree,
         members=tuple(members[number] for number in sequence),
         paths={module: tree.modules[module].path for module in chosen},
         ranks=ranks,

@@ -5,28 +5,16 @@
  * Nothing is printed before the last call has returned. Then, one line each on the console:
  *
  *   load NAME NANOSECONDS ERRNO    a call's time and result (0 or positive errno)
- *   memory BEFORE AFTER            free memory in KiB
- *   modules COUNT                  lines of /proc/modules
  *   parameter NAME FILE VALUE      nanoseconds* and result* of a megamodule
- *   initcall NAME RESULT USECS     with initcall_debug on the kernel command line; NAME is ? where no symbol is left
- *   symbol ADDRESS NAME            with show_symbols=1 there: the kernel's functions
- *   end
+ *   symbol ADDRESS NAME            with show_symbols=1 on the kernel command line: the kernel's functions
+ *
+ * and what guest.h names. A file whose name does not end in .ko is compressed: the kernel unpacks it.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/klog.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
+#include "guest.h"
 
 #define MODULES 1024
+/* include/uapi/linux/module.h, since 5.17. */
+#define MODULE_INIT_COMPRESSED_FILE 4
 
 struct module {
 	char path[128];
@@ -37,7 +25,6 @@ struct module {
 };
 
 static struct module modules[MODULES];
-static char log_buffer[1 << 24];
 
 /* where.py counts instructions between these two. */
 __attribute__((noinline)) void measure_begin(void)
@@ -48,63 +35,6 @@ __attribute__((noinline)) void measure_begin(void)
 __attribute__((noinline)) void measure_end(void)
 {
 	__asm__ volatile("nop; nop");
-}
-
-static void finish(const char *text)
-{
-	printf("%s\n", text);
-	fflush(stdout);
-	sync();
-	reboot(RB_POWER_OFF);
-	for (;;)
-		pause();
-}
-
-static long long now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
-/*
- * Let deferred work end: freed init sections, RCU callbacks, the kernel's own start, and what an init leaves to other
- * threads (ecdh_generic's self-tests, 0.2 s on 6.12): it would run during the next call, or the next init, as it happens.
- */
-static void settle(void)
-{
-	struct timespec time = { .tv_sec = 1 };
-
-	nanosleep(&time, NULL);
-}
-
-/* Sum of the numbers after each occurrence of a word at the start of a line. */
-static long sum_lines(const char *path, const char *word)
-{
-	FILE *file = fopen(path, "r");
-	char line[256];
-	long sum = 0;
-
-	while (file && fgets(line, sizeof(line), file)) {
-		char *start = line + strspn(line, " ");
-
-		if (!strncmp(start, word, strlen(word)))
-			sum += atol(start + strlen(word));
-	}
-	if (file)
-		fclose(file);
-	return sum;
-}
-
-/*
- * MemAvailable, in KiB, with the free pages that lie in per-processor lists: up to 30 MiB that the kernel does not
- * count as free, more or less of it after large frees (mm/page_alloc.c free_unref_page_commit()).
- */
-static long available(void)
-{
-	return sum_lines("/proc/meminfo", "MemAvailable:") +
-	       sum_lines("/proc/zoneinfo", "count:") * sysconf(_SC_PAGESIZE) / 1024;
 }
 
 static int read_list(void)
@@ -126,6 +56,11 @@ static int read_list(void)
 	return count;
 }
 
+static int is_packed(const struct module *module)
+{
+	return strcmp(module->path + strlen(module->path) - 3, ".ko") != 0;
+}
+
 static void load_all(int count)
 {
 	for (int i = 0; i < count; i++) {
@@ -134,7 +69,7 @@ static void load_all(int count)
 		long result;
 
 		measure_begin();
-		result = syscall(SYS_finit_module, module->fd, "", 0);
+		result = syscall(SYS_finit_module, module->fd, "", is_packed(module) ? MODULE_INIT_COMPRESSED_FILE : 0);
 		measure_end();
 		module->error = result ? errno : 0;
 		module->nanoseconds = now() - start;
@@ -168,33 +103,6 @@ static void print_parameters(const char *name)
 	}
 }
 
-/*
- * "initcall FUNCTION+0x0/0x10 [NAME] returned RESULT after N usecs" (init/main.c trace_initcall_finish_cb); a module
- * whose symbols are trimmed has only an address there, one of the kernel's own initcalls has no name in brackets.
- */
-static void print_initcalls(void)
-{
-	int size = klogctl(3, log_buffer, sizeof(log_buffer) - 1);
-
-	if (size < 0)
-		finish("failed: cannot read the kernel's log");
-	log_buffer[size] = 0;
-	for (char *line = strtok(log_buffer, "\n"); line; line = strtok(NULL, "\n")) {
-		char *call = strstr(line, "initcall "), *returned = strstr(line, " returned "), *name;
-		long long microseconds;
-		int result;
-
-		if (!call || !returned || sscanf(returned, " returned %d after %lld usecs", &result, &microseconds) != 2)
-			continue;
-		*returned = 0;
-		name = strchr(call, '[');
-		if (name)
-			printf("initcall %.*s %d %lld\n", (int)strcspn(name + 1, " ]"), name + 1, result, microseconds);
-		else if (!strncmp(call, "initcall 0x", 11))
-			printf("initcall ? %d %lld\n", result, microseconds);
-	}
-}
-
 static void print_symbols(void)
 {
 	FILE *file = fopen("/proc/kallsyms", "r");
@@ -207,46 +115,21 @@ static void print_symbols(void)
 		fclose(file);
 }
 
-static int count_modules(void)
-{
-	FILE *file = fopen("/proc/modules", "r");
-	int lines = 0, c;
-
-	while (file && (c = fgetc(file)) != EOF)
-		lines += c == '\n';
-	if (file)
-		fclose(file);
-	return lines;
-}
-
-/* As megamod's loader does: no module's init may start a modprobe. */
-static void stop_modprobe(void)
-{
-	int fd = open("/proc/sys/kernel/modprobe", O_WRONLY);
-
-	if (fd < 0 || write(fd, "\n", 1) != 1)
-		finish("failed: cannot empty /proc/sys/kernel/modprobe");
-	close(fd);
-}
-
 int main(void)
 {
-	long before, after;
+	struct memory before, after;
 	int count;
 
-	mkdir("/proc", 0755);
-	mkdir("/sys", 0755);
-	if (mount("proc", "/proc", "proc", 0, NULL) || mount("sysfs", "/sys", "sysfs", 0, NULL))
-		finish("failed: mount");
+	mount_all();
 	stop_modprobe();
 	count = read_list();
 	settle();
-	before = available();
+	before = memory_now();
 	load_all(count);
-	after = available();
+	after = memory_now();
 	for (int i = 0; i < count; i++)
 		printf("load %s %lld %d\n", modules[i].name, modules[i].nanoseconds, modules[i].error);
-	printf("memory %ld %ld\nmodules %d\n", before, after, count_modules());
+	print_memory(before, after);
 	for (int i = 0; i < count; i++)
 		print_parameters(modules[i].name);
 	print_initcalls();

@@ -1,0 +1,1 @@
+"""The parts of run.py: each measures one thing and gives its tables."""
