@@ -164,7 +164,10 @@ class _Course:
         elif text.startswith("break at "):
             self._speaker.close("handing over", Kind.LOADER, time)
             self._broken = True
-        elif not text.startswith(("load ", "member ", "waiting for root")) or "is off during this call" in text:
+        elif (
+            not text.startswith(("load ", "member ", "waiting for root", "counter "))
+            or "is off during this call" in text
+        ):
             self._speaker.close("between the calls" if self._speaker.stage else "loader", Kind.LOADER, time)
 
     def _begin(self, name: str, trigger: str, time: int) -> None:

@@ -14,7 +14,7 @@ _FILE = click.Path(path_type=Path)
 
 def _load(module: str) -> Any:
     """Import at the call, so that ``megamod --help`` is quick."""
-    return import_module(f"megamod.initramfs.chart.{module}")
+    return import_module(f"megamod.initramfs.{module}")
 
 
 @click.command()
@@ -34,7 +34,7 @@ def _load(module: str) -> Any:
 @click.option("--memory", type=int, default=512, show_default=True, metavar="MIB", help="With --boot.")
 def chart(**options: Any) -> None:
     """Draw where a boot's time went: from a serial log, dmesg, status.json, JSON of megamod boot, or a boot."""
-    sys.exit(_load("commands").chart_command(**options))
+    sys.exit(_load("chart.commands").chart_command(**options))
 
 
 @click.command()
@@ -57,4 +57,4 @@ def tune(quiet: bool, **options: Any) -> None:
     """Find what PROFILE's critical stage does not need for root and console, and propose to load it later."""
     from megamod.initramfs.steps import Steps
 
-    sys.exit(_load("tunecommand").tune_command(steps=Steps(sys.stderr, quiet=quiet), **options))
+    sys.exit(_load("tune.commands").tune_command(steps=Steps(sys.stderr, quiet=quiet), **options))

@@ -12,6 +12,7 @@ from megamod.initramfs.debug.addresses import load_addresses
 from megamod.initramfs.debug.debugfiles import STANDARD, DebugFiles, debuginfod_cache
 from megamod.initramfs.debug.debuggers import Debugger, place_members, script
 from megamod.initramfs.debug.linkmap import LinkMap, read_map
+from megamod.initramfs.debug.places import Loaded, Places, not_loaded
 from megamod.initramfs.debug.symbolize import Symbolizer
 from megamod.profiles.errors import MegamodError
 
@@ -57,14 +58,11 @@ def debug_command(
 ) -> None:
     """``megamod debug``: the script on standard output or in *output*; members without a debug file are said."""
     link_map = find_map(map_file)
-    if sections is None and base is None:
-        if link_map.kernel not in ("", platform.release()):
-            raise MegamodError(
-                f"{map_file}: of kernel {link_map.kernel}, which does not run here",
-                hint="--sections: a copy of /sys/module, or text of `grep -r . /sys/module/NAME/sections`",
-            )
-        sections = Path("/sys/module")
-    loaded = load_addresses(link_map, sections=sections, base=base)
+    if debugger == "drgn" and sections is None and base is None:
+        # drgn finds the sections itself, in a dump too.
+        loaded = {name: not_loaded(Places(megamodule)) for name, megamodule in link_map.megamodules.items()}
+    else:
+        loaded = _addresses(link_map, map_file, sections=sections, base=base)
     files = open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs)
     placed, without = place_members(link_map, loaded, files, only=frozenset(members), init=init)
     if not placed:
@@ -74,11 +72,23 @@ def debug_command(
         )
     if without:
         print(f"megamod: no debug file of {', '.join(without)}: left out", file=sys.stderr)
-    text = script(debugger, placed)
+    text = script(debugger, placed, link_map)
     if output is not None:
         atomic_write(output, text.encode())
     else:
         sys.stdout.write(text)
+
+
+def _addresses(link_map: LinkMap, map_file: Path, *, sections: Path | None, base: str | None) -> dict[str, Loaded]:
+    """What was given, or those of this machine if the map is of its kernel."""
+    if sections is None and base is None:
+        if link_map.kernel not in ("", platform.release()):
+            raise MegamodError(
+                f"{map_file}: of kernel {link_map.kernel}, which does not run here",
+                hint="--sections: a copy of /sys/module, or text of `grep -r . /sys/module/NAME/sections`",
+            )
+        sections = Path("/sys/module")
+    return load_addresses(link_map, sections=sections, base=base)
 
 
 def find_map(path: Path | None) -> LinkMap:

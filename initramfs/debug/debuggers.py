@@ -24,12 +24,16 @@ Debugger = Literal["gdb", "crash", "drgn"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedMember:
-    """A member in the running kernel: address and size of each of its sections; file: its debug file."""
+    """A member in the running kernel: address and size of each of its sections; file: its debug file.
+
+    outputs: section → the megamodule's section that the address counts from, where that one's is not known yet.
+    """
 
     member: MapMember
     megamodule: str
     file: Path
     sections: Mapping[str, tuple[int, int]]
+    outputs: Mapping[str, str]
 
 
 def place_members(
@@ -52,7 +56,8 @@ def place_members(
                 without.append(member.name)
                 continue
             sections = member_sections(megamodule, number, here.sections, init=init)
-            found.append(PlacedMember(member=member, megamodule=name, file=path, sections=sections))
+            outputs = {c.section: c.output for c in megamodule.chunks if c.member == number} if here.unknown else {}
+            found.append(PlacedMember(member=member, megamodule=name, file=path, sections=sections, outputs=outputs))
     return found, without
 
 
@@ -70,9 +75,11 @@ def member_sections(
     return found
 
 
-def script(debugger: Debugger, placed: list[PlacedMember]) -> str:
+def script(debugger: Debugger, placed: list[PlacedMember], link_map: LinkMap) -> str:
     """Commands for gdb or crash, or a script for drgn."""
-    return {"gdb": _gdb, "crash": _crash, "drgn": _drgn}[debugger](placed)
+    if debugger == "drgn":
+        return _drgn(placed, link_map)
+    return {"gdb": _gdb, "crash": _crash}[debugger](placed)
 
 
 def _gdb(placed: list[PlacedMember]) -> str:
@@ -103,11 +110,36 @@ _DRGN = '''\
 """drgn: exec(open(FILE).read()) at its prompt; or call load_members(prog) with a program of your own."""
 import drgn
 
+_MEGAMODULES = {megamodules}
+# Name, build id, debug file, megamodule; section: (counted from this section of the megamodule, address, size).
 _MEMBERS = {members}
 
 
+def _bases(prog):
+    """The addresses of the megamodules' sections, by the program itself, which needs the kernel's debug information."""
+    found = {}
+    for module, _ in prog.loaded_modules():
+        if module.name in _MEGAMODULES:
+            if module.build_id and module.build_id.hex() != _MEGAMODULES[module.name]:
+                raise ValueError(f"{module.name}: build id {module.build_id.hex()}: the map is of another build")
+            found[module.name] = dict(module.section_addresses)
+    return found
+
+
 def load_members(prog):
-    for name, build_id, path, sections in _MEMBERS:
+    bases = _bases(prog) if any(row[0] for *_, rows in _MEMBERS for row in rows.values()) else {}
+    for module in prog.modules():
+        if module.name in _MEGAMODULES:
+            module.address_ranges = []  # its addresses are the members' from now on
+    for name, build_id, path, megamodule, rows in _MEMBERS:
+        known = bases.get(megamodule, {})
+        sections = {
+            section: (address + (known[output] if output else 0), size)
+            for section, (output, address, size) in rows.items()
+            if not output or output in known
+        }
+        if not sections:
+            continue  # this megamodule is not loaded
         start, _ = sections.get(".text") or min(sections.values())
         module = prog.relocatable_module(name, start, create=True)
         module.build_id = bytes.fromhex(build_id)
@@ -123,11 +155,15 @@ if "prog" in globals():
 '''
 
 
-def _drgn(placed: list[PlacedMember]) -> str:
+def _drgn(placed: list[PlacedMember], link_map: LinkMap) -> str:
+    megamodules = {name: megamodule.build_id for name, megamodule in link_map.megamodules.items()}
     members = "".join(
-        f"    ({item.member.name!r}, {item.member.build_id!r}, {str(item.file)!r}, {{\n"
-        + "".join(f"        {name!r}: ({address:#x}, {size:#x}),\n" for name, (address, size) in item.sections.items())
+        f"    ({item.member.name!r}, {item.member.build_id!r}, {str(item.file)!r}, {item.megamodule!r}, {{\n"
+        + "".join(
+            f"        {name!r}: ({item.outputs.get(name)!r}, {address:#x}, {size:#x}),\n"
+            for name, (address, size) in item.sections.items()
+        )
         + "    }),\n"
         for item in placed
     )
-    return _DRGN.replace("{members}", f"[\n{members}]")
+    return _DRGN.replace("{megamodules}", repr(megamodules)).replace("{members}", f"[\n{members}]")

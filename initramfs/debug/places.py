@@ -156,10 +156,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded megamodule: *sections* gives the address of its output sections, as far as known."""
+    """A loaded megamodule: *sections* gives the address of its output sections, as far as known. unknown: they are all
+    0, for somebody else to add the addresses."""
 
     places: Places
     sections: Mapping[str, int]
+    unknown: bool = False
 
     def at(self, address: int, *, back: bool = False) -> Place | None:
         """What lies at an address of the running kernel; None if it is not this module's."""
@@ -177,6 +179,11 @@ class Loaded:
     @cached_property
     def _starts(self) -> list[int]:
         return [row[0] for row in self._ranges]
+
+
+def not_loaded(places: Places) -> Loaded:
+    """The module before its sections have addresses."""
+    return Loaded(places, {output.name: 0 for output in places.megamodule.outputs}, unknown=True)
 
 
 def loaded_at(places: Places, base: int) -> Loaded:

@@ -32,11 +32,12 @@ GENERATE = {
 _RECORD = "/opt/megamod/bin/megamod detect --record /tmp/machine\nsend -C /tmp machine\n"
 _PROBE = """\
 #!/bin/sh
-read -r name line </proc/stat
-echo "probe $line" >/dev/kmsg
+while read -r name a b c d e f used rest; do
+	[ "$name" != cpu0 ] || echo "probe $used" >/dev/kmsg
+done </proc/schedstat
 while :; do sleep 60; done
 """
-_UP = re.compile(r"\[ *(?P<clock>\d+\.\d+)\] probe (?P<ticks>[\d ]+)")
+_UP = re.compile(r"\[ *(?P<clock>\d+\.\d+)\] probe (?P<used>\d+)\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +125,14 @@ def _disk(system: System, folder: Path) -> Path:
 
 
 def _boot(system: System, image: Image, disk: Path, *, icount: bool) -> tuple[float, float]:
-    """At the start of the real root's init: seconds of processor time so far, and of the kernel's clock."""
+    """At the start of the real root's init: the first processor's seconds in use, and those of the kernel's clock.
+
+    The former are the seventh field of its line in /proc/schedstat (Documentation/scheduler/sched-stats.rst, 6.1).
+    """
     result = run_qemu(
         image=image.path,
         vmlinuz=system.vmlinuz,
-        append=f"root=UUID={ROOT_UUID} ro systemd.show_status=0 init=/probe {image.append}",
+        append=f"root=UUID={ROOT_UUID} ro systemd.show_status=0 init=/probe tsc=reliable {image.append}",
         extra=[*MACHINE, *disk_options(disk, "root", ",snapshot=on")],
         icount=icount,
         memory=1024,
@@ -140,9 +144,7 @@ def _boot(system: System, image: Image, disk: Path, *, icount: bool) -> tuple[fl
     found = _UP.search(result.console)
     if not result.stopped or found is None:
         raise SystemExit(f"{image.row}: no real init:\n{result.tail()}")
-    # user, nice, system, idle, iowait, irq, softirq (proc(5)), in hundredths of a second.
-    ticks = [int(field) for field in found["ticks"].split()]
-    return sum(ticks[:3] + ticks[5:7]) / 100, float(found["clock"])
+    return int(found["used"]) / 1e9, float(found["clock"])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 from boot.imagekit import MadeOnce, make_image, make_root, make_stock_image
 
 from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.chart.live import boot_record
 from megamod.initramfs.chart.record import BootRecord
 from megamod.initramfs.chart.source import record_from_log
 
@@ -32,10 +34,12 @@ def log_of(made_once: MadeOnce, kernel: Kernel, *, merged: bool, initcalls: bool
     disk = make_root(made_once, POWER_OFF)
 
     def make(path: Path) -> None:
-        _record, report = boot_record(
-            image, vmlinuz=kernel.vmlinuz, disks=[disk], initcalls=initcalls, timeout=240, log=path
-        )
-        assert report.ok, report.result.tail()
+        command = [Path(sys.executable).with_name("megamod"), "chart", "--boot", image, "--vmlinuz", kernel.vmlinuz]
+        command += ["--disk", disk, "--timeout", "240", "--log", path, "-o", path.with_suffix(".svg")]
+        command += ["--initcalls"] if initcalls else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
     return made_once(f"chart-{kernel.release}-{merged}-{initcalls}.log", make).read_text()
 

@@ -50,6 +50,8 @@ import drgn
 from drgn.helpers.linux.list import hlist_for_each_entry
 prog = drgn.Program()
 prog.set_core_dump(sys.argv[1])
+if sys.argv[3:]:
+    prog.load_debug_info(sys.argv[3:])
 exec(open(sys.argv[2]).read())
 found = []
 kind = prog.variable("xfs_fs_type", "xfs_super.c")
@@ -112,18 +114,23 @@ def dump(
     made.core.unlink()
 
 
-def members_script(debugger: str, dump: Dump, debug: Path) -> Path:
-    """What `megamod debug` makes for the dump."""
+def members_script(debugger: str, dump: Dump, debug: Path, *, sections: bool = True) -> Path:
+    """What `megamod debug` makes for the dump; without *sections* drgn has to find the addresses in it."""
     script = dump.core.with_name(f"members.{debugger}")
-    megamod("debug", debugger, dump.link_map, "--sections", dump.sections, "--debug-dir", debug, "-o", script)
+    words = ["--sections", dump.sections] if sections else []
+    megamod("debug", debugger, dump.link_map, *words, "--debug-dir", debug, "-o", script)
     return script
 
 
 @pytest.fixture(scope="module")
 def found(dump: Dump, debug_files: Path) -> list[dict[str, Any]]:  # noqa: F811
     """What `LOOK` finds in the dump."""
+    return look(dump, members_script("drgn", dump, debug_files))
+
+
+def look(dump: Dump, *words: Path) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", LOOK, str(dump.core), str(members_script("drgn", dump, debug_files))],
+        [sys.executable, "-c", LOOK, str(dump.core), *map(str, words)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -159,6 +166,17 @@ def test_a_structure_of_the_member_holds_what_is_on_the_disk(
 def test_an_address_in_the_dump_is_a_function_and_a_file_of_the_member(found: list[dict[str, Any]]) -> None:
     assert found[0]["function"] == "xfs_fs_statfs"
     assert found[0]["source"].endswith("fs/xfs/xfs_super.c")
+
+
+@pytest.mark.slow
+def test_drgn_finds_the_addresses_in_the_dump_itself_by_the_kernels_debug_information(
+    dump: Dump,
+    cloud: Kernel,  # noqa: F811
+    found: list[dict[str, Any]],
+) -> None:
+    debug = debug_folder(cloud, ("vmlinux", "xfs"))
+    (vmlinux,) = debug.glob("boot/vmlinux-*")
+    assert look(dump, members_script("drgn", dump, debug, sections=False), vmlinux) == found
 
 
 @pytest.mark.slow

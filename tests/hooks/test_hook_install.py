@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from megamod.initramfs.hooks.commands import hook_remove_command
 from megamod.initramfs.hooks.install import install, read_settings, remove, status
 from megamod.initramfs.hooks.run import GENERATORS, Generator
 from megamod.profiles.errors import MegamodError
@@ -57,6 +58,20 @@ def test_removing_brings_every_path_back_to_what_it_was(
     install(generator, root=root, entry=entry, program=PROGRAM)  # type: ignore[arg-type]
     assert tree_hash(root) != before
     remove(generator, root=root)
+    assert tree_hash(root) == before
+
+
+def test_the_maps_of_the_images_go_with_the_last_hook(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    before = tree_hash(root)
+    for generator in ("dracut", "initramfs-tools"):
+        install(generator, root=root, entry="hook-points", program=PROGRAM)  # type: ignore[arg-type]
+    (root / "var/lib/megamod/maps").mkdir()
+    kept = root / "var/lib/megamod/maps/6.1.0.map"
+    kept.write_text('{"megamodules": {"megamod_critical": {}}}')
+    hook_remove_command(generator="dracut", root=root)
+    assert kept.exists()
+    hook_remove_command(generator="initramfs-tools", root=root)
     assert tree_hash(root) == before
 
 

@@ -162,7 +162,8 @@ def test_a_script_for_drgn_is_python_with_places_sizes_and_build_ids(debug: Debu
             sys.modules["drgn"] = before
     whole = json.loads(Path("out.map").read_text())
     assert [(row[0], row[1]) for row in names["_MEMBERS"]] == [(m["name"], m["build_id"]) for m in whole["members"]]
-    assert all(address >= BASE and size > 0 for row in names["_MEMBERS"] for address, size in row[3].values())
+    rows = [place for row in names["_MEMBERS"] for place in row[4].values()]
+    assert all(output is None and address >= BASE and size > 0 for output, address, size in rows)
 
 
 def test_members_without_a_debug_file_are_said(debug: Debug, modules: Path) -> None:
@@ -243,3 +244,14 @@ def test_a_debugger_is_given_no_packed_file(debug: Debug, modules: Path) -> None
     _, out, err = debug("gdb", "out.map", "--sections", "sections", "--debug-dir", modules)
     assert list(added(out)) == ["disk"]
     assert err == "megamod: no debug file of usb: left out\n"
+
+
+def test_without_addresses_the_script_for_drgn_counts_from_the_megamodules_sections(
+    debug: Debug, modules: Path
+) -> None:
+    status, out, _ = debug("drgn", "out.map", "--debug-dir", modules)
+    assert status == 0
+    whole = json.loads(Path("out.map").read_text())
+    (chunk,) = (c for c in whole["chunks"] if c["member"] == 1 and c["section"] == ".data")
+    assert f"'.data': ({chunk['output']!r}, {chunk['offset']:#x}, {chunk['size']:#x})," in out
+    assert whole["build_id"] in out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.chart.yamledit import Move, difference, moved
+from megamod.initramfs.tune.yamledit import Move, difference, moved
 from megamod.profiles.model import Profile
 from megamod.profiles.schema import load_profile
 

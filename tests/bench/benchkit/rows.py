@@ -87,8 +87,8 @@ def _stock(chosen: ModuleSet) -> tuple[Call, ...]:
 
 def _packed(chosen: ModuleSet) -> tuple[Call, ...]:
     """The file as it is, for kernels with CONFIG_MODULE_DECOMPRESS and modules that are compressed."""
-    if plain := [name for name, path in chosen.paths.items() if path.suffix == ".ko"]:
-        raise MegamodError(f"{plain[0]}: not compressed")
+    if any(path.suffix == ".ko" for path in chosen.paths.values()):
+        raise MegamodError("the modules of this kernel are not compressed")
     return tuple(
         Call(
             name=m.name,

@@ -36,7 +36,7 @@ _WALL_CPUS = 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRow:
     """One way to load one set. Seconds of guest time under icount, mean of the runs; overhead is None where inits of
-    several processors overlap. spread: of the runs' overheads, or of their loads where there is no overhead."""
+    several threads overlap. spread: what the largest overhead of the runs has over the smallest, None for one run."""
 
     set: str
     members: int
@@ -46,7 +46,7 @@ class LoadRow:
     load: float
     inits: float
     overhead: float | None
-    spread: float
+    spread: float | None
     memory_kib: float
     vmalloc_kib: float
     wall: float
@@ -181,7 +181,7 @@ def _row(
         load=fmean(run["load_ns"] for run in runs) / 1e9,
         inits=fmean(run["init_ns"] for run in runs) / 1e9,
         overhead=fmean(overheads) / 1e9,
-        spread=max(overheads) / min(overheads) - 1,
+        spread=max(overheads) / min(overheads) - 1 if len(runs) > 1 else None,
         memory_kib=fmean(run["memory_kib"] for run in runs),
         vmalloc_kib=fmean(run["vmalloc_kib"] for run in runs),
         wall=wall,
@@ -203,7 +203,7 @@ def _table(name: str, rows: Sequence[LoadRow]) -> Table:
             f"{row.load:.4f}",
             f"{row.inits:.4f}",
             "-" if row.overhead is None else f"{row.overhead:.4f}",
-            f"{100 * row.spread:.2f} %",
+            "-" if row.spread is None else f"{100 * row.spread:.2f} %",
             f"{row.memory_kib / 1024:.1f}",
             f"{row.vmalloc_kib / 1024:.1f}",
             f"{row.wall:.2f}" if row.wall else "-",
@@ -245,7 +245,12 @@ def _coldplug(context: Context) -> tuple[Table, dict[str, Any]]:
         )
         found[f"one call ({key}), then udev"] = _plugged(context, image)
     rows = [
-        [title, f"{run['load_ns'] / 1e9:.4f}", f"{run['init_ns'] / 1e9:.4f}", str(run["modules"])]
+        [
+            title,
+            f"{run['load_ns'] / 1e9:.4f}",
+            f"{run['init_ns'] / 1e9:.4f}" if title == "udev alone" else "-",
+            str(run["modules"]),
+        ]
         for title, run in found.items()
     ]
     table = Table(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megamod.initramfs.chart.record import BootRecord, Kind
-from megamod.initramfs.chart.yamledit import Move
+from megamod.initramfs.tune.yamledit import Move
 from megamod.profiles.detect import closure, detect
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.machine import Machine

@@ -22,15 +22,15 @@ from megamod.initramfs.boot.host import cache_folder
 from megamod.initramfs.boot.timeline import BootReport, image_architecture
 from megamod.initramfs.build import build_image
 from megamod.initramfs.chart.budget import USER_SPACE, spent
-from megamod.initramfs.chart.guestlook import BREAK_WORD, has_look, look_archive, machine_of
 from megamod.initramfs.chart.live import boot_record
 from megamod.initramfs.chart.record import BootRecord
 from megamod.initramfs.chart.source import read_record, record_from_log
-from megamod.initramfs.chart.split import Usage, find_move, find_usage
 from megamod.initramfs.chart.text import milliseconds
-from megamod.initramfs.chart.yamledit import difference, moved
 from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
 from megamod.initramfs.steps import Steps, counted, table
+from megamod.initramfs.tune.guestlook import BREAK_WORD, has_look, look_archive, machine_of
+from megamod.initramfs.tune.split import Usage, find_move, find_usage
+from megamod.initramfs.tune.yamledit import difference, moved
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.machine import Machine
 from megamod.profiles.model import Profile

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from megamod.initramfs.archive.image import atomic_write
-from megamod.initramfs.chart.tune import Boots, proposal_text, tune
 from megamod.initramfs.steps import Steps
+from megamod.initramfs.tune.tune import Boots, proposal_text, tune
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.schema import find_path, shipped_profiles
 from megamod.profiles.tree import open_tree
