@@ -43,6 +43,8 @@ show deployed cat /run/megamod/deploy/megamod/status
 show fates cat /run/megamod/deploy/modprobe.d/megamod.conf
 show unit systemctl is-active megamod-deploy.service
 show path systemctl is-active megamod-deploy-update.path
+i=300 # the driver probes its codecs in a work of its own (azx_probe_work(), sound/pci/hda/hda_intel.c)
+while [ $i -gt 0 ] && ! grep -q HDA /proc/asound/cards; do i=$((i-1)); sleep 0.1; done
 show cards cat /proc/asound/cards
 show again modprobe -v snd_hda_intel
 """
