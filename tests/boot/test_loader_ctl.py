@@ -111,7 +111,8 @@ def test_trigger_loads_a_stage_and_says_what_is_wrong_otherwise(run, modules):
     """
     console = run(plan, init)
     rest = after(console, "megamod: error: no deferred stage is called nothing", "nothing: 1", "hand: 0")
-    after(rest, "again: 0", "usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over", "usage: 2")
+    usage = "usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over"
+    after(rest, "again: 0", usage, "usage: 2")
     assert "stage hand triggered by manual" in console
 
 
