@@ -19,11 +19,11 @@ _PRINTK = r"\[ *(?P<time>\d+\.\d{6})\](?:\[ *[TC]\d+\])? "
 _LINE = re.compile(rf"(?:{_PRINTK}|^)(?P<text>megamod: .*|(?<=\] ).*)$")
 
 _RUN_INIT = re.compile(r"Run (\S+) as init process")
-_TRIGGERED = re.compile(r"stage (\S+) triggered by (\S+)")
-_DONE = re.compile(r"stage (\S+) done")
+STAGE_TRIGGERED = re.compile(r"stage (\S+) triggered by (\S+)")
+STAGE_DONE = re.compile(r"stage (\S+) done")
 _TOOK = re.compile(r"load (\S+) took (\d+) us: (\d+) ok, (\d+) failed, (\d+) skipped")
-_ROOT = re.compile(r"root (\S+) (\S+) mounted")
-_EXEC = re.compile(r"exec (\S+)")
+ROOT_MOUNTED = re.compile(r"root (\S+) (\S+) mounted")
+INIT_EXEC = re.compile(r"exec (\S+)")
 _MEGAMOD_FAILURES = re.compile(r"error: .*|load \S+ failed: .*|member \S+ failed: .*|member \S+ skipped: needs .*")
 
 # What the kernel says when something is wrong, by the functions that say it (6.1): panic; die and the page fault;
@@ -117,18 +117,18 @@ def parse_console(console: str) -> Timeline:
                 events.append(Event(kind=EventKind.INIT, seconds=seconds, name="", detail=match[1]))
             elif _KERNEL_FAILURES.search(text):
                 failures.append(Failure(seconds=seconds, text=text))
-        elif match := _TRIGGERED.fullmatch(own):
+        elif match := STAGE_TRIGGERED.fullmatch(own):
             stage = match[1]
             events.append(Event(kind=EventKind.TRIGGERED, seconds=seconds, name=stage, detail=match[2]))
         elif match := _TOOK.fullmatch(own):
             took, ok, failed, skipped = (int(field) for field in match.groups()[1:])
             loads.append(LoadTime(stage=stage, name=match[1], microseconds=took, ok=ok, failed=failed, skipped=skipped))
-        elif match := _DONE.fullmatch(own):
+        elif match := STAGE_DONE.fullmatch(own):
             detail = _loaded_detail([load for load in loads if load.stage == match[1]])
             events.append(Event(kind=EventKind.LOADED, seconds=seconds, name=match[1], detail=detail))
-        elif match := _ROOT.fullmatch(own):
+        elif match := ROOT_MOUNTED.fullmatch(own):
             events.append(Event(kind=EventKind.ROOT, seconds=seconds, name="", detail=f"{match[1]} {match[2]}"))
-        elif match := _EXEC.fullmatch(own):
+        elif match := INIT_EXEC.fullmatch(own):
             executed = match[1]
             events.append(Event(kind=EventKind.USERSPACE, seconds=seconds, name="", detail=executed))
         elif _MEGAMOD_FAILURES.fullmatch(own):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from megamod.initramfs.boot.console import parse_console
+from megamod.initramfs.boot.console import INIT_EXEC, ROOT_MOUNTED, STAGE_DONE, STAGE_TRIGGERED, parse_console
 from megamod.initramfs.boot.timeline import failure_words
 from megamod.initramfs.chart.calls import CallDraft
 from megamod.initramfs.chart.inarow import StageTimes, stages_in_a_row
@@ -30,13 +30,9 @@ from megamod.initramfs.steps import counted
 _OWN = "megamod: "
 _MEASURING_MOST = 200_000
 """Nanoseconds that a `used` line takes at most, by what it does; under icount it was 60 to 110 µs on 5.10 to 7.2."""
-_TRIGGERED = re.compile(r"stage (\S+) triggered by (\S+)")
-_DONE = re.compile(r"stage (\S+) done")
 _TOOK = re.compile(r"load (\S+) took (\d+) us: (.*)")
 _INITS = re.compile(r"inits (\S+)((?: \S+=\d+)+)")
 _USED = re.compile(r"used (\d+) ns")
-_ROOT = re.compile(r"root (\S+) (\S+) mounted")
-_EXEC = re.compile(r"exec (\S+)")
 _LINKED = re.compile(r"module_load: (\S+)")
 
 
@@ -134,7 +130,7 @@ class _Course:
         if text == "start":
             self._loader.close("start of the loader", Kind.LOADER, time)
             self._started = time
-        elif match := _TRIGGERED.fullmatch(text):
+        elif match := STAGE_TRIGGERED.fullmatch(text):
             self._begin(match[1], match[2], time)
         elif match := _USED.fullmatch(text):
             if self._broken:
@@ -150,14 +146,14 @@ class _Course:
             self._took(match[1], int(match[2]) * 1000, match[3], time)
         elif match := _INITS.fullmatch(text):
             self._members(match[1], match[2], time)
-        elif _DONE.fullmatch(text):
+        elif STAGE_DONE.fullmatch(text):
             if self._speaker.stage is not None:
                 self._critical_done |= self._speaker is self._loader
                 self._speaker.finish(time)
-        elif match := _ROOT.fullmatch(text):
+        elif match := ROOT_MOUNTED.fullmatch(text):
             self._hand_over(time)
             self._loader.close("root found and mounted", Kind.ROOT, time, detail=f"{match[1]} {match[2]}")
-        elif match := _EXEC.fullmatch(text):
+        elif match := INIT_EXEC.fullmatch(text):
             self._hand_over(time)
             self._loader.close("handing over", Kind.LOADER, time)
             self._user_space = time, match[1]
@@ -265,7 +261,7 @@ def _without_times(lines: Sequence[Line], *, title: str) -> BootRecord:
     stages: list[StageTimes] = []
     for line in lines:
         text = line.text.removeprefix(_OWN)
-        if match := _TRIGGERED.fullmatch(text):
+        if match := STAGE_TRIGGERED.fullmatch(text):
             stages.append(StageTimes(name=match[1], detail=f"triggered by {match[2]}"))
         elif stages and (match := _TOOK.fullmatch(text)):
             stages[-1].calls.append(CallDraft(name=match[1], start=0, duration=int(match[2]) * 1000, detail=match[3]))

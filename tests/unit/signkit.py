@@ -23,8 +23,20 @@ def make_pair(
     subject = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test")]
     )
+    certificate = certificate_of(key, subject)
+    lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    paths = folder / f"{name}.pem", folder / f"{name}.crt"
+    paths[0].write_bytes(key.private_bytes(_PEM, _PKCS8, lock))
+    paths[1].write_bytes(certificate.public_bytes(_PEM))
+    return paths
+
+
+def certificate_of(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, subject: x509.Name, *more: x509.ExtensionType
+) -> x509.Certificate:
+    """Self-signed, for a hundred years, with a subject key identifier and *more* extensions."""
     start = datetime.datetime(2026, 1, 1)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -32,11 +44,7 @@ def make_pair(
         .serial_number(0x1234ABCD)
         .not_valid_before(start)
         .not_valid_after(start + datetime.timedelta(days=36500))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
     )
-    lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    paths = folder / f"{name}.pem", folder / f"{name}.crt"
-    paths[0].write_bytes(key.private_bytes(_PEM, _PKCS8, lock))
-    paths[1].write_bytes(certificate.public_bytes(_PEM))
-    return paths
+    for extension in (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), *more):
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(key, hashes.SHA256())
