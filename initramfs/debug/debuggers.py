@@ -64,14 +64,13 @@ def place_members(
 def member_sections(
     megamodule: Megamap, number: int, addresses: Mapping[str, int], *, init: bool = False
 ) -> dict[str, tuple[int, int]]:
-    """Section of the member → its address and size; tables whose entries were sorted apart have none."""
+    """Section of the member → its address and size."""
     found: dict[str, tuple[int, int]] = {}
     for chunk in megamodule.chunks:
-        if chunk.member != number or chunk.output not in addresses or len(chunk.pieces) != 1:
+        if chunk.member != number or chunk.output not in addresses:
             continue
-        start, place, size = chunk.pieces[0]
-        if size and start == 0 and (init or not chunk.output.startswith(".init")):
-            found.setdefault(chunk.section, (addresses[chunk.output] + place, size))
+        if chunk.size and (init or not chunk.output.startswith(".init")):
+            found.setdefault(chunk.section, (addresses[chunk.output] + chunk.offset, chunk.size))
     return found
 
 

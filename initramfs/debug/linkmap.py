@@ -17,7 +17,6 @@ from megamod.profiles.errors import MegamodError
 
 VERSION = 1
 GLUE = -1
-_UNWIND = frozenset([".orc_unwind", ".orc_unwind_ip"])
 _T = TypeVar("_T")
 
 
@@ -42,13 +41,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """An input section's place. pieces: (input offset, output offset, size) each; more than one for sorted tables."""
+    """An input section's place: bytes into its output section, and size."""
 
     member: int
     section: str
     index: int
     output: str
-    pieces: tuple[tuple[int, int, int], ...]
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +89,8 @@ class LinkMap:
 
 
 def map_bytes(*, kernel: str, profile: str, megamodules: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The file for the maps that the linker has made; the same input gives the same bytes.
-
-    The pieces of compacted unwind tables, more than half of it all, are left out: no address of a trace lies in them.
-    """
-    kept = {
-        name: {**item, "chunks": [c for c in item["chunks"] if c["output"] not in _UNWIND]}
-        for name, item in megamodules.items()
-    }
-    value = {"version": VERSION, "kernel": kernel, "profile": profile, "megamodules": kept}
+    """The file for the maps that the linker has made; the same input gives the same bytes."""
+    value = {"version": VERSION, "kernel": kernel, "profile": profile, "megamodules": megamodules}
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
@@ -218,23 +211,14 @@ class _Reader:
         output = self.get(row, "output", str, where)
         if output not in sizes:
             self.fail(f"{where}output", f"there is no output section {output}")
-        if "pieces" in row:
-            pieces = []
-            for item in self.get(row, "pieces", list, where):
-                match item:
-                    case [int(start), int(place), int(size)] if start >= 0:
-                        pieces.append((start, place, size))
-                    case _:
-                        self.fail(f"{where}pieces", "[input offset, output offset, size] is needed")
-        else:
-            pieces = [(0, self.get(row, "offset", int, where), self.get(row, "size", int, where))]
-        for _, place, size in pieces:
-            if place < 0 or size < 0 or place + size > sizes[output]:
-                self.fail(where.rstrip("."), f"{place:#x}+{size:#x} is outside {output}, {sizes[output]:#x} bytes")
+        place, size = self.get(row, "offset", int, where), self.get(row, "size", int, where)
+        if place < 0 or size < 0 or place + size > sizes[output]:
+            self.fail(where.rstrip("."), f"{place:#x}+{size:#x} is outside {output}, {sizes[output]:#x} bytes")
         return Chunk(
             member=self._member(row, where, members),
             section=self.get(row, "section", str, where),
             index=self.get(row, "index", int, where),
             output=output,
-            pieces=tuple(pieces),
+            offset=place,
+            size=size,
         )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from megamod.initramfs.debug.linkmap import Function, Megamap
+from megamod.initramfs.debug.linkmap import Chunk, Function, Megamap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +50,21 @@ class Places:
     def at(self, output: str, offset: int, *, name: str | None = None, back: bool = False) -> Place | None:
         """What lies at *offset* of an output section; None where nothing does. A function called *name* is preferred to
         others at the same place. With *back* it is a return address, so the byte before it says whose it is."""
-        starts, pieces = self._pieces.get(output, ([], []))
-        number = bisect_right(starts, offset - back) - 1
+        chunks = self._chunks.get(output, [])
+        number = bisect_right(chunks, offset - back, key=lambda chunk: chunk.offset) - 1
         if number < 0:
             return None
-        place, start, size, member, section, index = pieces[number]
-        if offset - back >= place + size and number + 1 == len(starts):
+        chunk = chunks[number]
+        inside = offset - chunk.offset
+        if inside - back >= chunk.size and number + 1 == len(chunks):
             return None
-        inside = start + offset - place
         return Place(
             megamodule=self.megamodule,
-            member=member,
-            section=section,
-            index=index,
+            member=chunk.member,
+            section=chunk.section,
+            index=chunk.index,
             offset=inside,
-            function=self._function(member, index, inside - back, name),
+            function=self._function(chunk.member, chunk.index, inside - back, name),
         )
 
     def by_symbol(self, name: str, offset: int, size: int | None) -> tuple[list[Place], bool]:
@@ -119,14 +119,13 @@ class Places:
         return size >= next(o.size for o in self.megamodule.outputs if o.name == output) - at
 
     @cached_property
-    def _pieces(self) -> Mapping[str, tuple[list[int], list[tuple[int, int, int, int, str, int]]]]:
-        found: dict[str, list[tuple[int, int, int, int, str, int]]] = {}
-        for chunk in self.megamodule.chunks:
-            for start, place, size in chunk.pieces:
-                if size:
-                    row = (place, start, size, chunk.member, chunk.section, chunk.index)
-                    found.setdefault(chunk.output, []).append(row)
-        return {name: ([row[0] for row in sorted(rows)], sorted(rows)) for name, rows in found.items()}
+    def _chunks(self) -> Mapping[str, list[Chunk]]:
+        """By output section, those that hold bytes, in the order of their places."""
+        found: dict[str, list[Chunk]] = {}
+        for chunk in sorted(self.megamodule.chunks, key=lambda chunk: chunk.offset):
+            if chunk.size:
+                found.setdefault(chunk.output, []).append(chunk)
+        return found
 
     @cached_property
     def _named(self) -> Mapping[str, list[tuple[str, int]]]:
@@ -145,12 +144,12 @@ class Places:
 
     @cached_property
     def _all(self) -> list[tuple[str, int, Function]]:
-        chunks = {(c.member, c.index): (c.output, c.pieces[0]) for c in self.megamodule.chunks if len(c.pieces) == 1}
+        chunks = {(c.member, c.index): (c.output, c.offset) for c in self.megamodule.chunks}
         found = []
         for key, functions in self.megamodule.functions.items():
             if key in chunks:
-                output, (start, place, _size) = chunks[key]
-                found += [(output, place + f.value - start, f) for f in functions]
+                output, place = chunks[key]
+                found += [(output, place + f.value, f) for f in functions]
         return found
 
 

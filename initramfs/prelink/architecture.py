@@ -15,6 +15,9 @@ from megamod.initramfs.prelink.elf import Array
 # What the glue reports for a member (see initramfs/prelink/README.md, "results").
 RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
 PAGE = 4096
+# x86_64's unwind tables, and the one of all entries that the glue brings (unwind.py).
+ORC_IP, ORC_STATE = ".orc_unwind_ip", ".orc_unwind"
+SORTED_IP, SORTED_STATE = f"{ORC_IP}.sorted", f"{ORC_STATE}.sorted"
 WIDEST = 1 << 11  # above every relocation type's number
 
 
@@ -99,13 +102,29 @@ class GlueCode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnwindTable:
+    """The sorted unwind table that the glue's init has to settle (unwind.py).
+
+    core, init: (output section's name, members' entries) of each group in the table's order, outside and in init
+    memory. own: the group that the glue's own entries belong to. module_size: bytes of struct module.
+    """
+
+    core: Sequence[tuple[str, int]]
+    init: Sequence[tuple[str, int]]
+    own: str
+    module_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GlueRequest:
     """What the megamodule's init has to do: ``int init(void)``, call each member's init in order, always return 0.
 
     inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
     imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
     "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). start: the first four
-    bytes that most inits have. thunk: functions return through the architecture's return thunk.
+    bytes that most inits have. thunk: functions return through the architecture's return thunk. unwind: to settle
+    first; its parts are reached by their sections' names, the groups' code by the output sections', struct module as
+    "struct module".
 
     A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
     the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
@@ -117,6 +136,7 @@ class GlueRequest:
     timed: bool
     start: bytes
     thunk: bool
+    unwind: UnwindTable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

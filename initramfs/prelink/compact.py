@@ -1,6 +1,6 @@
-"""Pass 5b, compact: which ORC entries no return address, WARN or fixup can use (``unwind: compact``).
+"""Pass 3c, compact: which ORC entries no return address, WARN or fixup can use (``unwind: compact``).
 
-Needs: the merged tables. Guarantees: the unwind state at every address that a stack walk through calls looks up is what
+Needs: a member. Guarantees: the unwind state at every address that a stack walk through calls looks up is what
 the whole table gives. An entry covers the bytes up to the next one; the kernel looks up the last byte of a call
 (arch/x86/kernel/unwind_orc.c unwind_next_frame(): ip - 1 unless the frame is an exception's) or the address of a ud2 or
 of an instruction with a fixup. So an entry may go if
@@ -21,12 +21,8 @@ import numpy as np
 
 from megamod.initramfs.prelink import elf
 from megamod.initramfs.prelink.elf import Array, Section
-from megamod.initramfs.prelink.layout import Pieces
-from megamod.initramfs.prelink.merge import Tables
 from megamod.initramfs.prelink.read import Member
-from megamod.profiles.errors import MegamodError
 
-_IP_SIZE, _STATE_SIZE = 4, 6
 _CALL_SIZE = 5
 # Bytes that the padding of functions consists of: int3 and the NOPs of 1 to 11 bytes. Neither call nor ud2 is in it.
 _PADDING = np.zeros(256, bool)
@@ -34,58 +30,24 @@ _PADDING[[0xCC, 0x90, 0x66, 0x2E, 0x0F, 0x1F, 0x40, 0x44, 0x80, 0x84, 0x00]] = T
 _PADDING.setflags(write=False)
 
 
-def compact(tables: Tables) -> dict[int, Pieces]:
-    """Per .orc_unwind and .orc_unwind_ip section, which entries stay (target 0) and which go (-1)."""
-    removed: dict[int, Pieces] = {}
-    for position, member in enumerate(tables.members[:-1]):
-        ips, states = member.section(".orc_unwind_ip"), member.section(".orc_unwind")
-        if ips is None or states is None or not ips.size:
-            continue
-        kept = _kept_entries(member, ips, states)
-        targets = np.where(kept, 0, -1)
-        base = int(tables.section_base[position])
-        removed[base + ips.index] = Pieces(size=_IP_SIZE, targets=targets)
-        removed[base + states.index] = Pieces(size=_STATE_SIZE, targets=targets)
-    return removed
-
-
-def _kept_entries(member: Member, ips: Section, states: Section) -> Array:
-    count = ips.size // _IP_SIZE
-    if states.size != count * _STATE_SIZE:
-        raise MegamodError(f"{member.file}: .orc_unwind: {states.size} bytes for {count} addresses")
-    home, address = _addresses(member, ips, count)
-    state = np.frombuffer(states.data, "V6")
-    kept = np.ones(count, bool)
+def entries_to_keep(member: Member, home: Array, address: Array, state: Array) -> Array:
+    """Per entry of *member*, whether it stays. home, address: section and offset it points to; state: its bytes."""
+    kept = np.ones(len(home), bool)
     wanted = _wanted(member)
+    whole = state.view("V6")
     for index in np.unique(home).tolist():
         rows = np.flatnonzero(home == index)
         rows = rows[np.argsort(address[rows], kind="stable")]
         section = member.sections[index]
-        kept[rows] = _kept_in(section, address[rows], state[rows], wanted.get(index, np.empty((0, 2), np.int64)))
+        kept[rows] = _kept_in(section, address[rows], whole[rows], wanted.get(index, np.empty((0, 2), np.int64)))
     return kept
-
-
-def _addresses(member: Member, ips: Section, count: int) -> tuple[Array, Array]:
-    """Section and offset that each .orc_unwind_ip entry points to."""
-    home, address = np.full(count, -1, np.int64), np.zeros(count, np.int64)
-    for target, rows in member.relas:
-        if target != ips.index:
-            continue
-        entry = rows["r_offset"].astype(np.int64) // _IP_SIZE
-        symbols = member.symbols[rows["r_sym"]]
-        home[entry] = symbols["st_shndx"]
-        address[entry] = symbols["st_value"].astype(np.int64) + rows["r_addend"]
-    nowhere = (home <= 0) | (home >= len(member.sections))
-    if nowhere.any():
-        raise MegamodError(f"{member.file}: .orc_unwind_ip: entry {int(np.argmax(nowhere))} points nowhere")
-    return home, address
 
 
 def _kept_in(section: Section, address: Array, state: Array, wanted: Array) -> Array:
     """For the entries of one code section, sorted by address: which stay."""
     code = np.frombuffer(section.data, np.uint8)
     end = np.append(address[1:], section.size)
-    if len(address) and (address[0] < 0 or max(address[-1], end.max()) > len(code)):
+    if section.size > len(code):  # code without bytes
         return np.ones(len(address), bool)
     short = end - address < _CALL_SIZE
     zero = state == np.zeros(1, "V6")[0]

@@ -3,9 +3,6 @@
 Needs: the members in init order and what they need of each other. Guarantees: a member with the megamodule's struct
 module, .modinfo, init function, result parameters and the renamed parameter strings; the later passes treat it as any
 other. Its undefined symbols are the members' inits and a few kernel imports whose CRC is known.
-
-Source of the unwind format: arch/x86/include/asm/orc_types.h, struct orc_entry (its first field is the stack offset in
-all versions since 4.14).
 """
 
 from __future__ import annotations
@@ -15,15 +12,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from megamod.initramfs.prelink import elf
-from megamod.initramfs.prelink.architecture import RESULT_NOT_RUN, GlueRequest
+from megamod.initramfs.prelink.architecture import (
+    ORC_IP,
+    ORC_STATE,
+    RESULT_NOT_RUN,
+    SORTED_IP,
+    SORTED_STATE,
+    GlueRequest,
+)
 from megamod.initramfs.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.initramfs.prelink.parameters import Parameter, rename_parameters
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.initramfs.prelink.resolve import Resolution
 from megamod.initramfs.prelink.synthetic import Builder
+from megamod.initramfs.prelink.unwind import IP_SIZE, STATE, Unwind
 from megamod.profiles.errors import MegamodError
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
@@ -41,12 +44,12 @@ IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")
 class Glue:
     """The synthetic member and what connects it with the others.
 
-    inits: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
+    places: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
     of the new name in the glue's .rodata. has_results: the result and skip parameters exist.
     """
 
     member: Member
-    inits: Mapping[int, tuple[int, int, int]]
+    places: Mapping[int, tuple[int, int, int]]
     renames: Mapping[tuple[int, int], Sequence[int]]
     parameters: tuple[Parameter, ...]
     has_results: bool
@@ -59,8 +62,10 @@ def make_glue(
     resolution: Resolution,
     options: PrelinkOptions,
     donors: Mapping[str, int],
+    unwind: Unwind | None,
 ) -> Glue:
-    """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols."""
+    """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols.
+    unwind: the entries of all members, if the glue is to settle them."""
     _check_name(options.name, members[0].architecture.bits)
     architecture = members[0].architecture
     builder = Builder(architecture=architecture)
@@ -68,12 +73,12 @@ def make_glue(
     has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
     template = _template(members)
-    for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"):
+    for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ORC_STATE, ORC_IP):
         builder.add(name)
     this_module = builder.add(THIS_MODULE)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = rename_parameters(builder, members)
-    inits, bit = _add_code(builder, members, depends, skips=skips, timed=timed, options=options)
+    places, bit = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind)
     _add_struct_module(builder, template, options.name, bit, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
@@ -81,7 +86,7 @@ def make_glue(
     member = builder.build(options.name, this_module, crcs)
     return Glue(
         member=member,
-        inits=inits,
+        places=places,
         renames=renames,
         parameters=parameters,
         has_results=has_results,
@@ -176,9 +181,9 @@ def _add_code(
     *,
     skips: Sequence[tuple[int, int, int]],
     timed: bool,
-    options: PrelinkOptions,
+    unwind: Unwind | None,
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The init function; returns Glue.inits, and what pointers to it have beside its place."""
+    """The init function; returns Glue.places, and what pointers to it have beside its place."""
     architecture = builder.architecture
     code = architecture.encode_init(
         GlueRequest(
@@ -188,17 +193,20 @@ def _add_code(
             timed=timed,
             start=_usual_start(members),
             thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
+            unwind=unwind.table if unwind is not None else None,
         )
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.
     builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code), code.bit)
-    places = {"result": 0}
+    named = {"result": (".data", 0)}
     for number, (_, values, count) in enumerate(skips):
-        places |= {f"skip{number}": values, f"skip{number}_count": count}
+        named |= {f"skip{number}": (".data", values), f"skip{number}_count": (".data", count)}
     if timed:
-        places["nanoseconds"] = len(builder.buffer(".data")) - architecture.word * len(members)
-    inits: dict[int, tuple[int, int, int]] = {}
+        named["nanoseconds"] = (".data", len(builder.buffer(".data")) - architecture.word * len(members))
+    if unwind is not None:
+        named |= _add_unwind(builder, unwind, code.frames)
+    places: dict[int, tuple[int, int, int]] = {}
     for fixup in code.fixups:
         if fixup.label is not None:
             symbol = builder.symbol("", builder.index(".init.text"), value=fixup.label)
@@ -208,13 +216,17 @@ def _add_code(
             init = members[fixup.target].init
             assert init is not None
             symbol = builder.symbol("")
-            inits[symbol] = (fixup.target, *init)
-            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
-        elif fixup.target in places:
-            builder.point(".init.text", fixup.offset, ".data", places[fixup.target] + fixup.addend, fixup.kind)
+            places[symbol] = (fixup.target, *init)
+        elif fixup.target in named:
+            section, offset = named[fixup.target]
+            builder.point(".init.text", fixup.offset, section, offset + fixup.addend, fixup.kind)
+            continue
+        elif unwind is not None and fixup.target in unwind.anchors:
+            symbol = builder.symbol("")
+            places[symbol] = (*unwind.anchors[fixup.target], 0)
         else:
             symbol = builder.undefined(fixup.target)
-            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
+        builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
     if code.return_site is not None:
         builder.buffer(".return_sites").extend(bytes(4))
         builder.point(".return_sites", 0, ".init.text", code.return_site, architecture.relative)
@@ -222,9 +234,7 @@ def _add_code(
         builder.add(EXIDX_INIT)
         builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
         builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
-    if options.unwind != "drop":
-        _add_unwind(builder, members, code.frames)
-    return inits, code.bit
+    return places, code.bit
 
 
 def _usual_start(members: Sequence[Member]) -> bytes:
@@ -234,24 +244,25 @@ def _usual_start(members: Sequence[Member]) -> bytes:
     return max(starts, key=lambda start: (starts[start], start), default=b"")
 
 
-def _add_unwind(builder: Builder, members: Sequence[Member], frames: Sequence[tuple[int, int]]) -> None:
-    """ORC entries for the glue, or every frame below it is a guess (seen). The bits beside the stack offset are those
-    of the members' commonest entry at a function's start, whatever this kernel's layout of them is."""
-    tables = [s for m in members if (s := m.section(".orc_unwind")) and s.size and s.size % 6 == 0]
-    if not tables:
-        return
-    records = np.frombuffer(tables[0].data, np.dtype([("sp_offset", "<i2"), ("rest", "V4")]))
-    starts = records["rest"][records["sp_offset"] == 8]
-    if not len(starts):
-        return
-    values, counts = np.unique(starts.view("<u4"), return_counts=True)
-    usual = struct.pack("<I", int(values[np.argmax(counts)]))
+def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, int]]) -> dict[str, tuple[str, int]]:
+    """ORC entries for the glue, or every frame below it is a guess (seen), and room for the table of all entries.
+    Returns what the code refers to."""
     for offset, depth in frames:
-        at = len(builder.buffer(".orc_unwind_ip"))
-        builder.buffer(".orc_unwind_ip").extend(bytes(4))
-        builder.point(".orc_unwind_ip", at, ".init.text", offset, builder.architecture.relative)
+        at = len(builder.buffer(ORC_IP))
+        builder.buffer(ORC_IP).extend(bytes(IP_SIZE))
+        builder.point(ORC_IP, at, ".init.text", offset, builder.architecture.relative)
         # An all-zero entry ends the known code: undefined (arch/x86/kernel/unwind_orc.c orc_find()).
-        builder.buffer(".orc_unwind").extend(struct.pack("<h", depth) + usual if depth else bytes(6))
+        builder.buffer(ORC_STATE).extend(struct.pack("<h", depth) + unwind.usual if depth else bytes(STATE.itemsize))
+    slots = unwind.slots + 2 * len(frames)
+    for name, size in ((SORTED_IP, IP_SIZE), (SORTED_STATE, STATE.itemsize)):
+        builder.add(name)
+        builder.writable.add(name)
+        builder.buffer(name).extend(bytes(size * slots))
+    named = {name: (name, 0) for name in (ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE)} | {
+        "struct module": (THIS_MODULE, 0)
+    }
+    # Without init code of a member the glue's is all there is.
+    return named if ".init.text" in unwind.anchors else named | {".init.text": (".init.text", 0)}
 
 
 def _add_modinfo(builder: Builder, members: Sequence[Member], options: PrelinkOptions) -> None:

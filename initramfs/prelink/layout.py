@@ -43,8 +43,8 @@ class Layout:
     exports: Mapping[str, tuple[tuple[int, Export], ...]]
 
 
-def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
-    """Fix all offsets. *removed* gives sections of which single entries are left out, their targets 0 or -1."""
+def layout(tables: Tables) -> Layout:
+    """Fix all offsets."""
     offset = np.zeros(len(tables.section_output), np.int64)
     sizes: list[int] = []
     pieces: dict[int, Pieces] = {}
@@ -55,7 +55,7 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
             exports[output.name] = _sort_exports(tables, output, pieces)
             sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
-            sizes.append(_place(tables, output, offset, removed, pieces))
+            sizes.append(_place(tables, output, offset))
         if output.name == PERCPU and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
             raise MegamodError(
                 f"{PERCPU}: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
@@ -79,9 +79,7 @@ def layout(tables: Tables, removed: Mapping[int, Pieces]) -> Layout:
     return Layout(offset=offset, sizes=tuple(sizes), pieces=pieces, exports=exports)
 
 
-def _place(
-    tables: Tables, output: Output, offset: Array, removed: Mapping[int, Pieces], pieces: dict[int, Pieces]
-) -> int:
+def _place(tables: Tables, output: Output, offset: Array) -> int:
     """Inputs follow each other member by member, so a member's .text, .text.unlikely and .text.hot are neighbours."""
     end = 0
     for number in output.inputs:
@@ -90,11 +88,6 @@ def _place(
         start = end if packed or not section.size else align_up(end, section.sh_addralign)
         offset[number] = start
         end = start + section.size
-        if number in removed:
-            kept = removed[number].targets >= 0
-            targets = np.where(kept, start + np.cumsum(kept) * removed[number].size - removed[number].size, -1)
-            pieces[number] = Pieces(size=removed[number].size, targets=targets)
-            end = start + int(kept.sum()) * removed[number].size
     return end
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megamod.initramfs.prelink.compact import compact
 from megamod.initramfs.prelink.costs import cost_notes
 from megamod.initramfs.prelink.donors import find_donors, neighbours
 from megamod.initramfs.prelink.emit import emit
@@ -22,7 +21,9 @@ from megamod.initramfs.prelink.read import Member, read_members
 from megamod.initramfs.prelink.relocate import relocate
 from megamod.initramfs.prelink.resolve import resolve
 from megamod.initramfs.prelink.scan import scan
+from megamod.initramfs.prelink.settle import settle
 from megamod.initramfs.prelink.singles import why_single
+from megamod.initramfs.prelink.unwind import gather
 from megamod.initramfs.prelink.verify import verify
 from megamod.profiles.errors import MegamodError
 
@@ -84,17 +85,18 @@ def prelink(
         {symbol: (position[exporter], export) for symbol, (exporter, export) in resolution.bindings[number].items()}
         for number in sequence
     ]
-    glue = make_glue(placed, depends, resolution, options, donors or {})
+    unwind = gather(placed, options)
+    glue = make_glue(placed, depends, resolution, options, donors or {}, unwind)
 
     # Beyond this point there are no new symbols, sections or strings.
-    tables = merge(placed, bindings, glue, options)
-    places = layout(tables, compact(tables) if options.unwind == "compact" else {})
+    tables = merge(placed, bindings, glue, options, sorts_unwind=unwind is not None)
+    places = layout(tables)
 
     # All offsets are fixed.
     found = scan(tables, places, options)
-    contents = relocate(tables, places, found)
+    contents = settle(relocate(tables, places, found), tables, places, unwind)
     data = emit(contents, tables, places, found, resolution, options)
-    link_map = make_map(data, tables, places, depends, options)
+    link_map = make_map(data, tables, places, depends, options, unwind)
     remarks = verify(data, placed, link_map)
     return Megamodule(
         name=options.name,

@@ -17,7 +17,7 @@ from megamod.initramfs.prelink.elf import Array
 _ENTRIES = {
     "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, ".static_call_sites": 8, ".smp_locks": 4,
     ".retpoline_sites": 4, ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".orc_unwind": 6,
-    ".orc_unwind_ip": 4,
+    ".orc_unwind_ip": 4, ".orc_unwind.sorted": 6, ".orc_unwind_ip.sorted": 4,
 }  # fmt: skip
 _LONG = {"__jump_table": 16, "__param": 40, "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8}
 _SHORT = {"__jump_table": 12, "__param": 20, "_ftrace_events": 4, "_ftrace_eval_map": 4, "__mcount_loc": 4}
@@ -29,13 +29,14 @@ class Machine:
     """widths: relocation type → bytes, all types that the kernel's loader knows. stacking: those that add to a field.
 
     near_calls: (code, base) → (target, site) of every direct call that the bytes hold, in their order. call_bias: what
-    to add to S + A of a call's relocation to get its target.
+    to add to S + A of a call's relocation to get its target. call_opcode: what stands in front of a call's field.
     """
 
     widths: Mapping[int, int]
     entries: Mapping[str, int]
     near_calls: Callable[[bytes, int], Iterator[tuple[int, int]]]
     call_bias: Callable[[memoryview, np.void], int]
+    call_opcode: bytes = b""
     stacking: frozenset[int] = frozenset()
     over_zeros: bool = False
     placeholders: tuple[str, ...] = ()
@@ -103,6 +104,7 @@ MACHINES: Mapping[int, Machine] = {
         entries=_tables(_LONG, 12, __tracepoints_ptrs=4, __ex_table=12),
         near_calls=_x86_calls,
         call_bias=lambda data, row: 4,
+        call_opcode=b"\xe8",
         over_zeros=True,
         landing_pads=(b"\xf3\x0f\x1e\xfa",),
         trace_symbol="__fentry__",

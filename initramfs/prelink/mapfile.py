@@ -1,8 +1,8 @@
 """The map: where each member's sections went, so that addresses can be carried back.
 
 Form (JSON, version 1): ``build_id`` of the megamodule; ``members`` in init order; ``outputs``: each output section in
-the file's order; ``chunks`` with member (-1 the glue), input section and its index, output section, offset, size, or
-``pieces`` [[input offset, output offset, size], …] where entries moved one by one; ``dropped`` with the reason;
+the file's order; ``chunks`` with member (-1 the glue), input section and its index, output section, offset, size;
+``dropped`` with the reason; ``unwind``: [output section, entries] of each group of the sorted unwind table, in order;
 ``functions`` of each member's section, [value, size, name] each, so that a trace can be read without the modules.
 """
 
@@ -13,16 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from megamod.initramfs.prelink.architecture import ORC_IP
 from megamod.initramfs.prelink.elf import EM_ARM, MACHINE_NAMES, SHF_EXECINSTR, STT_FUNC
 from megamod.initramfs.prelink.emit import build_ids, own_build_id
-from megamod.initramfs.prelink.layout import Layout, Pieces
+from megamod.initramfs.prelink.layout import Layout
 from megamod.initramfs.prelink.merge import Tables
 from megamod.initramfs.prelink.options import PrelinkOptions
 from megamod.initramfs.prelink.policy import How
+from megamod.initramfs.prelink.unwind import IP_SIZE, Unwind
 
 
 def make_map(
-    data: bytes, tables: Tables, layout: Layout, depends: Sequence[frozenset[int]], options: PrelinkOptions
+    data: bytes,
+    tables: Tables,
+    layout: Layout,
+    depends: Sequence[frozenset[int]],
+    options: PrelinkOptions,
+    unwind: Unwind | None,
 ) -> dict[str, Any]:
     """The map of the megamodule *data*, ready for json.dump."""
     members = tables.members[:-1]
@@ -45,9 +52,6 @@ def make_map(
                 dropped.append({**row, "size": section.size, "why": "rebuilt" if rebuilt else placement.why})
             elif placement.how is How.SORTED:
                 dropped.append({**row, "size": section.size, "why": "rebuilt"})
-            elif whole in layout.pieces:
-                pieces = _pieces(layout.pieces[whole])
-                chunks.append({**row, "output": tables.outputs[output].name, "pieces": pieces})
             else:
                 offset = int(layout.offset[whole])
                 chunks.append({**row, "output": tables.outputs[output].name, "offset": offset, "size": section.size})
@@ -85,8 +89,15 @@ def make_map(
         ],
         "chunks": chunks,
         "dropped": dropped,
+        "unwind": _groups(tables, unwind) if unwind is not None else [],
         "functions": _functions(tables),
     }
+
+
+def _groups(tables: Tables, unwind: Unwind) -> list[list[Any]]:
+    ips = tables.members[-1].section(ORC_IP)
+    own = {unwind.table.own: ips.size // IP_SIZE if ips is not None else 0}
+    return [[name, count + own.get(name, 0)] for name, count in (*unwind.table.core, *unwind.table.init)]
 
 
 def _functions(tables: Tables) -> list[dict[str, Any]]:
@@ -111,17 +122,3 @@ def _functions(tables: Tables) -> list[dict[str, Any]]:
             listed = [list(row) for row in zip(values, sizes, names, strict=True)]
             found.append({"member": number, "index": index, "symbols": listed})
     return found
-
-
-def _pieces(pieces: Pieces) -> list[list[int]]:
-    """Runs of entries that stayed together, as [input offset, output offset, size]."""
-    kept = np.flatnonzero(pieces.targets >= 0)
-    if not len(kept):
-        return []
-    targets = pieces.targets[kept]
-    breaks = np.flatnonzero((np.diff(kept) != 1) | (np.diff(targets) != pieces.size)) + 1
-    starts, ends = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(kept)]])
-    return [
-        [int(kept[low]) * pieces.size, int(targets[low]), int(high - low) * pieces.size]
-        for low, high in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]

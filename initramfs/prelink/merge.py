@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from megamod.initramfs.prelink import elf
-from megamod.initramfs.prelink.architecture import PAGE, Architecture, Reach
+from megamod.initramfs.prelink.architecture import ORC_IP, ORC_STATE, PAGE, Architecture, Reach
 from megamod.initramfs.prelink.elf import Array
 from megamod.initramfs.prelink.exports import Export
 from megamod.initramfs.prelink.glue import Glue
 from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.policy import How, Placement, entry_size, place
+from megamod.initramfs.prelink.policy import How, Placement, entry_size, output_position, place
 from megamod.initramfs.prelink.read import THIS_MODULE, Member
 from megamod.profiles.errors import MegamodError
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
-_GLUE_TABLES = frozenset(["__param", ".return_sites", ".orc_unwind", ".orc_unwind_ip"])
+_GLUE_TABLES = frozenset(["__param", ".return_sites", ORC_STATE, ORC_IP])
 PERCPU = ".data..percpu"
 # What a symbol is, beside a global section number.
 IMPORT, ABSOLUTE, NOTHING = -1, -2, -3
@@ -99,12 +99,15 @@ def merge(
     bindings: Sequence[Mapping[int, tuple[int, Export]]],
     glue: Glue,
     options: PrelinkOptions,
+    *,
+    sorts_unwind: bool,
 ) -> Tables:
-    """Number everything globally and choose each section's output. *bindings* go by positions in *members*."""
+    """Number everything globally and choose each section's output. *bindings* go by positions in *members*.
+    *sorts_unwind*: the glue brings a table of all unwind entries."""
     everyone = (*members, glue.member)
     section_base = _bases([len(m.sections) for m in everyone])
     symbol_base = _bases([len(m.symbols) for m in everyone])
-    placements = _place_all(everyone, bindings, options)
+    placements = _place_all(everyone, bindings, options, sorts_unwind=sorts_unwind)
     outputs, section_output = _group(everyone, section_base, placements)
     symbol_section, symbol_value, symbol_import, imports = _symbols(everyone, bindings, glue, section_base)
     relocations = _relocations(everyone, glue, section_base, symbol_base, section_output)
@@ -144,8 +147,9 @@ def _has_own_keys(member: Member, bound: Mapping[int, object]) -> bool:
 
 
 def _place_all(
-    everyone: Sequence[Member], bindings: Sequence[Mapping[int, object]], options: PrelinkOptions
+    everyone: Sequence[Member], bindings: Sequence[Mapping[int, object]], options: PrelinkOptions, *, sorts_unwind: bool
 ) -> list[Placement]:
+    in_table = Placement(how=How.DROPPED, why="sorted into the glue's table")
     placements = []
     for member, bound in zip(everyone[:-1], bindings, strict=True):
         own_keys = options.tracing == "keep" or _has_own_keys(member, bound)
@@ -153,7 +157,8 @@ def _place_all(
             entry = entry_size(section.name, member.architecture)
             if section.alloc and section.size % entry:
                 raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are no multiple of {entry}")
-            placements.append(place(section, options, member.architecture, own_keys=own_keys))
+            usual = place(section, options, member.architecture, own_keys=own_keys)
+            placements.append(in_table if sorts_unwind and usual.output in (ORC_IP, ORC_STATE) else usual)
     for section in everyone[-1].sections:
         # The glue brings what the others' is rebuilt from; its tables join theirs.
         usual = place(section, options, everyone[-1].architecture, own_keys=False)
@@ -173,7 +178,7 @@ def _group(
             inputs.setdefault(placement.output, []).append(number)
     section_output = np.full(len(sections), -1, np.int32)
     outputs: list[Output] = []
-    for name, numbers in sorted(inputs.items(), key=lambda item: _position(item[0])):
+    for name, numbers in sorted(inputs.items(), key=lambda item: output_position(item[0])):
         if name in _GLUE_TABLES and not any(sections[n].size for n in numbers):
             continue
         flags = 0
@@ -251,12 +256,6 @@ def _type_of(sh_type: int) -> int:
     return elf.SHT_PROGBITS if sh_type == elf.SHT_NOBITS else sh_type
 
 
-def _position(name: str) -> tuple[int, str]:
-    """The order of output sections in the file: code, constants, tables, data; it has no meaning for the kernel."""
-    first = (".text", ".init.text", ".exit.text", ".rodata", ".data", ".bss")
-    return (first.index(name), name) if name in first else (len(first), name)
-
-
 def _file_of(everyone: Sequence[Member], section_base: Array, section: int) -> str:
     return everyone[int(np.searchsorted(section_base, section, side="right")) - 1].file
 
@@ -288,7 +287,7 @@ def _symbols(
                 value[symbol] = 0
                 imports[symbol] = numbers.setdefault(name, len(numbers))
         if position == len(everyone) - 1:
-            for symbol, (number, section, offset) in glue.inits.items():
+            for symbol, (number, section, offset) in glue.places.items():
                 home[symbol] = int(section_base[number]) + section
                 value[symbol] = offset
         homes.append(home)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from megamod.initramfs.prelink.architecture import Architecture
+from megamod.initramfs.prelink.architecture import ORC_IP, ORC_STATE, Architecture
 from megamod.initramfs.prelink.elf import SHF_ALLOC, SHF_WRITE, Section
 from megamod.initramfs.prelink.options import PrelinkOptions
 
@@ -69,7 +69,7 @@ _REBUILT = frozenset(
 _TRACING = frozenset(
     "__mcount_loc __patchable_function_entries _ftrace_events _ftrace_eval_map __bpf_raw_tp_map".split()
 )
-_UNWIND = frozenset([".orc_unwind", ".orc_unwind_ip", ".orc_header"])
+_UNWIND = frozenset([ORC_IP, ORC_STATE, ".orc_header"])
 # Names that the kernel gives a meaning beyond their flags; they are not folded.
 _APART = frozenset([".data..percpu", ".data..ro_after_init", ".noinstr.text", ".kprobes.text"])
 # Prefix → output section. The kernel knows these families by flags (or, for .init, by prefix) only.
@@ -100,6 +100,13 @@ _BY_PROTECTION = {
     (".init.data", False): ".init.rodata",
     (".exit.data", False): ".exit.rodata",
 }
+
+
+def output_position(name: str) -> tuple[int, str]:
+    """The order of output sections in the file: code, constants, tables, data. It is the kernel's order of what it puts
+    into one memory, which the sorted unwind table relies on (unwind.py)."""
+    first = (".text", ".init.text", ".exit.text", ".rodata", ".data", ".bss")
+    return (first.index(name), name) if name in first else (len(first), name)
 
 
 def is_packed(name: str) -> bool:

@@ -24,6 +24,7 @@ class Builder:
     architecture: Architecture
     names: list[str] = field(default_factory=lambda: [""])
     copies: dict[str, Section] = field(default_factory=dict)
+    writable: set[str] = field(default_factory=lambda: {".data", THIS_MODULE})
     data: list[bytearray] = field(default_factory=lambda: [bytearray()])
     # st_name, st_shndx, st_info, st_size, st_value
     symbols: list[tuple[int, int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0, 0)])
@@ -143,7 +144,7 @@ class Builder:
         kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
         if name.startswith(EXIDX):
             kind = elf.SHT_ARM_EXIDX
-        flags = {".init.text": elf.SHF_EXECINSTR, ".data": elf.SHF_WRITE, THIS_MODULE: elf.SHF_WRITE}.get(name, 0)
+        flags = {".init.text": elf.SHF_EXECINSTR}.get(name, elf.SHF_WRITE if name in self.writable else 0)
         align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
         return Section(
             index=index,

@@ -19,6 +19,7 @@ from megamod.initramfs.prelink.machines import MACHINES, Machine
 from megamod.initramfs.prelink.policy import is_packed
 from megamod.initramfs.prelink.read import Member
 from megamod.initramfs.prelink.reread import RELA, Written, failure, place_of, reread, symbol_name, text_at
+from megamod.initramfs.prelink.verify_unwind import check_unwind
 
 _UNIQUE = ("init_module",)
 
@@ -37,6 +38,7 @@ def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) 
     _check_versions(read, members)
     _check_parameters(read, members)
     _check_pairs(read, machine)
+    check_unwind(read, members, link_map)
     _check_bytes(read, members, link_map, machine)
     _check_order(read, members, link_map, machine)
     return _remarks(members)
@@ -249,6 +251,7 @@ def _check_pairs(read: Written, machine: Machine) -> None:
     """Tables that are read by the same index have the same number of entries."""
     for one, size_one, other, size_other in (
         (".orc_unwind", 6, ".orc_unwind_ip", 4),
+        (".orc_unwind.sorted", 6, ".orc_unwind_ip.sorted", 4),
         ("__ksymtab", machine.entry("__ksymtab"), "__kcrctab", 4),
         ("__ksymtab_gpl", machine.entry("__ksymtab"), "__kcrctab_gpl", 4),
         ("__ksymtab", machine.entry("__ksymtab"), "__kflagstab", 1),
@@ -267,27 +270,26 @@ def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str
     ends: dict[str, list[tuple[int, int]]] = {}
     rows = {(i, target): table for i, m in enumerate(members) for target, table in m.relas}
     for chunk in link_map["chunks"]:
-        pieces = chunk.get("pieces", [[0, chunk.get("offset", 0), chunk.get("size", 0)]])
-        ends.setdefault(chunk["output"], []).extend((out, out + size) for _, out, size in pieces if size)
+        out, size = chunk["offset"], chunk["size"]
+        if size:
+            ends.setdefault(chunk["output"], []).append((out, out + size))
         if chunk["member"] < 0:
             continue
         member = members[chunk["member"]]
         source = member.sections[chunk["index"]]
         output = read.by_name[chunk["output"]]
-        align = 1 if "pieces" in chunk or not source.size or is_packed(source.name) else source.sh_addralign
-        if chunk.get("offset", 0) % align or output.align % align:
+        align = 1 if not source.size or is_packed(source.name) else source.sh_addralign
+        if out % align or output.align % align:
             raise failure(read.name, f"{member.file}: {source.name} is not aligned in {output.name}")
-        for at, out, size in pieces:
-            if out + size > output.size:
-                raise failure(read.name, f"{member.file}: {source.name} ends outside {output.name}")
-            if output.kind == "SHT_NOBITS":
-                continue
-            before = np.frombuffer(source.data[at : at + size], np.uint8) if len(source.data) else np.zeros(size, "u1")
-            after = np.frombuffer(output.data[out : out + size], np.uint8)
-            changed = np.flatnonzero(before != after) + at
-            if len(changed):
-                table = rows.get((chunk["member"], chunk["index"]))
-                _check_changed(read, member, source.name, changed, table, link_map, machine)
+        if out + size > output.size:
+            raise failure(read.name, f"{member.file}: {source.name} ends outside {output.name}")
+        if output.kind == "SHT_NOBITS":
+            continue
+        before = np.frombuffer(source.data[:size], np.uint8) if len(source.data) else np.zeros(size, "u1")
+        changed = np.flatnonzero(before != np.frombuffer(output.data[out : out + size], np.uint8))
+        if len(changed):
+            table = rows.get((chunk["member"], chunk["index"]))
+            _check_changed(read, member, source.name, changed, table, link_map, machine)
     for name, spans in ends.items():
         spans.sort()
         if any(end > start for (_, end), (start, _) in pairwise(spans)):
@@ -334,7 +336,8 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     first_call: dict[tuple[int, int], int] = {}
     for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
         section, offset = place_of(read, row)
-        if section:
+        at = int(row["offset"])
+        if section and output.data[at - len(machine.call_opcode) : at] == machine.call_opcode:
             first_call.setdefault((section, offset + machine.call_bias(output.data, row)), int(row["offset"]))
     code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
     for target, at in machine.near_calls(code, glue["offset"]):

@@ -16,8 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from megamod.initramfs.prelink.architecture import (
+    ORC_IP,
+    ORC_STATE,
     RESULT_ASKED,
     RESULT_NEEDS,
+    SORTED_IP,
+    SORTED_STATE,
     Architecture,
     Fixup,
     GlueCode,
@@ -25,11 +29,14 @@ from megamod.initramfs.prelink.architecture import (
     Reach,
     RelocationType,
     TraceCall,
+    UnwindTable,
 )
 from megamod.initramfs.prelink.elf import EM_X86_64
 
 R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
 RETURN_THUNK = "__x86_return_thunk"
+# Unwind entries of the glue's init: its start, three pushes, three pops, its end.
+_FRAMES = 8
 _INT32 = (-(1 << 31), 1 << 31)
 
 _RELOCATIONS = {
@@ -84,6 +91,8 @@ def _encode_init(request: GlueRequest) -> GlueCode:
     for push, depth in (("53", 16), ("4154", 24), ("4155", 32)):
         asm.emit(push)
         frames.append((len(asm.code), depth))
+    if request.unwind is not None:
+        _encode_unwind(asm, request.unwind)
     asm.refer("488d1d", "result")
     if timed:
         asm.refer("4c8d25", "nanoseconds")
@@ -105,7 +114,89 @@ def _encode_init(request: GlueRequest) -> GlueCode:
         asm.emit("c3")
     asm.emit("cc")  # int3: nothing may run on
     frames.append((len(asm.code), 0))
+    assert len(frames) == _FRAMES
     return GlueCode(code=bytes(asm.code), fixups=tuple(asm.fixups), frames=tuple(frames), return_site=return_site)
+
+
+def _encode_unwind(asm: _Assembler, table: UnwindTable) -> None:
+    """Put the sorted unwind table in the place of the small one that the kernel has registered (unwind.py).
+
+    The kernel keeps num_orcs, orc_unwind_ip and orc_unwind next to each other in struct module (arch/x86/include/asm/
+    module.h, struct mod_arch_specific, the same since 4.14). Where differs with its configuration, so they are searched
+    by their values, which stand nowhere else; if they are not found, nothing is changed. Registers: rax = the place of
+    orc_unwind_ip, r8 = the states, with the gap. Four instructions for each entry.
+    """
+    own, grown = _FRAMES, [(name, count + _FRAMES * (name == table.own)) for name, count in (*table.core, *table.init)]
+    core = sum(count for _, count in grown[: len(table.core)])
+    init = sum(count for _, count in grown[len(table.core) :])
+    total = core + init
+    asm.refer("488d05", "struct module")  # lea rax, [struct module]
+    asm.refer("488d0d", ORC_IP)  # lea rcx, [.orc_unwind_ip]
+    asm.refer("488d15", ORC_STATE)  # lea rdx, [.orc_unwind]
+    asm.word("be", table.module_size // 8 - 2)  # mov esi, places
+    top = len(asm.code)
+    asm.emit("4883c008")  # add rax, 8
+    asm.emit("483908")  # cmp [rax], rcx
+    other = [asm.jump("0f85")]
+    asm.emit("48395008")  # cmp [rax + 8], rdx
+    other.append(asm.jump("0f85"))
+    asm.word("8178f8", own)  # cmp dword [rax - 8], own
+    found = asm.jump("0f84")
+    asm.land(other)
+    asm.emit("ffce")  # dec esi
+    asm.word("0f85", top - (len(asm.code) + 6))  # jnz top
+    out = asm.jump("e9")
+    asm.land([found])
+
+    asm.refer("488d3d", SORTED_IP)  # lea rdi, [table]
+    asm.refer("4c8d05", SORTED_STATE)  # lea r8, [states]
+    asm.word("4881c7", 4 * init)  # add rdi, gap
+    for name, count in grown:
+        if count:
+            _encode_distances(asm, name, count)
+    asm.word("488d97", -4 * total)  # lea rdx, [rdi - table]
+    asm.word("4d8d88", 6 * init)  # lea r9, [r8 + gap]
+    if core:
+        asm.refer("4c8d15", table.own)  # lea r10, [init code]
+        asm.refer("4c8d1d", next(name for name, count in grown if count))  # lea r11, [other code]
+        asm.emit("4d39da")  # cmp r10, r11
+        above = asm.jump("0f87")  # ja: as it is
+        _encode_move(asm, init, total)
+        asm.land([above])
+    asm.emit("488910")  # mov [rax], rdx
+    asm.emit("4c894808")  # mov [rax + 8], r9
+    asm.word("c740f8", total)  # mov dword [rax - 8], total
+    asm.land([out])
+
+
+def _encode_distances(asm: _Assembler, name: str, count: int) -> None:
+    """for (i = 0; i < count; i++, rdi += 4) *rdi += code - rdi;"""
+    asm.refer("4c8d0d", name)  # lea r9, [code]
+    asm.emit("4129f9")  # sub r9d, edi
+    asm.word("4881c7", 4 * count)  # add rdi, 4*count
+    asm.word("48c7c1", -count)  # mov rcx, -count
+    top = len(asm.code)
+    asm.emit("44010c8f")  # add [rdi + 4*rcx], r9d
+    asm.emit("4183e904")  # sub r9d, 4
+    asm.emit("48ffc1")  # inc rcx
+    asm.word("0f85", top - (len(asm.code) + 6))  # jnz top
+
+
+def _encode_move(asm: _Assembler, init: int, total: int) -> None:
+    """Init code lies below the rest: its entries move from the end, rdi, into the gap before the table."""
+    asm.word("48c7c1", -init)  # mov rcx, -init
+    top = len(asm.code)
+    asm.emit("8b348f")  # mov esi, [rdi + 4*rcx]
+    asm.word("81c6", 4 * total)  # add esi, 4*total
+    asm.word("89b48f", -4 * total)  # mov [rdi + 4*rcx - 4*total], esi
+    asm.emit("48ffc1")  # inc rcx
+    asm.word("0f85", top - (len(asm.code) + 6))  # jnz top
+    asm.word("498db0", 6 * total)  # lea rsi, [r8 + 6*total]
+    asm.emit("4c89c7")  # mov rdi, r8
+    asm.word("b9", 6 * init)  # mov ecx, 6*init
+    asm.emit("f3a4")  # rep movsb
+    asm.word("4881ea", 4 * init)  # sub rdx, 4*init
+    asm.emit("4d89c1")  # mov r9, r8
 
 
 def _encode_skip(asm: _Assembler, number: int, base: int, members: int) -> None:

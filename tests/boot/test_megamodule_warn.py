@@ -115,7 +115,7 @@ def states_around_the_bug(module: Path) -> tuple[int, list[bytes]]:
 
 
 def unwind_entries(module: Megamodule) -> int:
-    return int(ELFFile(io.BytesIO(module.data)).get_section_by_name(".orc_unwind_ip")["sh_size"]) // 4
+    return int(ELFFile(io.BytesIO(module.data)).get_section_by_name(".orc_unwind_ip.sorted")["sh_size"]) // 4
 
 
 def warning(guest: Guest) -> tuple[Frame, list[Frame]]:

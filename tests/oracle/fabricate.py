@@ -21,10 +21,13 @@ def make_module(
     namespace: str = "",
     calls: int = 3,
     paravirt: int = 0,
+    leaves: bool = False,
+    unloads: bool = True,
 ) -> bytes:
     """A plain .ko. exports and imports: symbol → CRC; each function has a traced entry and calls imports.
 
-    paravirt: entries of .parainstructions, 16 bytes each but the last one, which has 12, as in 5.10.
+    paravirt: entries of .parainstructions, 16 bytes each but the last one, which has 12, as in 5.10. leaves: it has a
+    cleanup function with unwind entries. unloads: the kernel has CONFIG_MODULE_UNLOAD.
     """
     out = Object()
     text = out.section(".text", flags=6, align=16)
@@ -65,6 +68,10 @@ def make_module(
     out.symbol("init_module", init, at_init, _FUNC | _GLOBAL, 3)
     unwind += [(local[init], at_init, _word(8)), (local[init], at_init + 3, 0)]
 
+    if leaves:
+        gone = out.section(".exit.text", b"\xc3", flags=6)
+        unwind += [(out.symbol("", gone, 0, 3), 0, _word(8)), (out.symbol("", gone, 0, 3), 1, 0)]
+
     this = out.section(".gnu.linkonce.this_module", bytes(24) + name.encode().ljust(232, b"\0"), flags=3, align=64)
     this_symbol = out.symbol("__this_module", this, 0, 0x11)
     init_symbol = next(n for n, s in enumerate(out.symbols) if s.name == "init_module")
@@ -93,7 +100,7 @@ def make_module(
         sites = out.section(".parainstructions", bytes(16 * paravirt - 4), align=8)
         out.sections[sites].relocations += [(16 * n, _R64, local[text], 6 + n) for n in range(paravirt)]
     _tables(out, local, unwind, exports, namespace, text)
-    _identity(out, name, imports, licence, namespace)
+    _identity(out, name, imports, licence, namespace, VERMAGIC if unloads else VERMAGIC.replace("mod_unload ", ""))
     return out.write()
 
 
@@ -126,11 +133,11 @@ def _tables(
     out.section("__kcrctab_gpl", b"".join(exports[n].to_bytes(4, "little") for n in sorted(exports)), align=4)
 
 
-def _identity(out: Object, name: str, imports: Mapping[str, int], licence: str, namespace: str) -> None:
+def _identity(out: Object, name: str, imports: Mapping[str, int], licence: str, namespace: str, vermagic: str) -> None:
     known = {"module_layout": LAYOUT_CRC, "__fentry__": 0xF0, "_printk": 0xF1, **imports}
     rows = b"".join(crc.to_bytes(8, "little") + symbol.encode().ljust(56, b"\0") for symbol, crc in known.items())
     out.section("__versions", rows, align=32)
-    pairs = {"license": licence, "intree": "Y", "name": name, "retpoline": "Y", "vermagic": VERMAGIC}
+    pairs = {"license": licence, "intree": "Y", "name": name, "retpoline": "Y", "vermagic": vermagic}
     spaces = [("import_ns", namespace)] if namespace and imports else []
     texts = [f"{key}={value}" for key, value in [*pairs.items(), *spaces]]
     out.section(".modinfo", b"".join(t.encode() + b"\0" for t in texts))

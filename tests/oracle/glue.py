@@ -7,7 +7,7 @@ from oracle.difference import Report
 from oracle.model import SHF_EXEC, Model
 from oracle.placement import LOST, Layout
 from oracle.policy import Map
-from oracle.tables import entry_point, unwind_table
+from oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
 from oracle.trial import Glue, try_glue
 from oracle.unwind import entry_flags, glue_state, sort_table
 
@@ -15,9 +15,18 @@ Needs = set[tuple[int, int]]  # (importing member, exporting member)
 
 
 def compare_glue(
-    models: list[Model], mapping: Map, merged: Model, layout: Layout, needs: Needs, report: Report
+    models: list[Model],
+    mapping: Map,
+    merged: Model,
+    layout: Layout,
+    needs: Needs,
+    table: Unwind,
+    report: Report,
 ) -> None:
-    """The glue's init must call every member's init once, after those of the members that it needs."""
+    """The glue's init must call every member's init once, after those of the members that it needs.
+
+    table: the unwind table that the kernel has once the init has run.
+    """
     names = [m["name"] for m in mapping["members"]]
     fields = {
         what: {own[0] for m in models if (own := entry_point(m, what))} for what in ("init_module", "cleanup_module")
@@ -63,11 +72,11 @@ def compare_glue(
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
     order = try_glue(glue, names, report)
     if merged.arch.name == "x86_64":
-        order = [n for target in _call_targets(merged, layout) for n in inits.get(target, [])]
+        order = [n for _, target in calls_of_glue(merged, layout) for n in inits.get(target, [])]
     if order is not None:
         _check_order(order, [n for numbers in inits.values() for n in numbers], names, needs, report)
     if mapping["options"].get("unwind") != "drop" and merged.arch.name == "x86_64":
-        _check_unwind(models, merged, layout, report)
+        _check_unwind(models, merged, layout, table, report)
 
 
 def _check_order(order: list[int], wanted: list[int], names: list[str], needs: Needs, report: Report) -> None:
@@ -83,11 +92,11 @@ def _check_order(order: list[int], wanted: list[int], names: list[str], needs: N
         report.add("order", "the calls do not follow the order of the map's members")
 
 
-def _call_targets(merged: Model, layout: Layout) -> list[tuple[int, int]]:
-    """Targets (section, offset) of the direct calls in the glue's code, by address: relocated or resolved."""
+def calls_of_glue(merged: Model, layout: Layout) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Place and target (section, offset) of each direct call in the glue's code, by address: relocated or resolved."""
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.skipdata = True
-    targets = []
+    found = []
     for section_index, offset, size in layout.glue:
         section = merged.sections[section_index]
         if not section.flags & SHF_EXEC or not size:
@@ -98,12 +107,12 @@ def _call_targets(merged: Model, layout: Layout) -> list[tuple[int, int]]:
                 continue
             row = merged.row_at(section, at + 1)
             if row is None:
-                targets.append((section_index, int(operand, 0)))
+                found.append(((section_index, at), (section_index, int(operand, 0))))
                 continue
             symbol = int(merged.symbol[row])
             value = int(merged.symbol_value[symbol]) + int(merged.addend[row]) + 4
-            targets.append((int(merged.symbol_section[symbol]), value))
-    return targets
+            found.append(((section_index, at), (int(merged.symbol_section[symbol]), value)))
+    return found
 
 
 def _check_return_sites(merged: Model, layout: Layout, report: Report) -> None:
@@ -119,10 +128,15 @@ def _check_return_sites(merged: Model, layout: Layout, report: Report) -> None:
             report.add("glue", "an entry of .return_sites is no return of the glue", section=table.name)
 
 
-def _check_unwind(models: list[Model], merged: Model, layout: Layout, report: Report) -> None:
-    table, _ = unwind_table(merged)
-    if not len(table.home):
-        return
+def _check_unwind(models: list[Model], merged: Model, layout: Layout, table: Unwind, report: Report) -> None:
+    """With the table that the init leaves, and with the one that the kernel made, which holds until then."""
+    first, _ = unwind_table(merged)
+    for each in (table, *([first] if has_sorted_unwind(merged) else [])):
+        if len(each.home):
+            _check_states(models, merged, layout, each, report)
+
+
+def _check_states(models: list[Model], merged: Model, layout: Layout, table: Unwind, report: Report) -> None:
     lookup, flags = sort_table(table), entry_flags(models)
     for section, offset, size in layout.glue:
         if not merged.sections[section].flags & SHF_EXEC or not size:

@@ -11,6 +11,7 @@ from oracle.glue import compare_glue
 from oracle.model import Model, load_model
 from oracle.placement import GONE, LOST, lay_out
 from oracle.policy import Map
+from oracle.settle import registered_table
 from oracle.tables import Export, exports
 from oracle.unwind import compare_unwind
 from oracle.unwind_arm import compare_exidx
@@ -61,9 +62,12 @@ def judge(
     compare_imports(models, names, merged, found, glue_imports, report)
     compare_identity(models, names, merged, mapping, report)
     compare_symbols(models, names, merged, layout, mapping, report)
-    compare_glue(models, mapping, merged, layout, needs, report)
     progress("unwind")
-    compare_unwind(models, names, merged, layout, mapping["options"], report)
+    table, problems = registered_table(merged, layout)
+    for problem in problems:
+        report.add("unwind", problem)
+    compare_glue(models, mapping, merged, layout, needs, table, report)
+    compare_unwind(models, names, merged, layout, mapping["options"], table, report)
     if merged.arch.name == "arm":
         compare_exidx(models, names, merged, layout, mapping["options"], report)
     return report.result()

@@ -118,8 +118,9 @@ class Machine:
         return Pointer(home, int(self.model.symbol_value[symbol]) + addend + bias)
 
     def _near(self, instruction: Any) -> Pointer:
-        """Where a call or jump goes: by its relocation, or inside the section."""
-        row = self.model.row_at(self.model.sections[self.section], instruction.address + instruction.size - 4)
+        """Where a call or jump goes: by its relocation, or inside the section; a short jump has no relocation."""
+        field_at = instruction.address + instruction.size - 4
+        row = self.model.row_at(self.model.sections[self.section], field_at) if instruction.size > 4 else None
         if row is not None:
             return self._target(row, 4)
         return Pointer(self.section, int(instruction.operands[0].imm))
@@ -142,7 +143,8 @@ class Machine:
         operands = list(instruction.operands)
         if word in ("push", "pop"):
             stack = self.registers["rsp"]
-            assert isinstance(stack, Pointer)
+            if not isinstance(stack, Pointer):
+                raise StuckError(f"+{instruction.address:#x}: rsp is no address")
             if word == "push":
                 self.registers["rsp"] = Pointer(_STACK, stack.offset - 8)
                 self.memory[(_STACK, stack.offset - 8)] = self._get(instruction, operands[0])
@@ -192,12 +194,19 @@ class Machine:
         if not isinstance(left, int) or not isinstance(right, int):
             raise StuckError(f"+{instruction.address:#x}: {word} of something undefined")
         result = {"add": left + right, "inc": left + right, "xor": left ^ right}.get(word, left - right)
-        self._put(instruction, operands[0], result & ((1 << 8 * operands[0].size) - 1))
+        result &= (1 << 8 * operands[0].size) - 1
+        self._put(instruction, operands[0], result)
+        self.compared = ("result", result, 0, operands[0].size)
 
     def _holds(self, condition: str) -> bool:
         if self.compared is None:
             raise StuckError("a condition on flags that the machine does not follow")
         word, left, right, size = self.compared
+        if word == "result" and condition not in ("e", "ne", "s", "ns"):
+            raise StuckError(f"condition {condition} on flags that the machine does not follow")
+        if word == "cmp" and size == 8 and condition in ("e", "ne") and None not in (left, right):
+            # An address is never equal to a number, nor to another symbol's.
+            return (left == right) == (condition == "e")
         if not isinstance(left, int) or not isinstance(right, int):
             raise StuckError("compares something undefined")
         mask = (1 << 8 * size) - 1
@@ -231,10 +240,10 @@ class Machine:
             if row is not None:
                 return self._target(row, instruction.size - instruction.disp_offset)
             return Pointer(self.section, instruction.address + instruction.size + memory.disp)
-        base = self.registers[_WIDE[instruction.reg_name(memory.base)]]
+        base = self.registers[_wide(instruction, memory.base)]
         offset = memory.disp
         if memory.index:
-            index = self.registers[_WIDE[instruction.reg_name(memory.index)]]
+            index = self.registers[_wide(instruction, memory.index)]
             if not isinstance(index, int):
                 raise StuckError(f"+{instruction.address:#x}: an undefined index")
             offset += _signed(index, 8) * memory.scale
@@ -246,7 +255,7 @@ class Machine:
         if operand.type == x86.X86_OP_IMM:
             return int(operand.imm) & ((1 << 8 * int(operand.size)) - 1)
         if operand.type == x86.X86_OP_REG:
-            value: Value = self.registers[_WIDE[instruction.reg_name(operand.reg)]]
+            value: Value = self.registers[_wide(instruction, operand.reg)]
             if isinstance(value, int):
                 value &= (1 << 8 * int(operand.size)) - 1
             return value
@@ -257,12 +266,19 @@ class Machine:
         if operand.type == x86.X86_OP_REG:
             if operand.size < 4:
                 raise StuckError(f"+{instruction.address:#x}: a partial register")
-            self.registers[_WIDE[instruction.reg_name(operand.reg)]] = value
+            self.registers[_wide(instruction, operand.reg)] = value
             return
         where = self._address(instruction, operand)
         if where.section == 0 or where.section == self.section:
             raise StuckError(f"+{instruction.address:#x}: writes where it must not")
         self.memory[(where.section, where.offset)] = value
+
+
+def _wide(instruction: Any, register: int) -> str:
+    name: str = instruction.reg_name(register) or "no register"
+    if name not in _WIDE:
+        raise StuckError(f"+{instruction.address:#x}: {name} is not modelled")
+    return _WIDE[name]
 
 
 def _moved(pointer: Pointer, by: int) -> Pointer:

@@ -7,7 +7,7 @@ and of which every mutation must be found. Nothing is pruned: tracing, unwind an
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from oracle import policy
+from oracle import naive_unwind, policy
 from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_WRITE, SHN_ABS, SHT_NOBITS, Model, load_model
 from oracle.stride import entry_size
 from oracle.tables import Export, entry_point, exports, modinfo, unwind_table, versions
@@ -19,20 +19,30 @@ _Records = list[dict[str, Any]]
 
 
 def merge(
-    members: Sequence[tuple[str, bytes]], name: str = "megamod_test", *, thin: Thin = lambda member, entry: False
+    members: Sequence[tuple[str, bytes]],
+    name: str = "megamod_test",
+    *,
+    thin: Thin = lambda member, entry: False,
+    settled: bool = False,
 ) -> tuple[bytes, dict[str, Any]]:
-    """Merges plain .ko files; returns the file and its map. thin: true for an ORC entry to leave out."""
+    """Merges plain .ko files; returns the file and its map. thin: true for an ORC entry to leave out.
+
+    settled: the unwind table is sorted here and settled by the glue, as settle.py describes it.
+    """
     models = {member: load_model(data) for member, data in members}
     order = _order(models)
     ordered = [models[member] for member in order]
     out = Object()
-    chunks, dropped = _place(order, ordered, out, thin)
+    chunks, dropped = _place(order, ordered, out, thin, settled)
     base = _symbols(ordered, out, chunks)
     _relocations(order, ordered, out, chunks, base)
     _parameters(order, ordered, out, chunks)
     _exports(ordered, out, chunks)
     _rebuilt(ordered, out, name)
-    _glue(ordered, out, chunks, name)
+    table = None
+    if settled:
+        table = naive_unwind.gather(ordered, out, chunks, lambda member, entry: thin(order[member], entry))
+    _glue(ordered, out, chunks, name, table)
     mapping = {
         "version": 1,
         "name": name,
@@ -74,7 +84,7 @@ def _output(out: Object, name: str, flags: int, kind: int) -> int:
     return out.section(name, flags=flags, type=kind)
 
 
-def _place(names: list[str], models: list[Model], out: Object, thin: Thin) -> tuple[_Records, _Records]:
+def _place(names: list[str], models: list[Model], out: Object, thin: Thin, settled: bool) -> tuple[_Records, _Records]:
     chunks: _Records = []
     dropped: _Records = []
     for number, model in enumerate(models):
@@ -86,6 +96,9 @@ def _place(names: list[str], models: list[Model], out: Object, thin: Thin) -> tu
                 dropped.append({**entry, "size": section.size, "why": "rebuilt"})
                 continue
             target = out.sections[_output(out, section.name, section.flags, section.type)]
+            if settled and section.name in (".orc_unwind_ip", ".orc_unwind"):
+                dropped.append({**entry, "size": section.size, "why": naive_unwind.WHY})
+                continue
             if target.type == SHT_NOBITS and section.type != SHT_NOBITS:
                 target.type = section.type
             align = section.align
@@ -259,7 +272,9 @@ def _rebuilt(models: list[Model], out: Object, name: str) -> None:
         out.section(".orc_header", bytes(model.content(header)), align=4)
 
 
-def _glue(models: list[Model], out: Object, chunks: _Records, name: str) -> None:
+def _glue(
+    models: list[Model], out: Object, chunks: _Records, name: str, table: naive_unwind.SortedTable | None
+) -> None:
     text = _output(out, ".init.text", SHF_ALLOC | SHF_EXEC, 1)
     section = out.sections[text]
     section.data += bytes(-len(section.data) % 16)
@@ -273,6 +288,11 @@ def _glue(models: list[Model], out: Object, chunks: _Records, name: str) -> None
     home_of = {s.name: n for n, s in enumerate(out.sections)}
     needs = _needs(models)
     template, field_at = models[0], None
+    if table is not None:
+        owner = template.find(".gnu.linkonce.this_module")
+        assert owner is not None
+        groups = naive_unwind.groups_of(out, table, text)
+        code += naive_unwind.settle_code(out, table, (text, start + len(code)), groups, owner.size)
     for number, model in enumerate(models):
         own = entry_point(model, "init_module")
         # cmp dword [rbx + 4 p], 0; jne skip; … call init; mov [rbx + 4 n], eax; jmp next; skip: mov dword […], 2
@@ -305,7 +325,9 @@ def _glue(models: list[Model], out: Object, chunks: _Records, name: str) -> None
     this.data += bytes(at) + name.encode() + bytes(len(raw) - at - len(name))
     if field_at is not None:
         this.relocations.append((field_at, 1, init, 0))
-    _glue_unwind(models, out, chunks, (text, start, len(code)))
+    entries = _glue_unwind(models, out, chunks, (text, start, len(code)))
+    if table is not None:
+        naive_unwind.fill(out, table, entries, chunks)
 
 
 def _needs(models: list[Model]) -> list[set[int]]:
@@ -321,12 +343,15 @@ def _word32(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
-def _glue_unwind(models: list[Model], out: Object, chunks: _Records, code: tuple[int, int, int]) -> None:
+def _glue_unwind(
+    models: list[Model], out: Object, chunks: _Records, code: tuple[int, int, int]
+) -> list[tuple[int, int, int]]:
+    """The glue's own entries, which it returns: section, offset, state."""
     tables = [unwind_table(m)[0] for m in models]
     flags = entry_flags(models)
     words = {int(d) & 0xFFFF: int(d) for t in tables for d in t.data if int(d) >> 32 == flags}
     if not any(len(t.home) for t in tables) or not {8, 16} <= set(words):
-        return
+        return []
     text, start, size = code
     ips = out.sections[_output(out, ".orc_unwind_ip", SHF_ALLOC, 1)]
     data = out.sections[_output(out, ".orc_unwind", SHF_ALLOC, 1)]
@@ -339,3 +364,4 @@ def _glue_unwind(models: list[Model], out: Object, chunks: _Records, code: tuple
         ips.relocations.append((len(ips.data), 2, symbol, 0))
         ips.data += bytes(4)
         data.data += word.to_bytes(6, "little")
+    return [(text, start + offset, word) for offset, word in states]

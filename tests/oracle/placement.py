@@ -14,6 +14,7 @@ from oracle.elffile import Section
 from oracle.model import SHF_EXEC, SHF_STRINGS, SHF_WRITE, Bools, Ints, Model, in_init_memory
 from oracle.policy import Map, Options
 from oracle.stride import entry_size
+from oracle.tables import has_sorted_unwind
 
 GONE, PIECES = -1, -2  # in Placement.output
 ABSOLUTE, LOST, KERNEL = -1, -3, -10  # target sections: absolute; in a section that is not kept; KERNEL - id
@@ -128,7 +129,7 @@ def lay_out(models: list[Model], merged: Model, mapping: Map, names: list[str], 
             continue
         dropped[member][index] = str(item.get("why", ""))
 
-    _check_complete(models, places, dropped, names, options, report)
+    _check_complete(models, places, dropped, names, options, report, has_sorted_unwind(merged))
     intervals = _check_intervals(merged, np.array(rows, np.int64).reshape(-1, 4), shared, report)
     _check_tables(merged, models, names, intervals, report)
     own = by_name.get(".gnu.linkonce.this_module")
@@ -171,7 +172,9 @@ def _check_complete(
     names: list[str],
     options: Options,
     report: Report,
+    settled: bool,
 ) -> None:
+    """settled: the megamodule has all unwind entries in a table of its own; settle.py and unwind.py see to that."""
     for model, place, gone, name in zip(models, places, dropped, names, strict=True):
         for section in model.sections[1:]:
             if not section.alloc:
@@ -180,7 +183,7 @@ def _check_complete(
             where = Where(member=name, section=section.name)
             if kept and section.index in gone:
                 report.add("map", "the section is both kept and dropped", **where)
-            elif not kept and section.size and not policy.may_drop(section.name, options):
+            elif not kept and section.size and not policy.may_drop(section.name, options, settled=settled):
                 if section.name != ".static_call_sites":
                     how = "dropped" if section.index in gone else "forgotten"
                     report.add("dropped", f"{how}, and no option lets it go", **where)

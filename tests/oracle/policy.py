@@ -70,9 +70,12 @@ def gapless(name: str) -> bool:
     return not generic(name)
 
 
-def may_drop(name: str, options: Options) -> bool:
-    """True if the options (or a decision that holds for all) let this whole input section go."""
-    if REBUILT.match(name) or name in _ALWAYS:
+def may_drop(name: str, options: Options, *, settled: bool = False) -> bool:
+    """True if the options (or a decision that holds for all) let this whole input section go.
+
+    settled: the unwind entries of all members stand in a table of the megamodule's own.
+    """
+    if REBUILT.match(name) or name in _ALWAYS or (settled and name in _UNWIND):
         return True
     if options.get("tracing") == "off" and name in _TRACING:
         return True

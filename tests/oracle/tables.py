@@ -11,6 +11,9 @@ import numpy as np
 from oracle.elffile import Section, c_string
 from oracle.model import SHN_ABS, Bools, Ints, Model
 
+# A megamodule's table that is sorted already (settle.py), by address and by state; the kernel does not know the names.
+SORTED_UNWIND = (".orc_unwind_ip.sorted", ".orc_unwind.sorted")
+
 _KSYM_TABLES = (
     ("__ksymtab", "__kcrctab", False),
     ("__ksymtab_gpl", "__kcrctab_gpl", True),
@@ -210,9 +213,20 @@ def unwind_table(model: Model) -> tuple[Unwind, list[str]]:
     if span.stop - span.start != count or not np.array_equal(model.place[span], 4 * np.arange(count)):
         return empty, [".orc_unwind_ip: not exactly one relocation per entry"]
     symbols = model.symbol[span]
-    halves = np.frombuffer(bytes(model.content(data)), "<u2").astype(np.int64).reshape(-1, 3)
     return Unwind(
         home=model.symbol_section[symbols],
         offset=model.symbol_value[symbols] + model.addend[span],
-        data=halves[:, 0] | halves[:, 1] << 16 | halves[:, 2] << 32,
+        data=unwind_states(bytes(model.content(data))),
     ), []
+
+
+def unwind_states(content: bytes) -> Ints:
+    """The six bytes of each struct orc_entry as one integer."""
+    halves = np.frombuffer(content, "<u2").astype(np.int64).reshape(-1, 3)
+    states: Ints = halves[:, 0] | halves[:, 1] << 16 | halves[:, 2] << 32
+    return states
+
+
+def has_sorted_unwind(model: Model) -> bool:
+    """True for a megamodule that has the sorted table; whether it is sound, settle.py says."""
+    return all(model.find(name) is not None for name in SORTED_UNWIND)

@@ -18,7 +18,7 @@ from oracle.model import SHF_EXEC, Bytes, Ints, Model
 from oracle.placement import GONE, LOST, Layout
 from oracle.policy import Options
 from oracle.stride import entry_size
-from oracle.tables import Unwind, unwind_table
+from oracle.tables import Unwind, has_sorted_unwind, modinfo_first, unwind_table
 
 
 @dataclass(slots=True)
@@ -46,15 +46,24 @@ def sort_table(table: Unwind) -> Lookup:
 
 
 def compare_unwind(
-    models: list[Model], names: list[str], merged: Model, layout: Layout, options: Options, report: Report
+    models: list[Model],
+    names: list[str],
+    merged: Model,
+    layout: Layout,
+    options: Options,
+    table: Unwind,
+    report: Report,
 ) -> None:
     """The states of all members under the megamodule's one table; nothing to do where it was dropped by request."""
-    table, problems = unwind_table(merged)
-    for problem in problems:
-        report.add("unwind", problem)
     if options.get("unwind") == "drop":
         return
+    settled = has_sorted_unwind(merged)
+    if settled and not len(table.home):
+        report.add("unwind", "there is no table to compare with")
+        return
     after = sort_table(table)
+    if settled:
+        _compare_entries(models, merged, layout, options, table, report)
     _check_ties(table, merged, report)
     # Without traced calls their return addresses do not exist.
     traced = options.get("tracing") != "off"
@@ -67,12 +76,51 @@ def compare_unwind(
             section = model.sections[home]
             if not section.flags & SHF_EXEC or layout.members[number].output[home] == GONE:
                 continue
+            if settled and not _runs(model, section):
+                continue
             points = (
                 addresses_that_count(model, section, traced=traced)
                 if options.get("unwind") == "compact"
                 else _every_range(before.offset[home], section.size)
             )
             _compare_states(points, before, after, layout, number, name, section, report)
+
+
+def _runs(model: Model, section: Section) -> bool:
+    """False for exit code without CONFIG_MODULE_UNLOAD: left out, or put with init's (module_exit_section())."""
+    unloads = "mod_unload" in (modinfo_first(model, "vermagic") or "").split()
+    return unloads or not section.name.startswith(".exit")
+
+
+def _compare_entries(
+    models: list[Model], merged: Model, layout: Layout, options: Options, table: Unwind, report: Report
+) -> None:
+    """The sorted table against the members' and the glue's own: the same entries, or with `compact` some of them.
+
+    Entries for what lies behind a section's last byte are no state of any code, but part of the table.
+    """
+    wanted = [unwind_table(merged)[0]]
+    for model, place in zip(models, layout.members, strict=True):
+        own, _ = unwind_table(model)
+        runs = np.array([_runs(model, section) for section in model.sections])
+        rows = runs[own.home] & (place.output[own.home] != GONE)
+        out, at = place.forward(own.home[rows], own.offset[rows])
+        wanted.append(Unwind(out, at, own.data[rows]))
+    home, offset, data = (
+        np.concatenate([getattr(each, column) for each in (table, *wanted)]) for column in ("home", "offset", "data")
+    )
+    # Each different entry gets a number; how often it is there on each side.
+    states = np.unique(data, return_inverse=True)[1]
+    unique, first, number = np.unique(
+        (home << 32 | offset) * (int(states.max()) + 1) + states, return_index=True, return_inverse=True
+    )
+    have = np.bincount(number[: len(table.home)], minlength=len(unique))
+    want = np.bincount(number[len(table.home) :], minlength=len(unique))
+    lost = np.flatnonzero(have < want) if options.get("unwind") != "compact" else np.zeros(0, np.int64)
+    for text, rows in (("is not in the table", lost), ("is in the table and no member's", np.flatnonzero(have > want))):
+        for row in first[rows].tolist():
+            where = merged.sections[int(home[row])].name
+            report.add("unwind", f"entry {_show(int(data[row]))} {text}", section=where, offset=int(offset[row]))
 
 
 def _every_range(starts: Ints, size: int) -> Ints:
@@ -221,6 +269,9 @@ def glue_state(lookup: Lookup, flags: int, section: int, code: Bytes, base: int)
         elif word == "pop":
             depth -= 8
         elif word in ("sub", "add") and operands.startswith("rsp, "):
+            if not operands[5].isdigit():
+                problems.append(f"+{at:#x}: the stack's depth cannot be followed")
+                break
             depth += int(operands[5:], 0) * (1 if word == "sub" else -1)
         elif word == "ret" or (word == "jmp" and depth == 8):
             depth = 8
