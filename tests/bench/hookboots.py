@@ -27,6 +27,11 @@ from megamod.initramfs.boot.qemu import run_qemu
 
 GENERATE = {
     "dracut": "dracut -q -N --force /boot/{name} {kernel}",
+    # No systemd, no network, and of the drivers those of this disk alone: the least that finds a root by its UUID.
+    "dracut, minimal": (
+        "dracut -q -N --force -m 'base udev-rules rootfs-block kernel-modules fs-lib' {add}"
+        " --drivers 'virtio_pci virtio_blk ext4 crc32c_generic' /boot/{name} {kernel}"
+    ),
     "initramfs-tools": "mkinitramfs -o /boot/{name} {kernel}",
 }
 _RECORD = "/opt/megamod/bin/megamod detect --record /tmp/machine\nsend -C /tmp machine\n"
@@ -91,9 +96,10 @@ def _images(system: System, folder: Path, generators: list[str], machine: Path |
             "mkdir -p /etc/megamod; printf 'MEGAMOD_STRICT=yes\\nMEGAMOD_MACHINE=/mnt\\n' >/etc/megamod/hook.conf"
         )
         upper = folder / f"{generator}-hook"
-        run_in(system, layer, upper, f"/opt/megamod/bin/megamod hook install {generator}\n{settings}")
+        name = generator.partition(",")[0]
+        run_in(system, layer, upper, f"/opt/megamod/bin/megamod hook install {name}\n{settings}")
         hooked = Layer(system=system, uppers=(upper, *layer.uppers))
-        path, seconds = _generate(hooked, folder, f"{generator}-hooked", command, machine)
+        path, seconds = _generate(hooked, folder, f"{generator}-hooked", command, machine, add="--add megamod")
         for row, append in (("hook points", ""), ("rdinit", "rdinit=/megamod-init")):
             yield Image(row=f"{generator}, {row}", path=path, seconds=seconds, append=append)
 
@@ -105,11 +111,13 @@ def _machine(system: System, layer: Layer, folder: Path) -> Path:
     return folder / "record/out/machine"
 
 
-def _generate(layer: Layer, folder: Path, name: str, command: str, machine: Path | None = None) -> tuple[Path, float]:
+def _generate(
+    layer: Layer, folder: Path, name: str, command: str, machine: Path | None = None, *, add: str = ""
+) -> tuple[Path, float]:
     upper = folder / name
     start = time.monotonic()
     bind = {machine: "mnt"} if machine else {}
-    run_in(layer.system, layer, upper, command.format(name="image", kernel=layer.system.kernel), bind=bind)
+    run_in(layer.system, layer, upper, command.format(name="image", kernel=layer.system.kernel, add=add), bind=bind)
     return upper / "boot/image", time.monotonic() - start
 
 
