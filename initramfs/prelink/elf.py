@@ -21,6 +21,9 @@ SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, 
 SHT_ARM_EXIDX = 0x70000001
 EXIDX = ".ARM.exidx"  # arm's unwind index; what follows in a section's name is the code section's
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_INFO_LINK, SHF_LINK_ORDER = 1, 2, 4, 16, 32, 64, 128
+# Linux's own: with SHF_WRITE, memory that is read-only once the module's init has run (include/uapi/linux/elf.h;
+# kernel/module/main.c layout_sections(), 5.10 to 7.2).
+SHF_RO_AFTER_INIT = 0x0020_0000
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON = 0, 0xFF00, 0xFFF1, 0xFFF2
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = 0, 1, 2, 3, 4

@@ -256,7 +256,7 @@ def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, in
     slots = unwind.slots + 2 * len(frames)
     for name, size in ((SORTED_IP, IP_SIZE), (SORTED_STATE, STATE.itemsize)):
         builder.add(name)
-        builder.writable.add(name)
+        builder.written_once.add(name)
         builder.buffer(name).extend(bytes(size * slots))
     named = {name: (name, 0) for name in (ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE)} | {
         "struct module": (THIS_MODULE, 0)

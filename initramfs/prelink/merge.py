@@ -25,6 +25,7 @@ from megamod.profiles.errors import MegamodError
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
 _GLUE_TABLES = frozenset(["__param", ".return_sites", ORC_STATE, ORC_IP])
 PERCPU = ".data..percpu"
+_PROTECTION = elf.SHF_WRITE | elf.SHF_ALLOC | elf.SHF_EXECINSTR | elf.SHF_RO_AFTER_INIT
 # What a symbol is, beside a global section number.
 IMPORT, ABSOLUTE, NOTHING = -1, -2, -3
 
@@ -183,7 +184,7 @@ def _group(
             continue
         flags = 0
         for number in numbers:
-            flags |= sections[number].sh_flags & (elf.SHF_WRITE | elf.SHF_ALLOC | elf.SHF_EXECINSTR)
+            flags |= sections[number].sh_flags & _PROTECTION
         _check_protection(everyone, section_base, name, {n: sections[n] for n in numbers})
         kept = [glue_this] if name == THIS_MODULE else numbers
         section_output[numbers] = len(outputs)

@@ -25,6 +25,7 @@ class Builder:
     names: list[str] = field(default_factory=lambda: [""])
     copies: dict[str, Section] = field(default_factory=dict)
     writable: set[str] = field(default_factory=lambda: {".data", THIS_MODULE})
+    written_once: set[str] = field(default_factory=set)
     data: list[bytearray] = field(default_factory=lambda: [bytearray()])
     # st_name, st_shndx, st_info, st_size, st_value
     symbols: list[tuple[int, int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0, 0)])
@@ -145,6 +146,8 @@ class Builder:
         if name.startswith(EXIDX):
             kind = elf.SHT_ARM_EXIDX
         flags = {".init.text": elf.SHF_EXECINSTR}.get(name, elf.SHF_WRITE if name in self.writable else 0)
+        if name in self.written_once:
+            flags |= elf.SHF_WRITE | elf.SHF_RO_AFTER_INIT
         align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
         return Section(
             index=index,

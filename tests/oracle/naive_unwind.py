@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_WRITE, Model
+from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Model
 from oracle.tables import SORTED_UNWIND, unwind_table
 from oracle.write import Object
 
@@ -44,7 +44,9 @@ def gather(
             chunk = places[(number, home)]
             if not gone(number, entry):
                 entries.append((home_of[chunk["output"]], chunk["offset"] + offset, state))
-    ips, states = (out.section(name, flags=SHF_ALLOC | SHF_WRITE, align=4) for name in SORTED_UNWIND)
+    ips, states = (
+        out.section(name, flags=SHF_ALLOC | SHF_WRITE | SHF_RO_AFTER_INIT, align=4) for name in SORTED_UNWIND
+    )
     return SortedTable(entries, ips, states)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from oracle.machine import StuckError
 from oracle.memory import LOADS
-from oracle.model import SHF_EXEC, SHF_WRITE, Ints, Model, in_init_memory
+from oracle.model import SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Ints, Model, in_init_memory
 from oracle.placement import Layout
 from oracle.settlerun import Kernel, code_of
 from oracle.tables import SORTED_UNWIND, Unwind, unwind_table
@@ -54,6 +54,8 @@ def _form(merged: Model, small: Unwind) -> list[str]:
     for section in (ips, states):
         if section.nobits or not section.flags & SHF_WRITE or section.flags & SHF_EXEC:
             problems.append(f"{section.name} is no initialized, writable data")
+        if not section.flags & SHF_RO_AFTER_INIT:
+            problems.append(f"{section.name} stays writable, which no other unwind table does")
         if in_init_memory(merged, section.name):
             problems.append(f"{section.name} is in init memory, which is freed")
         span = merged.rows(section)

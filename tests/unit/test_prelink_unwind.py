@@ -10,6 +10,7 @@ import pytest
 from tests.unit.elfkit import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
 
 START, DEEPER, END = b"\x08\0\0\0\x15\x10", b"\x10\0\0\0\x15\x10", bytes(6)
+RO_AFTER_INIT = 0x200000  # include/uapi/linux/elf.h
 OWN = 8  # entries of the glue
 
 
@@ -47,7 +48,7 @@ def test_the_kernel_is_given_the_entries_of_the_glue_only() -> None:
     assert len(back[".orc_unwind"]) == 6 * OWN
     for name in (".orc_unwind_ip.sorted", ".orc_unwind.sorted"):
         assert back.relocs(name) == {}
-        assert back.header(name)["sh_flags"] == ALLOC | WRITE
+        assert back.header(name)["sh_flags"] == ALLOC | WRITE | RO_AFTER_INIT
 
 
 def test_exit_code_is_left_out_where_the_kernel_cannot_unload_modules() -> None:
