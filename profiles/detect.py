@@ -37,10 +37,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """What a machine needs from the modules of one kernel; each module once."""
+    """What a machine needs from the modules of one kernel; each module once.
+
+    critical: the first *root* of them are the way to the root, those that follow are for console and keyboard.
+    """
 
     stacks: tuple[RootStack, ...]
     critical: tuple[Found, ...]
+    root: int
     deferred: tuple[Found, ...]
     notes: tuple[str, ...]
 
@@ -54,10 +58,13 @@ def detect(machine: Machine, tree: ModuleTree) -> Detection:
     stacks = tuple(root_stacks(machine))
     _check(machine, stacks)
     notes: list[str] = []
-    critical = list(_once(_critical(machine, tree, stacks, notes), ()))
+    root = list(_once(_root(machine, tree, stacks, notes), ()))
+    critical = list(_once((*root, *_console(machine, tree), *_keyboards(machine, tree)), ()))
     known = closure(tree, (found.name for found in critical))
     deferred = sorted(_once(_others(machine, tree, notes), known), key=lambda found: found.name)
-    return Detection(stacks=stacks, critical=tuple(critical), deferred=tuple(deferred), notes=tuple(notes))
+    return Detection(
+        stacks=stacks, critical=tuple(critical), root=len(root), deferred=tuple(deferred), notes=tuple(notes)
+    )
 
 
 def _check(machine: Machine, stacks: Iterable[RootStack]) -> None:
@@ -90,7 +97,7 @@ def closure(tree: ModuleTree, names: Iterable[str]) -> set[str]:
     return seen
 
 
-def _critical(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes: list[str]) -> Iterator[Found]:
+def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes: list[str]) -> Iterator[Found]:
     for stack in stacks:
         if stack.needs:
             # Only the first is sure to exist: what else goes with it depends on the kernel.
@@ -118,8 +125,6 @@ def _critical(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], n
             "a program must open the devices under the root (cryptsetup, lvm, mdadm), which the loader does not: "
             "have it in the image, or let `root: {chain: /init}` go on with a generator's init"
         )
-    yield from _console(machine, tree)
-    yield from _keyboards(machine, tree)
 
 
 def _resolved(tree: ModuleTree, words: Iterable[str], why: str, *, must: bool = False) -> Iterator[Found]:

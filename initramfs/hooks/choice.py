@@ -100,10 +100,16 @@ def members_that_run(machine: Machine) -> frozenset[str]:
 def _wanted(
     image: ImageModules, tree: ModuleTree, config: ModprobeConfig, machine: Machine, taken: Iterable[str]
 ) -> Iterator[tuple[str, str]]:
-    """(module, reason): the way to the root first, then what is loaded by name, then what devices ask for."""
+    """(module, reason): the way to the root first, then what is loaded by name, then what devices ask for.
+
+    Without the former there is no boot, so it is merged whatever the generator took; a console's or a keyboard's driver
+    that it left out stays out.
+    """
     detection = detect(machine, tree)
-    yield from ((found.name, found.why) for found in detection.critical)
     inside = frozenset(taken)
+    for number, found in enumerate(detection.critical):
+        if number < detection.root or found.name in inside:
+            yield found.name, found.why
     for name in forced(image.root):
         yield from ((found, f"{name} is loaded by name") for found in tree.resolve(name)[0] if found in inside)
     for folder, _modalias in machine.modaliases():

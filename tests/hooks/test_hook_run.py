@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from megamod.initramfs.hooks.run import HookReport, HookRequest, run_hook
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.tree import ModuleTree, open_tree
+from tests.unit.machinekit import recorded_machine
 
 HERE = Path(__file__).parent
 MODULES = ("virtio_blk", "virtio_pci", "ext4", "usb_storage")
@@ -33,14 +34,18 @@ def tree(kernels: Kernels) -> ModuleTree:
 def image(tree: ModuleTree, tmp_path: Path) -> Path:
     """What a generator has made when it calls its hooks: modules, modules.builtin, an init."""
     root = tmp_path / "image"
-    names = {need for name in MODULES for need in (name, *tree.modules[name].depends)}
-    for name in names:
-        place = root / "lib/modules" / tree.release / tree.modules[name].relpath
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tree.modules[name].path, place)
+    take(root, tree, MODULES)
     shutil.copy(tree.folder / "modules.builtin", root / "lib/modules" / tree.release)
     (root / "init").write_text("#!/bin/sh\n")
     return root
+
+
+def take(root: Path, tree: ModuleTree, names: Iterable[str]) -> None:
+    """The files of modules, with what they need."""
+    for name in {need for first in names for need in (first, *tree.modules[first].depends)}:
+        place = root / "lib/modules" / tree.release / tree.modules[name].relpath
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree.modules[name].path, place)
 
 
 def host(folder: Path) -> Path:
@@ -49,13 +54,13 @@ def host(folder: Path) -> Path:
     return folder / "host"
 
 
-def run(image: Path, tree: ModuleTree, **changes: object) -> HookReport:
+def run(image: Path, tree: ModuleTree, *, everything: bool = True, **changes: object) -> HookReport:
     request = HookRequest(
         generator="dracut",
         image_root=image,
         kernel=tree.release,
         modules=tree.folder,
-        everything=True,
+        everything=everything,
         host=host(image.parent),
         **changes,  # type: ignore[arg-type]
     )
@@ -136,6 +141,22 @@ def test_excluded_modules_stay_files(image: Path, tree: ModuleTree) -> None:
     report = run(image, tree, exclude=("usb-stor*",))
     assert "usb_storage" not in report.members
     assert [path.name.split(".ko")[0] for path in (image / "lib/modules").rglob("usb-storage*")] == ["usb-storage"]
+
+
+def test_the_way_to_the_root_is_merged_in_any_case_and_a_keyboard_if_the_generator_took_its_driver(
+    image: Path, tree: ModuleTree
+) -> None:
+    folder = image.parent / "laptop"
+    recorded_machine("laptop", folder)
+    keyboard = {"xhci_pci", "usbhid", "hid_generic"}
+    with_keyboard = shutil.copytree(image, image.parent / "with" / "image")
+    take(with_keyboard, tree, keyboard)
+    members = set(run(image, tree, everything=False, machine=folder).members)
+    assert {"ext4", "nvme", "dm_crypt"} <= members
+    assert not members & {*keyboard, "virtio_blk"}
+    assert set(run(with_keyboard, tree, everything=False, machine=folder).members) == members | {
+        *keyboard, "usbcore", "usb_common", "hid", "xhci_hcd"
+    }  # fmt: skip
 
 
 def test_held_places_are_empty_folders_where_depmod_finds_no_module(
