@@ -90,16 +90,18 @@ def _images(system: System, folder: Path, generators: list[str], machine: Path |
     machine = machine or _machine(system, layer, folder)
     for generator in generators:
         command = GENERATE[generator]
-        path, seconds = _generate(layer, folder, f"{generator}-plain", command)
+        # An overlay's option takes no comma in a folder's name.
+        place = generator.replace(", ", "-")
+        path, seconds = _generate(layer, folder, f"{place}-plain", command)
         yield Image(row=f"{generator}", path=path, seconds=seconds, append="")
         settings = (
             "mkdir -p /etc/megamod; printf 'MEGAMOD_STRICT=yes\\nMEGAMOD_MACHINE=/mnt\\n' >/etc/megamod/hook.conf"
         )
-        upper = folder / f"{generator}-hook"
+        upper = folder / f"{place}-hook"
         name = generator.partition(",")[0]
         run_in(system, layer, upper, f"/opt/megamod/bin/megamod hook install {name}\n{settings}")
         hooked = Layer(system=system, uppers=(upper, *layer.uppers))
-        path, seconds = _generate(hooked, folder, f"{generator}-hooked", command, machine, add="--add megamod")
+        path, seconds = _generate(hooked, folder, f"{place}-hooked", command, machine, add="--add megamod")
         for row, append in (("hook points", ""), ("rdinit", "rdinit=/megamod-init")):
             yield Image(row=f"{generator}, {row}", path=path, seconds=seconds, append=append)
 
