@@ -146,7 +146,14 @@ def make_stock_image(made_once: MadeOnce, kernel: Kernel, profile: str) -> Path:
     return made_once(f"stock-{merged.name}", make)
 
 
-def add_program(made_once: MadeOnce, image: Path, script: str, files: Mapping[str, bytes] | None = None) -> Path:
+def add_program(
+    made_once: MadeOnce,
+    image: Path,
+    script: str,
+    files: Mapping[str, bytes] | None = None,
+    *,
+    architecture: str = "amd64",
+) -> Path:
     """*image* with a second archive behind it: busybox with its applets, *script* as /main, and *files*.
 
     For profiles with ``root: {exec: /main}``: what their stages lack is not needed for a root.
@@ -155,7 +162,8 @@ def add_program(made_once: MadeOnce, image: Path, script: str, files: Mapping[st
     def make(path: Path) -> None:
         extra = path.with_suffix(".cpio")
         start = "#!/bin/busybox sh\n/bin/busybox --install -s /bin\n"
-        own = {"bin/busybox": host_busybox().read_bytes(), "main": f"{start}{INIT}{script}".encode()}
+        program = host_busybox() if architecture == "amd64" else foreign_busybox(architecture)
+        own = {"bin/busybox": program.read_bytes(), "main": f"{start}{INIT}{script}".encode()}
         entries = [
             Entry(path=name, mode=stat.S_IFREG | (0o755 if data.startswith((b"#!", b"\x7fELF")) else 0o644), data=data)
             for name, data in {**own, **(files or {})}.items()
