@@ -39,12 +39,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 class Detection:
     """What a machine needs from the modules of one kernel; each module once.
 
-    critical: the first *root* of them are the way to the root, those that follow are for console and keyboard.
+    root: the names of those in *critical* that are the way to the root; the others are for console and keyboard.
     """
 
     stacks: tuple[RootStack, ...]
     critical: tuple[Found, ...]
-    root: int
+    root: frozenset[str]
     deferred: tuple[Found, ...]
     notes: tuple[str, ...]
 
@@ -63,7 +63,11 @@ def detect(machine: Machine, tree: ModuleTree) -> Detection:
     known = closure(tree, (found.name for found in critical))
     deferred = sorted(_once(_others(machine, tree, notes), known), key=lambda found: found.name)
     return Detection(
-        stacks=stacks, critical=tuple(critical), root=len(root), deferred=tuple(deferred), notes=tuple(notes)
+        stacks=stacks,
+        critical=tuple(critical),
+        root=frozenset(found.name for found in root),
+        deferred=tuple(deferred),
+        notes=tuple(notes),
     )
 
 

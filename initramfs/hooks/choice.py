@@ -107,8 +107,8 @@ def _wanted(
     """
     detection = detect(machine, tree)
     inside = frozenset(taken)
-    for number, found in enumerate(detection.critical):
-        if number < detection.root or found.name in inside:
+    for found in detection.critical:
+        if found.name in detection.root or found.name in inside:
             yield found.name, found.why
     for name in forced(image.root):
         yield from ((found, f"{name} is loaded by name") for found in tree.resolve(name)[0] if found in inside)
