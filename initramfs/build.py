@@ -235,8 +235,11 @@ def make_plan(
     built: tuple[BuiltStage, ...],
     members: Mapping[str, Member],
     edges: Mapping[str, frozenset[str]],
+    *,
+    gate: str = "-",
 ) -> Plan:
-    """The loader's instructions for what was built."""
+    """The loader's instructions for what was built. gate: the program that stands for modprobe while inits run that
+    may call request_module(); without one that fails."""
     options = selection.profile.options
     earlier: set[str] = set()
     stages = []
@@ -255,7 +258,7 @@ def make_plan(
                     ),
                     arguments=arguments(options, members, names, merged=item.merged is not None),
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
-                    requests=item.merged is not None and item.merged.requests,
+                    requests=gate if item.merged is not None and item.merged.requests else None,
                     originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
                     if item.merged and selection.profile.fallback == "modules"
                     else (),

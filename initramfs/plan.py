@@ -20,7 +20,8 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
     original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
-    requests                         the load above may call request_module() from an init
+    requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
+                                     stands for modprobe meanwhile
     single FILE NAME [ID…]           a module on its own
     softdep NAME                     NAME has a softdep, which the mask must empty
     dependents ID NAME…              modules in no stage that need ID
@@ -62,7 +63,7 @@ class PlanLoad:
     modules: tuple[PlanModule, ...]
     arguments: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
-    requests: bool = False
+    requests: str | None = None
     originals: tuple[str, ...] = ()
 
 
@@ -124,8 +125,8 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
     yield from (_record("original", path) for path in load.originals)
     yield from (_record("argument", text) for text in load.arguments)
     yield from (_record("prefix", name) for name in load.prefixes)
-    if load.requests:
-        yield _record("requests")
+    if load.requests is not None:
+        yield _record("requests", load.requests)
 
 
 def _root(root: Root) -> Iterable[bytes]:

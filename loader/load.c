@@ -27,21 +27,17 @@ static long put_modprobe(const struct boot *boot, const char *path)
 /*
  * While a megamodule's inits run, a modprobe started by request_module() would wait for the megamodule to go live, and
  * the init for modprobe. With an empty path request_module() fails at once (__request_module, kernel/kmod.c, 6.1:
- * -ENOENT). A newline makes it empty; a write of zero bytes would do nothing.
+ * -ENOENT). A newline makes it empty; a write of zero bytes would do nothing. A deployment has a program of its own in
+ * the place, for other processes' requests must not fail.
  */
-static bool empty_modprobe(const struct boot *boot, char *saved, size_t room)
+static bool exchange_modprobe(const struct boot *boot, const char *path, char *saved, size_t room)
 {
-	char now_there[8];
 	long err = read_small(boot->proc, MODPROBE, saved, room);
 
 	if (err >= 0)
-		err = put_modprobe(boot, "\n");
-	if (err >= 0)
-		err = read_small(boot->proc, MODPROBE, now_there, sizeof(now_there));
-	if (err >= 0 && now_there[0] != '\n' && now_there[0])
-		err = -EBUSY;
+		err = put_modprobe(boot, path);
 	if (err < 0)
-		debug("%s cannot be emptied: %s", MODPROBE, errno_name(err));
+		debug("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
 	return err >= 0;
 }
 
@@ -50,7 +46,7 @@ static void restore_modprobe(const struct boot *boot, const char *saved)
 	long err = put_modprobe(boot, saved);
 
 	if (err < 0)
-		warn("/proc/%s cannot be restored: %s", MODPROBE, errno_name(err));
+		warn("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
 }
 
 /* ---- files ---- */
@@ -295,29 +291,30 @@ bool find_loaded(struct boot *boot, struct stage *stage)
 void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
 {
 	struct load *load = boot->plan.loads + stage->load, *end = load + stage->load_count;
-	bool critical = stage == boot->plan.stages, emptied, refused = false;
+	bool critical = stage == boot->plan.stages, exchanged, refused = false;
 	struct counts counts;
 	char modprobe[256];
 
 	say("stage %s triggered by %s", stage->name, kind_name(fired));
 	say_used(boot);
-	emptied = critical && empty_modprobe(boot, modprobe, sizeof(modprobe));
+	exchanged = critical && load < end && exchange_modprobe(boot, NO_MODPROBE, modprobe, sizeof(modprobe));
 	for (; load < end; load++) {
-		if (!critical && load->requests) {
-			emptied = empty_modprobe(boot, modprobe, sizeof(modprobe));
-			say("load %s: request_module is off during this call", load->name);
+		if (!critical && load->modprobe) {
+			exchanged = exchange_modprobe(boot, load->modprobe, modprobe, sizeof(modprobe));
+			if (load->modprobe[0] != '/')
+				say("load %s: request_module is off during this call", load->name);
 		}
 		if (load->merged)
 			run_merged(boot, load);
 		else
 			run_alone(boot, load);
 		refused |= load->error && load->merged && load->way == WAY_OWN;
-		if (!critical && emptied) {
+		if (!critical && exchanged) {
 			restore_modprobe(boot, modprobe);
-			emptied = false;
+			exchanged = false;
 		}
 	}
-	if (emptied)
+	if (exchanged)
 		restore_modprobe(boot, modprobe);
 	count_stage(boot, stage, &counts);
 	stage->state = refused || (!counts.ok && counts.failed) ? STATE_FAILED : STATE_DONE;

@@ -55,13 +55,16 @@ enum way {
 	WAY_ORIGINALS,	/* the fallback: its members' original files, one call each */
 };
 
+/* A path that has request_module() fail at once. */
+#define NO_MODPROBE "\n"
+
 /* One finit_module call. */
 struct load {
 	struct held file;
 	const char *name;
 	bool merged;
 	bool results;			/* it has result parameters and takes skip= */
-	bool requests;			/* request_module may be called in an init */
+	const char *modprobe;		/* request_module may be called in an init: what it calls meanwhile; NULL */
 	bool original;			/* a member of a megamodule by itself: its arguments lose `member.` */
 	u32 member, member_count;
 	u32 argument, argument_count;	/* into plan.arguments */

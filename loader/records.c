@@ -276,11 +276,10 @@ static bool on_requests(struct reader *r, const char *const *f, struct fields re
 {
 	struct load *l = last_load(r->plan);
 
-	(void)f;
 	(void)rest;
 	if (!l)
 		return refuse(r, "requests outside a load", NULL);
-	l->requests = true;
+	l->modprobe = f[0][0] == '/' ? f[0] : NO_MODPROBE;
 	return true;
 }
 
@@ -329,7 +328,7 @@ static const struct record {
 	{ "member", 1, true, BODY, on_member },
 	{ "original", 1, false, BODY, on_original },
 	{ "prefix", 1, false, BODY, on_prefix },
-	{ "requests", 0, false, BODY, on_requests },
+	{ "requests", 1, false, BODY, on_requests },
 	{ "single", 2, true, BODY, on_single },
 	{ "softdep", 1, false, TAIL, on_softdep },
 	{ "dependents", 2, true, TAIL, on_dependents },

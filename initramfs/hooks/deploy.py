@@ -48,6 +48,7 @@ FOLDER = "usr/lib/megamod"
 """Where deployments lie, each in a folder named as its kernel."""
 
 REQUEST = f"/{FOLDER}/request"
+GATE = f"/{FOLDER}/gate"
 
 # Where the generators put a kernel's image.
 _IMAGES = ("boot/initrd.img-{}", "boot/initramfs-{}.img", "boot/initrd-{}")
@@ -128,7 +129,7 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
 
     # Beyond this point only what has been decided is written down.
     nothing = BuiltStage(stage=replace(outside, modules=()), loads=(), seconds=0.0)
-    plan = replace(make_plan(selection, (nothing, *built), members, edges), dependents={})
+    plan = replace(make_plan(selection, (nothing, *built), members, edges, gate=GATE), dependents={})
     manifest = make_manifest(selection, (nothing, *built), files, Contents(files=()))
     masks = [line for stage in selection.stages[1:] for line in _mask(stage, tree, members)]
     dep = read_index(tree.folder / "modules.dep").splitlines()
@@ -139,6 +140,7 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         "members": _lines(sorted(deployed)),
         "masked": _lines(f"install {name} /bin/true" for name in sorted(deployed)),
         "needed": _lines(needed),
+        "held": _lines(name for name in sorted(tree.modules) if deployed & {name, *tree.modules[name].depends}),
         "dep": _lines(line for line in dep if module_name(line.split(":")[0].rpartition("/")[2]) in deployed),
     }
     place = f"{FOLDER}/{request.kernel}"

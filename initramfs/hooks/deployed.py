@@ -28,6 +28,7 @@ _HERE = Path(__file__).parent / "deploy"
 _PIECES: Mapping[str, tuple[str, int]] = {
     f"{FOLDER}/start": ("start", 0o755),
     f"{FOLDER}/request": ("request", 0o755),
+    f"{FOLDER}/gate": ("gate", 0o755),
     f"{FOLDER}/update": ("update", 0o755),
     f"{FOLDER}/forget": ("forget", 0o755),
     "etc/systemd/system/megamod-deploy.service": ("megamod-deploy.service", 0o644),

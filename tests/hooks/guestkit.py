@@ -36,6 +36,7 @@ send() { tar -c "$@" >/dev/disk/by-id/virtio-out; sync; }
 """
 REPORT = """\
 show failed systemctl list-units --failed --no-legend --plain
+show why sh -c 'systemctl list-units --failed --no-legend --plain | while read -r u _; do systemctl status $u; done'
 show target systemctl is-active multi-user.target
 show udev systemctl is-active systemd-udevd.service
 show modules cat /proc/modules

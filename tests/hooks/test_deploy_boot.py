@@ -48,6 +48,16 @@ while [ $i -gt 0 ] && ! grep -q HDA /proc/asound/cards; do i=$((i-1)); sleep 0.1
 show cards cat /proc/asound/cards
 show again modprobe -v snd_hda_intel
 """
+# As while a stage is loaded: what the kernel is asked for comes, but for what needs a member; that waits for the end.
+_GATE = """\
+show gate sh -c '
+kept=$(cat /proc/sys/kernel/modprobe)
+echo /usr/lib/megamod/gate >/proc/sys/kernel/modprobe
+mount -t minix none /mnt 2>/dev/null; ls -d /sys/module/minix
+/usr/lib/megamod/gate -q -- snd_usb_audio; echo "held $?"; [ ! -e /sys/module/snd_usb_audio ] || echo too early
+/usr/lib/megamod/gate -q -- snd_usb_audio & sleep 0.3; echo "$kept" >/proc/sys/kernel/modprobe
+wait $!; echo "let go $?"; ls -d /sys/module/snd_usb_audio'
+"""
 # The line of a member in modules.dep names another file: what was deployed must not be loaded.
 _EXCHANGE = """\
 systemctl stop megamod-deploy-update.path
@@ -84,7 +94,7 @@ def deployed_boot(
             run = boot_system(
                 layer.system,
                 plain_image(suite, "dracut"),
-                _LOOK + REPORT + _EXCHANGE,
+                _LOOK + REPORT + _GATE + _EXCHANGE,
                 path.with_suffix(".boot"),
                 disk=made_once(f"deployed-{suite}.disk", disk_of(suite, layer)),
                 append=append,
@@ -118,6 +128,13 @@ def test_deployed_stages_come_up_once_and_udev_loads_none_of_their_members(suite
     assert members_up(run) & run.modules() == set()
     assert {"megamod_sound", "megamod_asked", "megamod_late"} <= run.modules()
     assert [line for line in run.section("log") if any(text in line for text in _TROUBLE)] == []
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_others_ask_the_kernel_for_while_a_stage_is_loaded_is_not_refused(suite: str, deployed_boot: Boot) -> None:
+    run = deployed_boot(suite, "")
+    assert run.section("gate") == ["/sys/module/minix", "held 1", "let go 0", "/sys/module/snd_usb_audio"]
+    assert [line for line in run.section("log") if "request_module is off" in line] == []
 
 
 @pytest.mark.parametrize("suite", SUITES)

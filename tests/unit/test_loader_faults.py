@@ -31,7 +31,7 @@ member b 0
 original /megamod/originals/a.ko
 original /megamod/originals/b.ko
 argument a.x=1
-requests
+requests -
 single /megamod/c.ko c 1
 stage first now - 0
 single /megamod/d.ko d 0
@@ -39,7 +39,7 @@ stage second userspace - 900
 merged /megamod/megamod_second.ko megamod_second 1
 member e 0
 original /megamod/originals/e.ko
-requests
+requests -
 stage third path /run/nowhere 500
 single /megamod/f.ko f
 stage fourth idle 100 5000

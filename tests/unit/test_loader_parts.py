@@ -219,7 +219,7 @@ def test_plan_with_every_record_is_understood(check_plan):
     text += b"verity /dev/vdb sha256 4096 4096 10 1 00 - ignore_zero_blocks\n"
     text += b"probe async\nskip z\nstage critical now - 0\n"
     text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nmember y\noriginal /x\noriginal /y\n"
-    text += b"prefix z\nrequests\n"
+    text += b"prefix z\nrequests -\n"
     text += b"single /megamod/b.ko b 0 1\nargument k=v\n"
     text += b"stage one userspace - 0\nsingle /megamod/c.ko c 2\nstage two delay 250 9000\n"
     text += b"stage three path /run/a%20b 0\nmerged /megamod/d.ko d 0\nmember m 0 3\nmember n\n"
@@ -257,7 +257,7 @@ def test_plan_with_every_record_is_understood(check_plan):
         (_CRITICAL + b"single /a %00\n", "6: a bad %XX escape"),
         (_CRITICAL + b"single /a\n", "6: wrong number of fields: single"),
         (_CRITICAL + b"stage two delay 5\n", "6: wrong number of fields: stage"),
-        (_CRITICAL + b"requests 1\n", "6: wrong number of fields: requests"),
+        (_CRITICAL + b"requests\n", "6: wrong number of fields: requests"),
         (_CRITICAL + b"single /a a 0\n", "6: not the id of an earlier member: 0"),
         (_CRITICAL + b"merged /a a 1\nmember x\nmember y 1\n", "8: not the id of an earlier member: 1"),
         (_CRITICAL + b"single /a a\nsingle /b b zero\n", "7: not a decimal number: zero"),
@@ -265,7 +265,7 @@ def test_plan_with_every_record_is_understood(check_plan):
         (_CRITICAL + b"merged /a a 2\n", "6: neither 0 nor 1: 2"),
         (_CRITICAL + b"argument a=b\n", "6: an argument outside a load: a=b"),
         (_CRITICAL + b"prefix a\n", "6: a prefix outside a load: a"),
-        (_CRITICAL + b"requests\n", "6: requests outside a load"),
+        (_CRITICAL + b"requests -\n", "6: requests outside a load"),
         (_CRITICAL + b"kernel 5\n", "6: out of order: kernel"),
         (_CRITICAL + b"softdep a\nstage two manual - 0\n", "7: out of order: stage"),
         (_CRITICAL + b"dependents 0 a\n", "6: not a plan id: 0"),

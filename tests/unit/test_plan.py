@@ -17,7 +17,7 @@ def load(
     results: bool = True,
     arguments: tuple[str, ...] = (),
     prefixes: tuple[str, ...] = (),
-    requests: bool = False,
+    requests: str | None = None,
 ) -> PlanLoad:
     """ "b:a,c" is module b, which needs a and c of earlier loads."""
     made = []
@@ -102,7 +102,7 @@ def test_what_follows_a_load() -> None:
     lines = text(
         stage(
             "critical",
-            load("m", "a", results=False, arguments=("a.debug=1", 'a.name="x y"'), prefixes=("mmcblk",), requests=True),
+            load("m", "a", results=False, arguments=("a.debug=1", 'a.name="x y"'), prefixes=("mmcblk",), requests="-"),
         )
     )
     assert lines[5:] == [
@@ -111,7 +111,7 @@ def test_what_follows_a_load() -> None:
         "argument a.debug=1",
         'argument a.name="x%20y"',
         "prefix mmcblk",
-        "requests",
+        "requests -",
     ]
 
 
