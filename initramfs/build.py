@@ -22,7 +22,17 @@ from megamod.initramfs.kernel.config import find_config
 from megamod.initramfs.kernel.exportcache import cached_exports
 from megamod.initramfs.kernel.exports import KernelExports, check_imports
 from megamod.initramfs.output.write import write_output
-from megamod.initramfs.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
+from megamod.initramfs.plan import (
+    CTL_PATH,
+    MAX_STAGES,
+    PLAN_PATH,
+    Plan,
+    PlanLoad,
+    PlanModule,
+    PlanStage,
+    plan_text,
+    trigger_text,
+)
 from megamod.initramfs.prelink.donors import find_donors
 from megamod.initramfs.prelink.emit import build_ids
 from megamod.initramfs.prelink.link import Megamodule, prelink
@@ -266,6 +276,10 @@ def make_plan(
             )
             earlier.update(names)
         stages.append(PlanStage(name=stage.stage.name, trigger=stage.stage.trigger, loads=tuple(loads)))
+    if len(stages) > MAX_STAGES:
+        hint = "put several modules into a stage"
+        what = f"profile {selection.profile.name}: {len(stages)} stages, the loader takes {MAX_STAGES}"
+        raise MegamodError(what, hint=hint)
     tree = selection.tree
     dependents: dict[str, list[str]] = {}
     for name in sorted(tree.modules.keys() - earlier):

@@ -7,11 +7,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from megamod.initramfs.archive.image import atomic_write_all, read_file
+from megamod.initramfs.archive.image import atomic_write_all, not_an_input, read_file
 from megamod.initramfs.output.cache import image_key, read_image_entry, write_image_entry
 from megamod.initramfs.steps import Steps, human_bytes
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import find_profile
+from megamod.profiles.schema import find_path, find_profile
 from megamod.profiles.tree import open_tree
 
 
@@ -32,6 +32,8 @@ def build_command(
     map_path = None if map_file == "none" else Path(map_file) if map_file else output.parent / f"{output.name}.map"
     if map_path is not None and os.path.realpath(map_path) == os.path.realpath(output):
         raise MegamodError(f"{map_path}: cannot be written: is the image too", hint="another name, or --map none")
+    for path in filter(None, (output, map_path)):
+        not_an_input(path, [find_path(profile)])
     chosen = find_profile(profile)
     if firmware_dir is not None:
         chosen = replace(chosen, firmware_dir=firmware_dir)

@@ -39,6 +39,9 @@ from megamod.profiles.rootlayers import SAME_DEVICE
 
 PLAN_PATH = "megamod/plan"
 
+MAX_STAGES = 64
+"""How many stages the loader takes (loader/plan.h)."""
+
 CTL_PATH = "megamod/ctl"
 """Where the loader expects the program of the stage keeper, megamod-ctl."""
 

@@ -122,6 +122,13 @@ def source_date_epoch(environment: os._Environ[str] | dict[str, str]) -> int:
     return int(text)
 
 
+def not_an_input(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Raises MegamodError if *output* is one of the files that are read, which would be lost."""
+    place = os.path.realpath(output)
+    if any(path is not None and os.path.realpath(path) == place for path in inputs):
+        raise MegamodError(f"{output}: cannot be written: is read, too", hint="choose another name")
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Put *data* at *path* (0644 less the umask) by way of a file beside it, on the disk before it takes the name.
 

@@ -18,6 +18,7 @@ from megamod.initramfs.hooks.run import GENERATORS, Generator, HookRequest, run_
 from megamod.initramfs.steps import Steps
 from megamod.profiles.errors import MegamodError
 from megamod.profiles.machine import Machine, open_machine
+from megamod.profiles.schema import find_path, shipped_profiles
 
 _SETTINGS = Path("/etc/megamod/hook.conf")
 _YES = ("yes", "true", "1", "on")
@@ -131,20 +132,23 @@ def deploy_command(
     if action == "update":
         if not record.kernels:
             return 0
-        profile, machine = record.settings.get("profile"), _folder(record.settings.get("machine"))
-    elif machine is None:
-        machine = _folder(read_settings(root / _SETTINGS.relative_to("/")).get("MEGAMOD_MACHINE"))
-    settings = {"profile": profile, "machine": str(machine) if machine else None}
-    if profile is not None and "/" in profile:
-        settings["profile"] = str(Path(profile).absolute())
-    request = DeployRequest(
-        kernel=kernel,
-        root=root,
-        profile=profile,
-        machine=open_machine(machine) if machine else Machine(root=root),
-        again=members_of(root, record),
-    )
+        recorded = record.settings_of(kernel)
+        profile, machine = recorded.get("profile"), _folder(recorded.get("machine"))
+    else:
+        # Updates are made from another folder.
+        if profile is not None and (found := find_path(profile)) not in shipped_profiles().values():
+            profile = str(found.absolute())
+        named = read_settings(root / _SETTINGS.relative_to("/")).get("MEGAMOD_MACHINE")
+        machine = machine.absolute() if machine else _folder(named)
+    settings = {name: str(value) for name, value in (("profile", profile), ("machine", machine)) if value}
     try:
+        request = DeployRequest(
+            kernel=kernel,
+            root=root,
+            profile=profile,
+            machine=open_machine(machine) if machine else Machine(root=root),
+            again=members_of(root, record),
+        )
         deployment = link_deployment(request, steps=steps)
     except MegamodError as error:
         if action != "update":
@@ -157,8 +161,7 @@ def deploy_command(
         return 0
     for note in deployment.notes:
         steps.say(f"  note: {note}")
-    kept = {name: value for name, value in settings.items() if value}
-    for line in put(root, kernel, deployment.files, kept, _own_program(root)):
+    for line in put(root, kernel, deployment.files, settings, _own_program(root)):
         click.echo(line)
     if no_map := keep_maps(root, kernel, "deployment", deployment.stages):
         steps.say(f"  note: {no_map}")
@@ -171,7 +174,7 @@ def _deploy_status(root: Path, record: Record) -> None:
         click.echo("nothing is deployed")
     for kernel in sorted(record.kernels):
         state = "" if (root / "lib/modules" / kernel / "modules.dep").exists() else "; its modules are not there"
-        click.echo(f"{kernel}: deployed, {record.settings.get('profile', 'what the machine needs')}{state}")
+        click.echo(f"{kernel}: deployed, {record.settings_of(kernel).get('profile', 'what the machine needs')}{state}")
     for name in changed(root, record):
         click.echo(f"  {name} is not as it was written")
 

@@ -47,13 +47,19 @@ _LINKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What is deployed below a root. *settings* are those of the command, for making it anew; *files* the pieces, and
+    """What is deployed below a root. *settings* are each kernel's of the command, for making it anew, the latest last;
+    *files* the pieces, and
     *kernels* each kernel's files, as path → digest; *folders* what was made for any of them."""
 
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+
+    def settings_of(self, kernel: str) -> Mapping[str, str]:
+        """The settings of *kernel*; those of the latest command for a kernel that is new."""
+        latest = list(self.settings.values())[-1:] or [{}]
+        return self.settings.get(kernel, latest[0])
 
 
 def read_record(root: Path) -> Record:
@@ -63,7 +69,8 @@ def read_record(root: Path) -> Record:
         found = json.loads(path.read_text())
         if found.pop("version") != 1:
             raise MegamodError(f"{path}: is not of this version of megamod")
-        return Record(**{**found, "folders": tuple(found["folders"])})
+        settings = {name: own for name, own in found["settings"].items() if isinstance(own, dict)}
+        return Record(**{**found, "settings": settings, "folders": tuple(found["folders"])})
     except FileNotFoundError:
         return Record()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -81,7 +88,7 @@ def put(root: Path, kernel: str, files: Mapping[str, NewFile], settings: Mapping
             raise MegamodError(f"{root / name}: is there already, and not of megamod", hint="move it away")
     made = {str(folder.relative_to(root)) for name in (*own, _RECORD) for folder in _missing(root, root / name)}
     now = Record(
-        settings=settings,
+        settings={**{name: own for name, own in record.settings.items() if name != kernel}, kernel: settings},
         files={name: _digest(new) for name, new in own.items() if name not in files},
         kernels={**record.kernels, kernel: {name: _digest(new) for name, new in files.items()}},
         folders=tuple(sorted({*record.folders, *made})),
@@ -108,7 +115,8 @@ def take_away(root: Path, kernel: str | None) -> list[str]:
         if os.path.lexists(root / name) and _digest_of(root / name) != digest
     ]
     removed = [root / name for name in gone if os.path.lexists(root / name)]
-    after = Record(settings=record.settings, files=record.files, kernels=left, folders=record.folders)
+    settings = {name: own for name, own in record.settings.items() if name in left}
+    after = Record(settings=settings, files=record.files, kernels=left, folders=record.folders)
     write = {_RECORD: _record_file(after)} if left else {}
     apply_changes(root, Changes(write=write, remove=[*removed, *([] if left else [root / _RECORD])]))
     for name in sorted(record.folders, reverse=True):

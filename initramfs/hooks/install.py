@@ -87,13 +87,15 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     if (root / _record_name(generator)).exists():
         raise MegamodError(f"{generator}: the hook is installed already", hint=f"megamod hook remove {generator}")
     drop_ins = _drop_ins(root)
-    entry = entry or ("rdinit" if drop_ins else "hook-points")
+    # Without a folder for drop-ins it is the user who names the hook in mkinitcpio.conf: until then no image has it.
+    by_hand = generator == "mkinitcpio" and not (root / _MKINITCPIO_CONF).is_dir()
+    entry = entry or ("rdinit" if drop_ins and not by_hand else "hook-points")
     files = {path: NewFile(data=_packed(name), mode=mode) for path, (name, mode) in _PLACES[generator].items()}
     files[_settings_name(generator)] = NewFile(
         data=f"# Written by `megamod hook install`. Settings of yours belong into /etc/megamod/hook.conf.\n"
         f"MEGAMOD={shlex.quote(str(program))}\nMEGAMOD_ENTRY={entry}\n".encode()
     )
-    if generator == "mkinitcpio" and (root / _MKINITCPIO_CONF).is_dir():
+    if generator == "mkinitcpio" and not by_hand:
         files[f"{_MKINITCPIO_CONF}/zz-megamod.conf"] = NewFile(data=b"HOOKS+=(megamod)\n")
     own = dict(drop_ins) if entry == "rdinit" else {}
     for path, new in own.items():
@@ -117,7 +119,8 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     )
     files[record_name] = NewFile(data=json.dumps(record, indent=1).encode() + b"\n")
     apply_changes(root, Changes(write=files))
-    return [f"{root / path}" for path in sorted(files)] + list(_left_to_do(generator, entry, own))
+    first = ["first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf"] if by_hand else []
+    return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own))
 
 
 def remove(generator: Generator, *, root: Path) -> list[str]:

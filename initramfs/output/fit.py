@@ -19,7 +19,7 @@ from typing import Any
 import fdt
 
 from megamod.initramfs.archive.compress import decompress_stream
-from megamod.initramfs.archive.image import atomic_write, read_file, read_image, source_date_epoch
+from megamod.initramfs.archive.image import atomic_write, not_an_input, read_file, read_image, source_date_epoch
 from megamod.initramfs.kernel.flat import is_zimage
 from megamod.profiles.errors import MegamodError
 
@@ -42,6 +42,7 @@ class FitKernel:
 def write_fit(output: Path, *, image: Path, vmlinuz: Path, dtbs: Sequence[Path], load: int | None = None) -> int:
     """Write the FIT image and return its size in bytes. The first of *dtbs* is that of the default configuration; the
     others are taken by name (`bootm ADDRESS#conf-2`) or by their `compatible`."""
+    not_an_input(output, (image, vmlinuz, *dtbs))
     kernel = fit_kernel(vmlinuz)
     machine = machine_of(image)
     if _ARCHES.get(machine) != kernel.arch:

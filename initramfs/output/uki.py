@@ -18,7 +18,7 @@ from typing import Any
 
 import pefile
 
-from megamod.initramfs.archive.image import atomic_write, read_file
+from megamod.initramfs.archive.image import atomic_write, not_an_input, read_file
 from megamod.initramfs.boot.host import find_program, run_program
 from megamod.profiles.errors import MegamodError
 
@@ -75,6 +75,8 @@ def write_uki(
     secure_boot: SecureBootKey | None = None,
 ) -> int:
     """Write the UKI and return its size in bytes. *release* is what `uname -r` will say; *splash* a BMP file."""
+    keys = (secure_boot.key, secure_boot.certificate) if secure_boot else ()
+    not_an_input(output, (kernel, image, os_release, splash, device_tree, stub, *keys))
     data = read_file(kernel)
     machine = efi_machine(data, str(kernel))
     sections = {

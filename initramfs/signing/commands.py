@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.image import atomic_write
+from megamod.initramfs.archive.image import atomic_write, not_an_input
 from megamod.initramfs.inspect.inspection import ModuleInspection, inspect_file
 from megamod.initramfs.signing.sign import Signer, read_certificate
 from megamod.initramfs.signing.signature import read_signature
@@ -19,6 +19,7 @@ _ELF = b"\x7fELF"
 
 def sign_command(*, module: Path, key: str, cert: Path, digest: str, output: Path | None) -> None:
     """``megamod sign``: in place without *output*; a signature that is there already is replaced."""
+    not_an_input(output or module, (cert, None if key.startswith("pkcs11:") else Path(key)))
     signer = Signer(key=key if key.startswith("pkcs11:") else Path(key), certificate=cert, digest=digest)
     signer.check()
     data = read_module_bytes(module)

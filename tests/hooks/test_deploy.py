@@ -14,6 +14,7 @@ import pytest
 from megamod.initramfs.archive.cpio import Entry
 from megamod.initramfs.archive.image import write_image
 from megamod.initramfs.boot.debian import Kernel
+from megamod.initramfs.hooks.deployed import Record
 from megamod.profiles.tree import ModuleTree, open_tree
 
 Kernels = Callable[[str], Kernel]
@@ -49,9 +50,9 @@ def root(tree: ModuleTree, kernels: Kernels, tmp_path: Path) -> Path:
     return root
 
 
-def megamod(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def megamod(root: Path, *arguments: str, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).parent / "megamod", "deploy", "--root", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def deploy(root: Path, tree: ModuleTree, *more: str) -> Path:
@@ -113,6 +114,21 @@ def test_another_deployment_of_a_kernel_takes_the_place_of_the_first(root: Path,
     assert done.returncode == 0, done.stderr
     assert not (folder / "megamod_sound.ko").exists()
     assert (folder / "megamod_late.ko").exists()
+
+
+def test_an_update_finds_the_profile_that_was_named_from_another_folder(root: Path, tree: ModuleTree) -> None:
+    done = megamod(root, "-k", tree.release, "-p", "test.yaml", cwd=root / "etc/megamod")
+    assert done.returncode == 0, done.stderr
+    done = megamod(root, "--update", "-k", tree.release)
+    assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr
+    assert (root / "usr/lib/megamod" / tree.release / "megamod_sound.ko").exists()
+
+
+def test_each_kernel_keeps_its_settings_and_a_new_one_has_those_of_the_latest() -> None:
+    record = Record(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
+    assert record.settings_of("5.1") == {"profile": "/a.yaml"}
+    assert record.settings_of("7.1") == {"profile": "/b.yaml"}
+    assert Record().settings_of("7.1") == {}
 
 
 def test_an_update_that_fails_takes_the_deployment_away(root: Path, tree: ModuleTree) -> None:

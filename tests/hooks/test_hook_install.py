@@ -143,6 +143,15 @@ def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
 
 
+def test_mkinitcpio_without_a_folder_for_drop_ins_is_not_started_by_a_loader_that_no_image_has(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib/initcpio").mkdir(parents=True)
+    (tmp_path / "etc/default").mkdir(parents=True)
+    (tmp_path / "etc/default/grub").touch()
+    lines = install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
+    assert "first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf" in lines
+    assert not (tmp_path / "etc/default/grub.d/megamod.cfg").exists()
+
+
 def test_what_is_not_installed_cannot_be_removed(tmp_path: Path) -> None:
     with pytest.raises(MegamodError, match="dracut: the hook is not installed"):
         remove("dracut", root=make_root(tmp_path))

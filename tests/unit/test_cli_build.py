@@ -229,7 +229,7 @@ def test_module_file_that_is_gone_is_refused(builder: Builder, tmp_path: Path) -
 # Output
 
 
-@pytest.mark.parametrize("output", ["no/out.img", ".", "/dev/null", "/proc/out.img"])
+@pytest.mark.parametrize("output", ["no/out.img", ".", "/dev/null", "/proc/out.img", "p.yaml"])
 def test_output_that_cannot_be_written_is_refused(builder: Builder, output: str) -> None:
     assert builder.refused(output=output).startswith(f"{output}: cannot be written: ")
 

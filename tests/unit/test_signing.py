@@ -72,6 +72,14 @@ def test_a_signed_module_is_valid_to_openssl_and_to_verify(
     )
 
 
+@pytest.mark.parametrize("output", ["modules.pem", "modules.crt"])
+def test_a_key_or_certificate_is_not_written_over(megamod: Run, tmp_path: Path, output: str) -> None:
+    before = (tmp_path / output).read_bytes()
+    status, _out, err = megamod("sign", "a.ko", "--key", "modules.pem", "--cert", "modules.crt", "-o", output)
+    assert (status, err) == (1, f"megamod: {output}: cannot be written: is read, too (hint: choose another name)\n")
+    assert (tmp_path / output).read_bytes() == before
+
+
 def test_modinfo_reads_the_signature(megamod: Run, tool: Callable[..., str], tmp_path: Path) -> None:
     megamod("sign", "a.ko", "--key", "modules.pem", "--cert", "modules.crt", "--digest", "sha512")
     said = subprocess.run([tool("modinfo", package="kmod"), tmp_path / "a.ko"], capture_output=True, text=True)
