@@ -27,6 +27,7 @@ Accelerator = Literal["kvm", "tcg"]
 DiskMode = Literal["snapshot", "readonly", "write"]
 
 _KVM_PROBE_SECONDS = 10.0
+_DAY = 86_400.0
 _READ_SIZE = 1 << 16
 _QUIET_OPTIONS = ("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio")
 
@@ -113,6 +114,8 @@ def run_qemu(
     machine = _MACHINES.get(arch)
     if machine is None:
         raise MegamodError(f"{arch}: not an architecture that can be booted", hint=f"one of {', '.join(_MACHINES)}")
+    if not 0 < timeout < _DAY:
+        raise MegamodError(f"timeout {timeout}: no number of seconds", hint="more than 0, less than a day")
     for file in (vmlinuz, image, *disks):
         _check_readable(file)
     program = find_program(machine.program, package=machine.package)

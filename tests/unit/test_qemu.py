@@ -67,6 +67,12 @@ def is_alive(number: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_no_time_is_refused(run: Callable[..., QemuResult], timeout: float) -> None:
+    with pytest.raises(MegamodError, match=r"^timeout .*: no number of seconds"):
+        run(timeout=timeout)
+
+
 def test_a_guest_that_hangs_is_ended_at_the_timeout_with_all_that_it_started(
     fake_qemu: FakeQemu, run: Callable[..., QemuResult]
 ) -> None:
