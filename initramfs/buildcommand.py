@@ -36,6 +36,8 @@ def build_command(
         not_an_input(path, [find_path(profile)])
     chosen = find_profile(profile)
     if firmware_dir is not None:
+        if not Path(firmware_dir).is_dir():
+            raise MegamodError(f"{firmware_dir}: no such folder", hint="firmware is looked for there")
         chosen = replace(chosen, firmware_dir=firmware_dir)
     tree = open_tree(kernel)
     key = image_key(chosen, tree.folder, tree.release) if cache else None

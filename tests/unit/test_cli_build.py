@@ -234,6 +234,12 @@ def test_output_that_cannot_be_written_is_refused(builder: Builder, output: str)
     assert builder.refused(output=output).startswith(f"{output}: cannot be written: ")
 
 
+def test_firmware_folder_that_is_not_there_is_refused(builder: Builder, tmp_path: Path) -> None:
+    status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path), "-o", "out.img", "--firmware-dir", "nosuch")
+    assert (status, err) == (1, "megamod: nosuch: no such folder (hint: firmware is looked for there)\n")
+    assert (tmp_path / "out.img").read_bytes() == b"old"
+
+
 def test_full_disk_leaves_the_old_image(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = module_tree(builder.folder)
     real = os.write
