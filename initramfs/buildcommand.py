@@ -11,7 +11,7 @@ from megamod.initramfs.archive.image import atomic_write_all, not_an_input, read
 from megamod.initramfs.output.cache import image_key, read_image_entry, write_image_entry
 from megamod.initramfs.steps import Steps, human_bytes
 from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import find_path, find_profile
+from megamod.profiles.schema import find_path, load_profile
 from megamod.profiles.tree import open_tree
 
 
@@ -32,9 +32,10 @@ def build_command(
     map_path = None if map_file == "none" else Path(map_file) if map_file else output.parent / f"{output.name}.map"
     if map_path is not None and os.path.realpath(map_path) == os.path.realpath(output):
         raise MegamodError(f"{map_path}: cannot be written: is the image too", hint="another name, or --map none")
+    source = find_path(profile)
     for path in filter(None, (output, map_path)):
-        not_an_input(path, [find_path(profile)])
-    chosen = find_profile(profile)
+        not_an_input(path, [source])
+    chosen = load_profile(source)
     if firmware_dir is not None:
         if not Path(firmware_dir).is_dir():
             raise MegamodError(f"{firmware_dir}: no such folder", hint="firmware is looked for there")

@@ -173,8 +173,8 @@ def _judge(wanted: Guest, found: Guest, *, traces: bool) -> tuple[str, tuple[str
         return "not judged", ()
     if not _ended(found):
         return "does not end", tuple(found.console.splitlines()[-60:])
-    missing = _missing(found)
-    new = [line for name, line in missing.items() if name not in _missing(wanted)]
+    usual = _missing(wanted)
+    new = [line for name, line in _missing(found).items() if name not in usual]
     if new:
         return "a module is missing", tuple(new)
     complaints = sorted(_complaints(found) - _complaints(wanted))

@@ -142,3 +142,11 @@ def _identity(out: Object, name: str, imports: Mapping[str, int], licence: str, 
     texts = [f"{key}={value}" for key, value in [*pairs.items(), *spaces]]
     out.section(".modinfo", b"".join(t.encode() + b"\0" for t in texts))
     out.section(".note.Linux", struct.pack("<III", 6, 4, 0x101) + b"Linux\0\0\0" + bytes(4), type=7, align=4)
+
+
+def make_chain() -> list[tuple[str, bytes]]:
+    """Three modules of which each needs the next, not in init order: (name, file)."""
+    core = make_module("core", exports={"core_add": 0xC0DE, "core_del": 0xC0DF}, namespace="CORE")
+    disk = make_module("disk", exports={"disk_read": 0xD15C}, imports={"core_add": 0xC0DE}, namespace="CORE")
+    top = make_module("top", imports={"disk_read": 0xD15C, "core_del": 0xC0DF}, namespace="CORE")
+    return [("top", top), ("core", core), ("disk", disk)]

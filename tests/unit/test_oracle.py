@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from oracle import judge, load_model
 from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
-from oracle.fabricate import make_module
+from oracle.fabricate import make_chain, make_module
 from oracle.naive import merge
 
 Members = list[tuple[str, bytes]]
@@ -18,10 +18,7 @@ NONE_TYPE, R_PC32, PLT32, ABS_32S = 0, 2, 4, 11
 
 @pytest.fixture(scope="module")
 def members() -> Members:
-    core = make_module("core", exports={"core_add": 0xC0DE, "core_del": 0xC0DF}, namespace="CORE")
-    disk = make_module("disk", exports={"disk_read": 0xD15C}, imports={"core_add": 0xC0DE}, namespace="CORE")
-    top = make_module("top", imports={"disk_read": 0xD15C, "core_del": 0xC0DF}, namespace="CORE")
-    return [("top", top), ("core", core), ("disk", disk)]
+    return make_chain()
 
 
 @pytest.fixture(scope="module")

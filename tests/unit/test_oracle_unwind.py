@@ -10,7 +10,7 @@ import pytest
 from oracle import judge, load_model, naive_unwind
 from oracle.difference import Difference, Report
 from oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
-from oracle.fabricate import make_module
+from oracle.fabricate import make_chain, make_module
 from oracle.machine import Machine, StuckError
 from oracle.memory import LOADS
 from oracle.model import SHF_ALLOC, Model
@@ -32,10 +32,7 @@ OWN = naive_unwind.GLUE_ENTRIES
 
 @pytest.fixture(scope="module")
 def members() -> Members:
-    core = make_module("core", exports={"core_add": 0xC0DE, "core_del": 0xC0DF}, namespace="CORE")
-    disk = make_module("disk", exports={"disk_read": 0xD15C}, imports={"core_add": 0xC0DE}, namespace="CORE")
-    top = make_module("top", imports={"disk_read": 0xD15C, "core_del": 0xC0DF}, namespace="CORE")
-    return [("top", top), ("core", core), ("disk", disk)]
+    return make_chain()
 
 
 @pytest.fixture(scope="module")
