@@ -13,13 +13,13 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
-from megamod.initramfs.boot.host import cache_folder, file_lock, find_program
-from megamod.initramfs.boot.qemu import QemuResult, run_qemu
-from megamod.profiles.errors import MegamodError
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
+from megamod.boot.qemu import QemuResult, run_qemu
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder, file_lock, find_program
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60

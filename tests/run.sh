@@ -24,9 +24,7 @@ step ruff
 "$py" -m ruff format --check .
 
 step mypy
-# On the installed wheel, from elsewhere: in the tree the packages have other names.
-(cd "$cache" && "$py" -m mypy --config-file "$top/pyproject.toml" --cache-dir "$venv/mypy-cache" \
-	-p megamod.profiles -p megamod.initramfs -p megamod.loader)
+"$py" -m mypy --cache-dir "$venv/mypy-cache" initramfs/megamod
 
 step shellcheck
 {
@@ -39,9 +37,9 @@ step kernels
 "$py" - bookworm bookworm-backports sid bookworm:arm64 trixie:arm64 sid:arm64 trixie:armhf trixie:riscv64 \
 	sid:riscv64 <<-'EOT' || [ "${CI:-}" != true ]
 	import sys
-	from megamod.initramfs.boot.debian import fetch_kernel
-	from megamod.initramfs.boot.host import cache_folder
-	from megamod.profiles.errors import MegamodError
+	from megamod.boot.debian import fetch_kernel
+	from megamod.common.host import cache_folder
+	from megamod.common.errors import MegamodError
 	try:
 	    for word in sys.argv[1:]:
 	        suite, _, architecture = word.partition(":")

@@ -26,8 +26,8 @@ from benchkit.sets import ModuleSet, make_set
 from benchkit.store import Store, digest, qemu_version
 from benchkit.tables import markdown, title, versions
 
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.prelink.read import read_members
+from megamod.common.host import cache_folder
+from megamod.prelink.read import read_members
 
 SIZES = (25, 50, 100, 200, 400, 800)
 # What a reader of the table asks for; the rest is one column.

@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchkit.tables import markdown, title, versions
+
 from hooks.guestkit import MACHINE, boot_system, disk_options
 from hooks.treekit import ROOT_UUID, Layer, System, build_wheel, install_wheel, make_disk, make_system, run_in
-
-from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.boot.qemu import run_qemu
+from megamod.boot.qemu import run_qemu
+from megamod.common.host import find_program, run_program
 
 GENERATE = {
     "dracut": "dracut -q -N --force /boot/{name} {kernel}",

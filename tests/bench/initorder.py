@@ -20,19 +20,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.prelink.order import order
-from megamod.initramfs.prelink.read import Member, read_member
-from megamod.initramfs.prelink.resolve import resolve
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import tagged_rank
-from megamod.profiles.model import Location, Profile, Selector, Stage
-from megamod.profiles.select import SelectedModule, select
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.qemu import run_qemu
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import Location, MegamodError
+from megamod.common.host import cache_folder
+from megamod.image.archive import write_image
+from megamod.modules.levels import tagged_rank
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.prelink.order import order
+from megamod.prelink.read import Member, read_member
+from megamod.prelink.resolve import resolve
+from megamod.profile.model import Profile, Selector, Stage
+from megamod.select.select import SelectedModule, select
 
 JUDGES = (
     *("bookworm:cloud-amd64", "bookworm-backports:cloud-amd64", "bookworm-backports:amd64", "sid:amd64"),

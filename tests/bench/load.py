@@ -24,7 +24,7 @@ from benchkit.rows import Call, Row, rows
 from benchkit.sets import ModuleSet, open_set
 from benchkit.tables import markdown, title, versions
 
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ from benchkit.kernels import open_kernel
 from benchkit.sets import open_set, set_names
 from benchkit.tables import markdown, title, versions
 
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 
-_MEGAMOD = "import sys; from megamod.initramfs.cli import main; sys.exit(main())"
+_MEGAMOD = "import sys; from megamod.cli.main import main; sys.exit(main())"
 _STARTER = """\
 import os, sys, time
 start = time.monotonic()

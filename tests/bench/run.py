@@ -28,8 +28,8 @@ from parts.limit import measure_limit
 from parts.load import measure_load
 from parts.report import write_report
 
-from megamod.initramfs.boot.host import cache_folder
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
 
 if TYPE_CHECKING:
     from hooks.treekit import System

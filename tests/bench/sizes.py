@@ -15,14 +15,14 @@ from pathlib import Path
 from benchkit.arguments import run_main
 from benchkit.tables import markdown
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import make_image, read_image
-from megamod.initramfs.build import build_image
-from megamod.initramfs.steps import Steps
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import canonical
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.build.recipe import build_image
+from megamod.common.errors import MegamodError
+from megamod.common.progress import Steps
+from megamod.common.text import canonical
+from megamod.image.archive import make_image, read_image
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.profile.schema import load_profile
 
 _MODULE = re.compile(r"(?:usr/)?lib/modules/[^/]+/(?:.*/)?([^/]+)\.ko(?:\.(?:xz|zst|gz))?")
 # Of one kind for all: what a generator's own configuration says of levels is not the question.

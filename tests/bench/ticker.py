@@ -16,12 +16,12 @@ from benchkit.compiler import compile_guest
 from benchkit.kernels import BenchKernel, open_kernel
 from benchkit.tables import markdown, title, versions
 
-from megamod.initramfs.boot.disk import busybox_root, make_disk
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.build import build_image
-from megamod.initramfs.steps import Steps
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import load_profile
+from megamod.boot.disk import busybox_root, make_disk
+from megamod.boot.qemu import run_qemu
+from megamod.build.recipe import build_image
+from megamod.common.errors import MegamodError
+from megamod.common.progress import Steps
+from megamod.profile.schema import load_profile
 
 _PROFILE = """\
 name: ticker

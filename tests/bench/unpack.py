@@ -2,7 +2,7 @@
 
 One image with the modules of a shipped profile is packed by each method and booted with `-icount`, where an instruction
 is a nanosecond. The time is that between the kernel's lines "Trying to unpack rootfs image" and "Freeing initrd memory"
-(init/initramfs.c, do_populate_rootfs(), with initramfs_async=0). --write makes initramfs/data/unpack-rates.tsv of it.
+(init/initramfs.c, do_populate_rootfs(), with initramfs_async=0). --write makes megamod/build/unpack-rates.tsv of it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from megamod.initramfs.archive.compress import METHODS, compress, read_module_bytes
-from megamod.initramfs.archive.cpio import Entry, write_cpio
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import find_profile
-from megamod.profiles.select import select
-from megamod.profiles.tree import open_tree
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.qemu import run_qemu
+from megamod.common.compression import METHODS, compress, read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
+from megamod.image.cpio import Entry, write_cpio
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import find_profile
+from megamod.select.select import select
 
-TABLE = Path(__file__).parents[2] / "initramfs/data/unpack-rates.tsv"
+TABLE = Path(__file__).parents[2] / "initramfs/megamod/build/unpack-rates.tsv"
 _LINES = re.compile(
     r"^\[ *([\d.]+)\] Trying to unpack rootfs image.*?^\[ *([\d.]+)\] Freeing initrd memory", re.MULTILINE | re.DOTALL
 )

@@ -19,18 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.boot.apt import find_package, open_apt, update
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.disk import make_disk
-from megamod.initramfs.boot.host import cache_folder, file_lock, find_program, run_program
-from megamod.initramfs.build import build_image
-from megamod.initramfs.steps import Steps
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import open_tree
 from tests.conftest import missing
+
+from megamod.boot.apt import find_package, open_apt, update
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.disk import make_disk
+from megamod.build.recipe import build_image
+from megamod.cli import main as cli
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder, file_lock, find_program, run_program
+from megamod.common.progress import Steps
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
 
 SUITE = "bookworm"
 FLAVOUR = "cloud-amd64"

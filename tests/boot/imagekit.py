@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import read_image, write_image
-from megamod.initramfs.boot.console import Timeline, parse_console
-from megamod.initramfs.boot.debian import Kernel, fetch_package_files
-from megamod.initramfs.boot.demo import one_by_one
-from megamod.initramfs.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.initramfs.build import build_image
-from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
-from megamod.initramfs.steps import Steps
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.console import Timeline, parse_console
+from megamod.boot.debian import Kernel, fetch_package_files
+from megamod.boot.demo import one_by_one
+from megamod.boot.disk import FileSystem, busybox_root, host_busybox, make_disk
+from megamod.boot.qemu import run_qemu
+from megamod.build.manifest import MANIFEST_PATH, Manifest
+from megamod.build.recipe import build_image
+from megamod.common.compression import read_module_bytes
+from megamod.common.host import cache_folder
+from megamod.common.progress import Steps
+from megamod.image.archive import read_image, write_image
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.profile.schema import load_profile
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 

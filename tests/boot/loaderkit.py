@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.disk import host_busybox
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.loader.build import ctl_binary, loader_binary
+from megamod.boot.disk import host_busybox
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
+from megamod.loader.programs import ctl_binary, loader_binary
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 
 UUID = "5f0c2d3a-8a54-4f0e-9c8e-0123456789ab"
 LABEL = "megaroot"

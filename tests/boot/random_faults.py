@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.disk import busybox_root, make_disk
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import run_qemu
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.disk import busybox_root, make_disk
+from megamod.boot.qemu import run_qemu
+from megamod.common.host import cache_folder
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.profiles.errors import MegamodError
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.qemu import run_qemu
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))

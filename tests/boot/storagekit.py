@@ -12,14 +12,15 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.boot.debian import fetch_package_files
-from megamod.initramfs.boot.disk import host_busybox
-from megamod.initramfs.boot.host import cache_folder, find_program
-from megamod.profiles.model import Location, Profile, Selector, Stage
-from megamod.profiles.select import select
-from megamod.profiles.tree import ModuleTree
+from megamod.boot.debian import fetch_package_files
+from megamod.boot.disk import host_busybox
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import Location
+from megamod.common.host import cache_folder, find_program
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree
+from megamod.profile.model import Profile, Selector, Stage
+from megamod.select.select import select
 
 SUITE = "bookworm"
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib", "lib")

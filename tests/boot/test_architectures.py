@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.boot.timeline import boot_image
 from tests.boot.imagekit import (
     END,
     Guest,
@@ -23,6 +20,9 @@ from tests.boot.imagekit import (
     run,
     tree_of,
 )
+
+from megamod.boot.debian import Kernel
+from megamod.boot.timeline import boot_image
 
 KERNELS = (
     ("bookworm", "arm64"),
@@ -116,7 +116,7 @@ def test_every_init_is_well_and_its_time_is_known(guest):
 
 def test_binutils_find_nothing_wrong_with_the_megamodule(tmp_path, kernel, image):
     """readelf knows every architecture, whatever the one that it was built for."""
-    from megamod.initramfs.archive.image import read_image
+    from megamod.image.archive import read_image
 
     for entry in read_image(image):
         if entry.path.endswith(".ko"):

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.boot.console import EventKind, parse_console
-from megamod.initramfs.boot.debian import Kernel, fetch_kernel
-from megamod.initramfs.boot.demo import run_demo
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.boot.qemu import QemuResult
-from megamod.initramfs.boot.timeline import boot_image
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import open_tree
+from megamod.boot.console import EventKind, parse_console
+from megamod.boot.debian import Kernel, fetch_kernel
+from megamod.boot.demo import run_demo
+from megamod.boot.qemu import QemuResult
+from megamod.boot.timeline import boot_image
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
+from megamod.image.cpio import Entry
+from megamod.modules.tree import open_tree
 
 Kernels = Callable[[str], Kernel]
 Make = Callable[..., Path]
@@ -91,7 +91,7 @@ def test_an_init_that_hangs_is_ended_by_the_timeout(kernels: Kernels, busybox_im
 def test_a_guest_that_stays_up_is_ended_after_its_last_stage_but_not_for_a_manual_one(
     kernels: Kernels, busybox_image: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megamod.initramfs.boot.timeline._LINGER_SECONDS", 0.5)
+    monkeypatch.setattr("megamod.boot.timeline._LINGER_SECONDS", 0.5)
     init = SAY + "say stage critical done; say exec /sbin/init; say stage usb done; while true; do sleep 1; done\n"
     report = boot_image(busybox_image(init, entries=[PLAN]), vmlinuz=kernels("bookworm").vmlinuz)
     assert report.result.stopped
@@ -149,7 +149,7 @@ def test_a_kernel_that_was_fetched_needs_no_program_and_no_network_again(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kernel = kernels("bookworm")
-    monkeypatch.setattr("megamod.initramfs.boot.host._SYSTEM_FOLDERS", ())
+    monkeypatch.setattr("megamod.common.host._SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert fetch_kernel("bookworm", architecture="amd64", cache=cache_folder()) == kernel
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from junitparser import JUnitXml
+
 from boot.chartkit import POWER_OFF, PROFILE, Kernels
 from boot.imagekit import MadeOnce, make_image, make_root
-from junitparser import JUnitXml
 
 CAMERA = "extends: camera\n"
 

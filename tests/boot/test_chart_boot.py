@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from boot.chartkit import Kernels, log_of, record_of
 from boot.imagekit import MadeOnce
-
-from megamod.initramfs.chart.compare import compare
-from megamod.initramfs.chart.record import Kind
+from megamod.chart.compare import compare
+from megamod.chart.record import Kind
 
 SUITES = ("bookworm", "sid")
 

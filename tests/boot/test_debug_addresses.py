@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.build import build_image
-from megamod.initramfs.debug.addresses import load_addresses
-from megamod.initramfs.debug.linkmap import read_map
-from megamod.initramfs.steps import Steps
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import open_tree
 from tests.boot.debugkit import megamod
 from tests.boot.imagekit import Guest, MadeOnce, make_root, run
+
+from megamod.boot.debian import Kernel
+from megamod.build.link_map import read_map
+from megamod.build.recipe import build_image
+from megamod.common.progress import Steps
+from megamod.debug.addresses import load_addresses
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
 
 PROFILE = "name: addresses\ncritical: {modules: ['?virtio_pci', virtio_blk, ext4]}\ncompress: none\n"
 SCRIPT = """

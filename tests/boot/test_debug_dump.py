@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.boot.qemu import run_qemu
 from tests.boot.debugkit import (  # noqa: F401
     TIMEOUT,
     cloud,
@@ -29,6 +26,9 @@ from tests.boot.debugkit import (  # noqa: F401
     read_until,
 )
 from tests.boot.imagekit import MadeOnce, add_program, make_data_disk
+
+from megamod.boot.debian import Kernel
+from megamod.boot.qemu import run_qemu
 
 # qemu_fw_cfg hands the kernel's note on itself (VMCOREINFO) to QEMU, which puts it into the dump.
 SCRIPT = """

@@ -16,10 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.boot.disk import FileSystem
-from megamod.initramfs.boot.qemu import run_qemu
 from tests.boot.debugkit import (  # noqa: F401
     FLAVOUR,
     TIMEOUT,
@@ -34,6 +30,10 @@ from tests.boot.debugkit import (  # noqa: F401
 )
 from tests.boot.imagekit import Guest, MadeOnce, add_program, make_data_disk
 from tests.boot.test_debug_symbolize import module_file
+
+from megamod.boot.debian import Kernel
+from megamod.boot.disk import FileSystem
+from megamod.boot.qemu import run_qemu
 
 # The second serial port takes the addresses out, and brings the word that gdb is ready.
 SCRIPT = """

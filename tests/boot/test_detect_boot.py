@@ -11,21 +11,21 @@ import stat
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import read_image, write_image
-from megamod.initramfs.build import build_image
-from megamod.initramfs.steps import Steps
-from megamod.profiles.detect import detect
-from megamod.profiles.detectyaml import detected_profile
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.machine import Machine
-from megamod.profiles.record import write_record
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import open_tree
 from tests.boot.storagekit import LAPTOP, SERVER, install_entries, make_disk_file, open_script, program_entries
 from tests.conftest import missing
 from tests.unit.machinekit import DUMP, items_of_dump, recorded_machine
+
+from megamod.build.recipe import build_image
+from megamod.common.errors import MegamodError
+from megamod.common.progress import Steps
+from megamod.image.archive import read_image, write_image
+from megamod.image.cpio import Entry
+from megamod.machine.detect import detect
+from megamod.machine.detected_yaml import detected_profile
+from megamod.machine.machine import Machine
+from megamod.machine.machine_recorder import write_record
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
 
 CHILD = """\
 extends: ./detected.yaml

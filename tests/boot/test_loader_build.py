@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
 from tests.boot.imagekit import END, Guest, make_image, make_root, run
+
+from megamod.boot.debian import Kernel
 
 PROFILE = """
 name: careful

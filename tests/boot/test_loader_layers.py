@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from boot.loaderkit import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
 
-from megamod.initramfs.boot.debian import fetch_package_files
-from megamod.initramfs.boot.host import cache_folder
+from boot.loaderkit import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
+from megamod.boot.debian import fetch_package_files
+from megamod.common.host import cache_folder
 
 SALT = "00112233445566778899aabbccddeeff"
 

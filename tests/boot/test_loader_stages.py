@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, after, shell_files, start_plan, write_loader_image
 
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.boot.imagekit import make_image, make_root, run
 
 PROFILE = """
@@ -26,7 +25,7 @@ def build_elsewhere(
 ) -> tuple[str, str]:
     """Build with the command, in the folder *folder*, with this environment; the image's SHA-256, and what it said."""
     folder.mkdir(parents=True)
-    program = "import sys; from megamod.initramfs.cli import main; sys.exit(main())"
+    program = "import sys; from megamod.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, "build", str(profile), "-k", kernel, "-o", "made.img"],
         cwd=folder,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from megamod.initramfs.archive.compress import METHODS
-from megamod.initramfs.archive.image import read_file, segments
 from tests.boot.imagekit import END, make_image, make_root, manifest_of, run
+
+from megamod.common.compression import METHODS
+from megamod.common.files import read_file
+from megamod.image.archive import segments
 
 PROFILE = """
 name: packed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.boot.imagekit import END, Guest, make_image, make_root, run
 
 SUITES = ("bookworm", "sid")

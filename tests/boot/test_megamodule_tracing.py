@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.profiles.tree import open_tree
+from megamod.boot.debian import Kernel
+from megamod.image.cpio import Entry
+from megamod.modules.tree import open_tree
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 
 _INIT = """\
 insmod /merged.ko && echo loaded

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.archive.image import read_image, write_image
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.build import build_image
-from megamod.initramfs.signing.sign import Signer
-from megamod.initramfs.signing.signature import read_signature
-from megamod.initramfs.steps import Steps
-from megamod.profiles.schema import load_profile
-from megamod.profiles.tree import open_tree
 from tests.boot.imagekit import END, Guest, MadeOnce, make_root, run
 from tests.boot.trustkit import trusting_kernel
+
+from megamod.boot.debian import Kernel
+from megamod.build.recipe import build_image
+from megamod.common.progress import Steps
+from megamod.image.archive import read_image, write_image
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.signing.sign import Signer
+from megamod.signing.signature import read_signature
 
 PROFILE = """
 name: signed

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from boot.chartkit import Kernels
 from boot.imagekit import MadeOnce, make_root
-
-from megamod.profiles.schema import load_profile
+from megamod.profile.schema import load_profile
 
 BAD = """\
 # Everything at once, as somebody's first try.

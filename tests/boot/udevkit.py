@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.boot.debian import Kernel, fetch_package_files
-from megamod.initramfs.boot.host import cache_folder
-from megamod.profiles.tree import open_tree
+from megamod.boot.debian import Kernel, fetch_package_files
+from megamod.common.host import cache_folder
+from megamod.modules.tree import open_tree
 
 _COMMON = (
     *("udev", "kmod", "libc6", "libkmod2", "libacl1", "libblkid1", "libcap2", "libselinux1"),

@@ -31,12 +31,13 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.singles import why_single
-from megamod.profiles.errors import MegamodError
 from tests.fuzz.mutate import bomb, damage, pack
 from tests.unit.elfkit import ALLOC, EXEC, WRITE, Ko
+
+from megamod.common.errors import MegamodError
+from megamod.prelink.link import prelink_files
+from megamod.prelink.mergeable import why_single
+from megamod.prelink.options import PrelinkOptions
 
 # Above what this process needs by itself; the largest single thing that may be asked for is a module of 256 MiB.
 MEMORY = 3 << 30

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.prelink.options import PrelinkOptions
 from tests.fuzz.fuzz_prelink import make_case, run_case, small_sets
+
+from megamod.prelink.options import PrelinkOptions
 
 FUZZER = Path(__file__).with_name("fuzz_prelink.py")
 CORPUS = sorted(path.parent for path in Path(__file__).parent.glob("corpus/*/case.json"))

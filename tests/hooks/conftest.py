@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from hooks.guestkit import REPORT, GuestRun, boot_system
 from hooks.treekit import Layer, System, build_wheel, install_wheel, make_system, run_in
-
-from megamod.initramfs.boot.host import file_lock
+from megamod.common.host import file_lock
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 GENERATORS = ("dracut", "initramfs-tools")

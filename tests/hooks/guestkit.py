@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hooks.treekit import ROOT_UUID, System
 
-from megamod.initramfs.boot.console import Failure, parse_console
-from megamod.initramfs.boot.host import find_program
-from megamod.initramfs.boot.qemu import run_qemu
+from hooks.treekit import ROOT_UUID, System
+from megamod.boot.console import Failure, parse_console
+from megamod.boot.qemu import run_qemu
+from megamod.common.host import find_program
 
 # A network card on PCI and one on virtio, USB with a keyboard, a random number generator: drivers of several kinds.
 # The processor is new enough for numpy, without what only makes emulation slow.

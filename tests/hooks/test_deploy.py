@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.hooks.deployed import Record
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.debian import Kernel
+from megamod.hooks.deploy.deployment_store import Record
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree, open_tree
 
 Kernels = Callable[[str], Kernel]
 _PROFILE = """\

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
 from hooks.conftest import MadeOnce
 from hooks.guestkit import REPORT, GuestRun, boot_system
 from hooks.treekit import Layer, make_disk, run_in

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from hooks.guestkit import GuestRun
 from hooks.treekit import Layer, image_files
 

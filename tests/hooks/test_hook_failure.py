@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hooks.conftest import GENERATE, GENERATORS, MadeOnce
 from hooks.guestkit import REPORT, boot_system
 from hooks.test_hook_boot import RDINIT, PlainBoot, assert_same_machine

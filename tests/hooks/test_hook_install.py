@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.hooks.commands import hook_remove_command
-from megamod.initramfs.hooks.install import install, read_settings, remove, status
-from megamod.initramfs.hooks.run import GENERATORS, Generator
-from megamod.profiles.errors import MegamodError
+from megamod.cli.hooks_command import hook_remove_command
+from megamod.common.errors import MegamodError
+from megamod.hooks.generators.install import install, read_settings, remove, status
+from megamod.hooks.generators.run import GENERATORS, Generator
 
-HOOKS = Path(__file__).resolve().parents[2] / "initramfs/hooks"
+HOOKS = Path(__file__).resolve().parents[2] / "initramfs/megamod/hooks/generators"
 PROGRAM = Path("/opt/megamod/bin/megamod")
 SIGNS = {
     "dracut": "usr/lib/dracut/modules.d",
@@ -195,8 +195,8 @@ def test_every_hook_file_is_clean_for_shellcheck(tool: Callable[..., str]) -> No
 
 
 def test_the_wheel_has_every_file_of_the_hooks() -> None:
-    project = tomllib.loads((HOOKS.parents[1] / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["megamod.initramfs.hooks"]
+    project = tomllib.loads((HOOKS.parents[3] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["megamod.hooks.generators"]
     packed = {path for pattern in patterns for path in HOOKS.glob(pattern) if path.is_file()}
     wanted = {
         path for path in HOOKS.rglob("*") if path.is_file() and path.suffix not in (".md", ".py", ".pyc", ".typed")
@@ -206,7 +206,7 @@ def test_the_wheel_has_every_file_of_the_hooks() -> None:
 
 
 def test_the_settings_that_the_readme_names_are_those_that_are_read() -> None:
-    source = (HOOKS / "commands.py").read_text()
-    readme = (HOOKS / "README.md").read_text()
+    source = (HOOKS.parents[1] / "cli/hooks_command.py").read_text()
+    readme = (HOOKS.parent / "README.md").read_text()
     names = set(re.findall(r"MEGAMOD_[A-Z]+", source)) - {"MEGAMOD_DEBUG"}
     assert names <= set(re.findall(r"MEGAMOD_[A-Z]+", readme))

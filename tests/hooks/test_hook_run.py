@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.debug.linkmap import read_map
-from megamod.initramfs.hooks.install import install
-from megamod.initramfs.hooks.run import HookReport, HookRequest, run_hook
-from megamod.initramfs.steps import Steps
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import ModuleTree, open_tree
 from tests.unit.machinekit import recorded_machine
+
+from megamod.boot.debian import Kernel
+from megamod.build.link_map import read_map
+from megamod.common.errors import MegamodError
+from megamod.common.progress import Steps
+from megamod.hooks.generators.install import install
+from megamod.hooks.generators.run import HookReport, HookRequest, run_hook
+from megamod.modules.tree import ModuleTree, open_tree
 
 HERE = Path(__file__).parent
 MODULES = ("virtio_blk", "virtio_pci", "ext4", "usb_storage")
@@ -252,7 +252,7 @@ def test_a_locked_kernel_without_a_trusted_key_leaves_the_image_and_says_how_to_
 
 def command(image: Path, tree: ModuleTree, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["hook", "run", "initramfs-tools", "--image-root", image, "--kernel", tree.release]
-    program = [sys.executable, "-c", "import sys; from megamod.initramfs.cli import main; sys.exit(main())"]
+    program = [sys.executable, "-c", "import sys; from megamod.cli.main import main; sys.exit(main())"]
     return subprocess.run(
         [*program, *words, "--modules-dir", tree.folder, *options], capture_output=True, text=True, check=False
     )
@@ -292,7 +292,7 @@ def test_mkinitcpio_copies_what_is_left(tree: ModuleTree, tmp_path: Path, tool: 
     (system / "lib").mkdir()
     (system / "lib/modules").symlink_to(tree.folder.parent)
     program = system / "megamod"
-    main = "import sys; from megamod.initramfs.cli import main; sys.exit(main())"
+    main = "import sys; from megamod.cli.main import main; sys.exit(main())"
     options = "--select all --exclude usb_storage"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{main}" "$@" {options}\n')
     program.chmod(0o755)

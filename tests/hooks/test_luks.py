@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
 from hooks.guestkit import REPORT, boot_system, disk_options, type_and_boot
 from hooks.test_hook_boot import RDINIT

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hooks.treekit import Layer, run_in
 
-from megamod.initramfs.boot.debian import Kernel
+from hooks.treekit import Layer, run_in
+from megamod.boot.debian import Kernel
 
 PROFILE = """\
 name: shipped
@@ -55,7 +55,7 @@ def test_two_debian_releases_and_this_machine_make_the_same_bytes(
     assert len(sums["bookworm"]) == 6
     assert sums["bookworm"] == sums["trixie"]
     for method in ("zstd", "xz", "lz4"):
-        program = "import sys; from megamod.initramfs.cli import main; sys.exit(main())"
+        program = "import sys; from megamod.cli.main import main; sys.exit(main())"
         command = [sys.executable, "-P", "-c", program, "build", "-q", "--no-cache", str(work / f"{method}.yaml")]
         subprocess.run([*command, "-k", kernel.modules, "-o", f"{method}.img"], cwd=tmp_path, check=True)
     here = subprocess.run("sha256sum *.img *.map", shell=True, cwd=tmp_path, check=True, capture_output=True, text=True)

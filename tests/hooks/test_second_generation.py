@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
 from hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
 from hooks.guestkit import REPORT, GuestRun, boot_system
 from hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
 from hooks.treekit import Layer, image_files, make_disk, run_in
-
-from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest
+from megamod.build.manifest import MANIFEST_PATH, Manifest
 
 Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
 Generation = tuple[GuestRun, dict[str, Path]]

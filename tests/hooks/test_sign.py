@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from megamod.initramfs.kernel.config import KernelConfig, parse_config
-from megamod.initramfs.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import ModuleTree
+from megamod.common.errors import MegamodError
+from megamod.kernel.config import KernelConfig, parse_config
+from megamod.modules.tree import ModuleTree
+from megamod.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
 
 RELEASE = "6.1.0-1-test"
 LOCKED = "none [integrity] confidentiality\n"

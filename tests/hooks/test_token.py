@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hooks.treekit import Layer, run_in
 
-from megamod.initramfs.boot.debian import Kernel
+from hooks.treekit import Layer, run_in
+from megamod.boot.debian import Kernel
 
 _SIGN = """\
 export DEBIAN_FRONTEND=noninteractive PATH=/opt/megamod/bin:$PATH

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import missing
-
-from megamod.initramfs.boot.apt import suite_sources
-from megamod.initramfs.boot.host import cache_folder, file_lock, find_program, run_program
+from megamod.boot.apt import suite_sources
+from megamod.common.host import cache_folder, file_lock, find_program, run_program
 
 TOP = Path(__file__).resolve().parents[2]
 PYTHONS = {"bookworm": "311", "trixie": "313"}
@@ -251,7 +250,7 @@ def _mirror(suite: str) -> str:
 
 def image_files(image: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
     """Path → content of the files and links in an image."""
-    from megamod.initramfs.archive.image import read_image
+    from megamod.image.archive import read_image
 
     entries = [entry for entry in read_image(image) if not stat.S_ISDIR(entry.mode)]
     return {entry.path: entry.data for entry in entries if not names or entry.path in names}

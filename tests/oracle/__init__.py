@@ -1,6 +1,6 @@
 """An independent judge of the prelinker: a model of the kernel's module loader for x86_64, arm64, riscv64 and arm.
 
-It shares no code with megamod.initramfs.prelink. Members are loaded one by one in the model, the megamodule is loaded
+It shares no code with megamod.prelink. Members are loaded one by one in the model, the megamodule is loaded
 in the model, and every byte, relocation and table entry of the members is compared. The map is the only thing it takes
 from the prelinker, and it takes nothing in it on trust: bytes, references and calls must fit what the map claims.
 """

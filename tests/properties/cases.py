@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from megamod.common.errors import MegamodError
+from megamod.prelink.link import Megamodule, prelink_files
+from megamod.prelink.options import PrelinkOptions
 from oracle import judge
-
-from megamod.initramfs.prelink.link import Megamodule, prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.profiles.errors import MegamodError
 from properties.modules import Tree, canonical, plain
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+
+from megamod.boot.debian import Kernel
+from megamod.prelink.link import Megamodule
 from oracle import judge
 from oracle.elffile import Section
 from oracle.model import Model, load_model
-
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.prelink.link import Megamodule
 from properties.cases import Case, Outcome, draw, run_case, shrink
 from properties.modules import Tree, open_folder, plain
 

@@ -11,5 +11,5 @@ import pytest
 def index_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that takes its place."""
     folder = tmp_path_factory.mktemp("indexes")
-    monkeypatch.setattr("megamod.profiles.indexcache.cache_folder", lambda: folder)
+    monkeypatch.setattr("megamod.modules.index_cache.cache_folder", lambda: folder)
     return folder

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.prelink.link import Megamodule, prelink
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.read import Member, read_member
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import Member, read_member
 
 VERMAGIC = "6.1.0-test SMP preempt mod_unload modversions "
 LAYOUT_CRC = 0x11223344

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import read_member
 from oracle.difference import Report
 from oracle.emulator import Emulator
 from oracle.fabricate_arches import make_arch_module
@@ -18,10 +21,6 @@ from oracle.model import Model, load_model
 from oracle.placement import Layout, Placement, lay_out
 from oracle.tables import entry_point
 from oracle.trial import Glue, arrays_of, elements, set_array
-
-from megamod.initramfs.prelink.link import Megamodule, prelink
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.read import read_member
 
 ENODEV = 19
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from megamod.profiles.machine import Machine
-from megamod.profiles.record import Item, recorded, write_record
+from megamod.machine.machine import Machine
+from megamod.machine.machine_recorder import Item, recorded, write_record
 
 # A tree with a driver for each kind of device that the tests make up.
 MODULES: dict[str, list[str]] = {

@@ -10,13 +10,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from megamod.initramfs.firmware import FirmwareFolder, collect_firmware
-from megamod.profiles.board import Board, read_board
-from megamod.profiles.editorschema import profile_schema
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.machine import Machine
-from megamod.profiles.record import recorded
-from megamod.profiles.schema import load_profile
+from megamod.build.firmware import FirmwareFolder, collect_firmware
+from megamod.common.errors import MegamodError
+from megamod.machine.board import Board, read_board
+from megamod.machine.machine import Machine
+from megamod.machine.machine_recorder import recorded
+from megamod.profile.json_schema import profile_schema
+from megamod.profile.schema import load_profile
 
 PI = "raspberrypi,4-model-b"
 # The names that linux-firmware and raspi-firmware have, and the patterns that modinfo shows for brcmfmac.

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 from junitparser import Failure, JUnitXml
-from unit.chartkit import LOG
 
-from megamod.initramfs.chart.budget import Limit, Verdict, judge, parse_budget, spent, verdicts_text
-from megamod.initramfs.chart.junit import junit_xml
-from megamod.initramfs.chart.record import BootRecord
-from megamod.initramfs.chart.source import record_from_log
-from megamod.profiles.errors import MegamodError
+from megamod.chart.budget import Limit, Verdict, judge, parse_budget, spent, verdicts_text
+from megamod.chart.junit import junit_xml
+from megamod.chart.record import BootRecord
+from megamod.chart.record_source import record_from_log
+from megamod.common.errors import MegamodError
+from unit.chartkit import LOG
 
 STAGES = ("critical", "sound")
 

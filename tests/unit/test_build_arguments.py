@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
-from megamod.initramfs.arguments import arguments, parameters_of, prefixes_of
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Location, Option
 from tests.unit.elfkit import Ko, read
+
+from megamod.build.arguments import arguments, parameters_of, prefixes_of
+from megamod.common.errors import Location, MegamodError
+from megamod.profile.model import Option
 
 
 def words(ko: Ko, parameter: str, value: str, *, merged: bool = True) -> tuple[str, ...]:

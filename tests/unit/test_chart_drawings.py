@@ -10,14 +10,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
-from megamod.initramfs.chart.compare import compare, comparison_text
-from megamod.initramfs.chart.record import BootRecord, Kind, Span
-from megamod.initramfs.chart.source import record_from_log
-from megamod.initramfs.chart.svg import svg_chart, svg_comparison
-from megamod.initramfs.chart.text import text_chart
-from megamod.initramfs.chart.trace import trace_json
+from megamod.chart.compare import compare, comparison_text
+from megamod.chart.perfetto import trace_json
+from megamod.chart.record import BootRecord, Kind, Span
+from megamod.chart.record_source import record_from_log
+from megamod.chart.svg import svg_chart, svg_comparison
+from megamod.chart.text import text_chart
+from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
-from megamod.initramfs.boot.console import parse_console
-from megamod.initramfs.boot.qemu import QemuResult
-from megamod.initramfs.boot.timeline import BootReport
-from megamod.initramfs.chart.asjson import record_json
-from megamod.initramfs.chart.merge import merge_records
-from megamod.initramfs.chart.record import BootRecord, Kind, Span, sums
-from megamod.initramfs.chart.source import read_record, record_from_log
-from megamod.initramfs.chart.svg import svg_chart
-from megamod.initramfs.chart.text import text_chart
-from megamod.profiles.errors import MegamodError
+from megamod.boot.console import parse_console
+from megamod.boot.qemu import QemuResult
+from megamod.boot.timeline import BootReport
+from megamod.chart.log_with_status import merge_records
+from megamod.chart.record import BootRecord, Kind, Span, sums
+from megamod.chart.record_json import record_json
+from megamod.chart.record_source import read_record, record_from_log
+from megamod.chart.svg import svg_chart
+from megamod.chart.text import text_chart
+from megamod.common.errors import MegamodError
+from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
 
 def record(log: str = LOG) -> BootRecord:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.archive.image import read_image
 from tests.unit.elfkit import VERMAGIC, Ko
 from tests.unit.treekit import RELEASE, make_tree
+
+from megamod.cli import main as cli
+from megamod.image.archive import read_image
 
 GOOD = "critical: {modules: [disk]}\ndeferred: [{name: usb, modules: [usb-storage], after: {delay: 5ms}}]\n"
 VERSION = {"vermagic": VERMAGIC.replace("6.1.0-test", RELEASE)}
@@ -48,7 +48,7 @@ class Builder:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("megamod.initramfs.build.loader_binary", lambda arch: b"the loader")
+        monkeypatch.setattr("megamod.build.recipe.loader_binary", lambda arch: b"the loader")
         (folder / "p.yaml").write_text(GOOD)
         (folder / "out.img").write_bytes(b"old")
 
@@ -255,7 +255,8 @@ def test_full_disk_leaves_the_old_image(builder: Builder, monkeypatch: pytest.Mo
 
 SLOW = """
 import os, sys, time
-from megamod.initramfs import build, cli
+from megamod.build import recipe as build
+from megamod.cli import main as cli
 build.loader_binary = lambda arch: b"the loader"
 def slow(*words, **more):
     print("ready", flush=True)

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import zstandard
-
-from megamod.initramfs import cli
 from tests.unit.elfkit import GLUE_IMPORTS, Back, Ko
+
+from megamod.cli import main as cli
 
 SCRIPT = Path(sys.executable).with_name("megamod")
 
@@ -397,7 +397,7 @@ def test_wrong_usage_has_no_traceback(run: Run, words: Sequence[str]) -> None:
 
 
 def test_internal_error_is_one_line_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megamod.initramfs.commands.prelink_files", lambda files, options: 1 // 0)
+    monkeypatch.setattr("megamod.cli.commands.prelink_files", lambda files, options: 1 // 0)
     outcome = run("prelink", "-o", "out.ko", *write(tmp_path, Ko("disk")))
     assert outcome.status == 1
     assert outcome.err.startswith("megamod: internal error: ZeroDivisionError: ")
@@ -408,7 +408,7 @@ def test_running_out_of_memory_is_said(run: Run, tmp_path: Path, monkeypatch: py
     def fail(files: object, options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("megamod.initramfs.commands.prelink_files", fail)
+    monkeypatch.setattr("megamod.cli.commands.prelink_files", fail)
     assert run("prelink", "-o", "out.ko", *write(tmp_path, Ko("disk"))) == Outcome(1, "", "megamod: out of memory\n")
 
 
@@ -439,7 +439,7 @@ def test_installed_script_works_in_the_c_locale(tmp_path: Path) -> None:
 
 SLOW = """
 import os, sys, time
-from megamod.initramfs import cli, commands
+from megamod.cli import commands, main as cli
 def wait(real):
     def slow(*words):
         print("ready", flush=True)

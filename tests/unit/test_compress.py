@@ -16,8 +16,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megamod.initramfs.archive.compress import compress, decompress, detect, read_module_bytes
-from megamod.profiles.errors import MegamodError
+from megamod.common.compression import compress, decompress, detect, read_module_bytes
+from megamod.common.errors import MegamodError
 
 WORDS = [b"virtio", b"ext4", b"crc32c", b"jbd2", b"mbcache", b"\0\0\0\0", b"\x7fELF"]
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megamod.initramfs.archive.cpio import Entry, archive_end, read_cpio, write_cpio
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.image.cpio import Entry, archive_end, read_cpio, write_cpio
 
 MTIME = 1_700_000_000
 
@@ -130,7 +130,7 @@ def test_an_archive_of_nothing_is_its_trailer() -> None:
 def test_paths_outside_ascii_are_written_under_the_c_locale() -> None:
     program = (
         "import stat, sys\n"
-        "from megamod.initramfs.archive.cpio import Entry, read_cpio, write_cpio\n"
+        "from megamod.image.cpio import Entry, read_cpio, write_cpio\n"
         "entries = [Entry(path='gr\\u00f6\\u00dfe/\\u4e2d', mode=stat.S_IFREG | 0o644, data=b'x'),\n"
         "           Entry(path='l\\u00efnk', mode=stat.S_IFLNK | 0o777, data='gr\\u00f6\\u00dfe'.encode())]\n"
         "data = write_cpio(entries, mtime=0)\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.boot import debian
-from megamod.initramfs.boot.apt import Apt, Dependency, Package, suite_sources
-from megamod.initramfs.boot.debian import fetch_kernel, fetch_package_files, host_kernel
-from megamod.profiles.errors import MegamodError
+from megamod.boot import debian
+from megamod.boot.apt import Apt, Dependency, Package, suite_sources
+from megamod.boot.debian import fetch_kernel, fetch_package_files, host_kernel
+from megamod.common.errors import MegamodError
 
 MIRROR = "http://mirror.example/debian"
 SECURITY = "http://mirror.example/debian-security"

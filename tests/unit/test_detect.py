@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from megamod.profiles.detect import Detection, detect
-from megamod.profiles.detectyaml import detected_profile
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.machine import Machine
-from megamod.profiles.schema import load_profile
-from megamod.profiles.select import select
-from megamod.profiles.tree import ModuleTree, open_tree
 from tests.unit.machinekit import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
 from tests.unit.treekit import make_tree
+
+from megamod.common.errors import MegamodError
+from megamod.machine.detect import Detection, detect
+from megamod.machine.detected_yaml import detected_profile
+from megamod.machine.machine import Machine
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import select
 
 KEYBOARD = "1000000000007 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe"
 POWER_BUTTON = "10000000000000 0"

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.explain import explain
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.explain import chain_of, names_of, users_of, why_absent
-from megamod.profiles.schema import load_profile
-from megamod.profiles.select import Cause, Selection, select
-from megamod.profiles.tree import open_tree
 from tests.unit.treekit import small_tree
+
+from megamod.build.explain import explain
+from megamod.common.errors import MegamodError
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.explain import chain_of, names_of, users_of, why_absent
+from megamod.select.select import Cause, Selection, select
 
 PROFILE = """\
 critical: {modules: [ext4, "?nothing", virtio_pci]}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.cpio import Entry, read_cpio, write_cpio
-from megamod.initramfs.files import collect_files, program_notes
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Root
-from megamod.profiles.schema import load_profile
+from megamod.build.files import collect_files, program_notes
+from megamod.common.errors import MegamodError
+from megamod.image.cpio import Entry, read_cpio, write_cpio
+from megamod.profile.model import Root
+from megamod.profile.schema import load_profile
 
 MINIMAL = "critical: {modules: [ext4]}\n"
 
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_read_is_a_located_error(source: Path, monkeypat
     def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("megamod.initramfs.files.os.scandir", denied)
+    monkeypatch.setattr("megamod.build.files.os.scandir", denied)
     assert refused(source, "{tree: /opt}") == "p.yaml:2:9: files: tree: Permission denied"
 
 

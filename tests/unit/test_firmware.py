@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.firmware import Firmware, FirmwareFolder, can_read, collect_firmware, wanted_early
-from megamod.initramfs.kernel.config import KernelConfig, find_config, parse_config
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Location, Root, Selector, Trigger, TriggerKind
-from megamod.profiles.schema import load_profile
+from megamod.build.firmware import Firmware, FirmwareFolder, can_read, collect_firmware, wanted_early
+from megamod.common.errors import Location, MegamodError
+from megamod.image.cpio import Entry
+from megamod.kernel.config import KernelConfig, find_config, parse_config
+from megamod.profile.model import Root, Selector, Trigger, TriggerKind
+from megamod.profile.schema import load_profile
 
 RELEASE = "6.1.0-test"
 BOTH = parse_config("CONFIG_FW_LOADER_COMPRESS_XZ=y\nCONFIG_FW_LOADER_COMPRESS_ZSTD=y\n", source="config")

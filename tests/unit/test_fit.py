@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs import cli
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.output.append import append_image
-from megamod.initramfs.output.fit import write_fit
-from megamod.initramfs.output.uki import uki_sections
-from megamod.profiles.errors import MegamodError
+from megamod.cli import main as cli
+from megamod.common.errors import MegamodError
+from megamod.image.append import append_image
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
+from megamod.image.fit import write_fit
+from megamod.image.uki import uki_sections
 
 ARM64, ARM, RISCV = 0xB7, 0x28, 0xF3
 _SOURCE = '/dts-v1/; / { compatible = "acme,board", "acme,soc"; model = "%s"; };'

@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from megamod.initramfs.kernel.exports import find_exports, read_exports
-from megamod.initramfs.kernel.flat import flat_exports, flat_kernel
-from megamod.initramfs.prelink.read import read_members
-from megamod.profiles.tree import open_tree
+from megamod.kernel.exports import find_exports, read_exports
+from megamod.kernel.flat_image import flat_exports, flat_kernel
+from megamod.modules.tree import open_tree
+from megamod.prelink.read import read_members
 
 KERNELS = [
     ("bookworm", "arm64"),

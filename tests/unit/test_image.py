@@ -18,10 +18,11 @@ from typing import NoReturn
 
 import pytest
 
-from megamod.initramfs.archive.compress import decompress
-from megamod.initramfs.archive.cpio import Entry, read_cpio, write_cpio
-from megamod.initramfs.archive.image import atomic_write, read_image, segments, source_date_epoch, write_image
-from megamod.profiles.errors import MegamodError
+from megamod.common.compression import decompress
+from megamod.common.errors import MegamodError
+from megamod.common.files import atomic_write, source_date_epoch
+from megamod.image.archive import read_image, segments, write_image
+from megamod.image.cpio import Entry, read_cpio, write_cpio
 
 REGULAR = stat.S_IFREG | 0o644
 
@@ -166,7 +167,7 @@ def test_a_write_that_the_kernel_breaks_off_leaves_the_old_output(tmp_path: Path
     (tmp_path / "image").write_bytes(b"old")
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from megamod.initramfs.archive.image import atomic_write\nfrom megamod.profiles.errors import MegamodError\n"
+        "from megamod.image.archive import atomic_write\nfrom megamod.common.errors import MegamodError\n"
         "try:\n    atomic_write(Path(sys.argv[1]), bytes(1 << 20))\n"
         "except MegamodError as error:\n    print(error)\n"
     )
@@ -208,7 +209,7 @@ def test_a_signal_ends_the_program_and_leaves_the_old_output(tmp_path: Path, num
     (tmp_path / "image").write_bytes(b"old")
     program = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from megamod.initramfs.archive.image import atomic_write\n"
+        "from megamod.image.archive import atomic_write\n"
         "def stop(descriptor):\n    os.kill(os.getpid(), int(sys.argv[2]))\n"
         "os.fsync = stop\n"
         "atomic_write(Path(sys.argv[1]), b'new')\n"

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.archive.image import read_image
-from megamod.initramfs.kernel.exportcache import cached_exports
-from megamod.initramfs.output.cache import image_key
-from megamod.profiles.schema import load_profile
 from tests.unit.signkit import make_pair
 from tests.unit.test_cli_build import GOOD, module_tree
+
+from megamod.build.image_cache import image_key
+from megamod.cli import main as cli
+from megamod.image.archive import read_image
+from megamod.kernel.export_cache import cached_exports
+from megamod.profile.schema import load_profile
 
 EXTRA = "files: {app/: /opt}\nsign: {key: modules.pem, cert: modules.crt}\nmicrocode: auto\n"
 Build = Callable[..., str]
@@ -31,8 +31,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     (tmp_path / "work/lib/firmware/disk").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("megamod.initramfs.build.loader_binary", lambda arch: b"the loader")
-    monkeypatch.setattr("megamod.initramfs.build.ctl_binary", lambda arch: b"the keeper")
+    monkeypatch.setattr("megamod.build.recipe.loader_binary", lambda arch: b"the loader")
+    monkeypatch.setattr("megamod.build.recipe.ctl_binary", lambda arch: b"the keeper")
     make_pair(tmp_path / "work")
     (tmp_path / "work/p.yaml").write_text(GOOD + EXTRA)
     tree = module_tree(tmp_path / "work")

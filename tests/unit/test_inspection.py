@@ -18,11 +18,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megamod.initramfs.archive.cpio import Entry, write_cpio
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.inspect.inspection import ImageInspection, ModuleInspection, inspect_file
-from megamod.initramfs.inspect.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.profiles.errors import MegamodError
+from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.common.errors import MegamodError
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry, write_cpio
+from megamod.inspect.inspection import ImageInspection, ModuleInspection, inspect_file
 
 REGULAR = stat.S_IFREG | 0o644
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.kernelsource import ModuleInitcall, extract_levels, kernel_version, table_text
-from megamod.profiles.levels import inherited_ranks, initcall_level, level_of, parse_table, static_rank, tagged_rank
+from megamod.common.errors import MegamodError
+from megamod.modules.initcall_source import ModuleInitcall, extract_levels, kernel_version, table_text
+from megamod.modules.levels import inherited_ranks, initcall_level, level_of, parse_table, static_rank, tagged_rank
 
 
 @pytest.mark.parametrize(

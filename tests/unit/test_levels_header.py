@@ -6,18 +6,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.apt import host_architecture
-from megamod.initramfs.boot.debian import fetch_package_files
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.prelink.read import read_member
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import tagged_rank
 from tests.conftest import missing
+
+from megamod.boot.apt import host_architecture
+from megamod.boot.debian import fetch_package_files
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder, data_folder
+from megamod.modules.levels import tagged_rank
+from megamod.prelink.read import read_member
 
 SOURCE = """\
 #define pr_fmt(fmt) "mine: " fmt
@@ -65,7 +64,7 @@ def headers(kernels, tool, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modules")
-    header = resources.files("megamod.profiles").joinpath("data/megamod-initlevel.h").read_text()
+    header = (data_folder("profiles") / "megamod-initlevel.h").read_text()
     (folder / "shadow/linux").mkdir(parents=True)
     (folder / "shadow/linux/module.h").write_text(header)
     for name, (macro, _level) in INITCALLS.items():

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from megamod.loader import build
+from megamod.common.host import data_folder
+from megamod.loader import programs as build
 
 EIO, EINTR = 5, 4
 # ppoll() and the clock may fail once; if they always do, there is no time at all.
@@ -77,7 +78,7 @@ _PROGRAMS = ("megamod/ctl", "bin/app", "root/sbin/init")
 
 
 def _number(name: str) -> int:
-    source = (Path(build.__file__).parent / "sys.h").read_text()
+    source = (data_folder("loader") / "sys.h").read_text()
     found = re.search(rf"{name} = (\d+)", source)
     assert found is not None
     return int(found[1])
@@ -87,7 +88,7 @@ def _number(name: str) -> int:
 def programs(tmp_path_factory) -> dict[str, Path]:
     """init and ctl over the made-up kernel."""
     folder = tmp_path_factory.mktemp("faulty")
-    own = Path(build.__file__).parent
+    own = data_folder("loader")
     harness = (Path(__file__).parent / "faulty_kernel.c").read_text()
     made = {}
     for name in build.PROGRAMS:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megamod.loader import build
+from megamod.common.host import data_folder
+from megamod.loader import programs as build
 
 _WORDS = """
 #include "cmdline.h"
@@ -89,7 +90,7 @@ def program(tmp_path_factory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("program")
         source = folder / "main.c"
         source.write_text(text)
-        own = Path(build.__file__).parent
+        own = data_folder("loader")
         target = folder / "program"
         target.write_bytes(
             build.compile_program("x86_64", [source, *(own / part for part in (*parts, "text.c", "sys.c"))])

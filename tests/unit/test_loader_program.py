@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from megamod.loader import build
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.common.host import data_folder
+from megamod.loader import programs as build
 
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "arm": "EM_ARM", "riscv64": "EM_RISCV"}
 _EXECUTE, _WRITE = 1, 2
@@ -101,7 +102,7 @@ def test_programs_end_where_their_last_segment_ends(program):
 
 def test_every_loader_in_the_package_is_compiled_from_the_present_sources():
     for arch in build.ARCHITECTURES:
-        folder = Path(build.__file__).parent / "bin" / arch
+        folder = data_folder("loader") / "bin" / arch
         if build.compiler_target() in (None, arch):
             build.loader_binary(arch)
             assert (folder / "source.sha256").read_text() == build.source_hash(arch)
@@ -161,7 +162,7 @@ def test_system_call_numbers_are_those_of_the_kernels_headers(tool):
     if not header.exists() or shutil.which("gcc") is None:
         pytest.skip("no header of this machine's kernel interface")
     known = dict(re.findall(r"#define __NR_(\w+) (\d+)", header.read_text()))
-    source = (Path(build.__file__).parent / "sys.h").read_text()
+    source = (data_folder("loader") / "sys.h").read_text()
     first = source[source.index("defined(__x86_64__)") : source.index("defined(__aarch64__)")]
     own = dict(re.findall(r"NR_(\w+) = (\d+)", first))
     assert own and {name: known[name] for name in own} == own

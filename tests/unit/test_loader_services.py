@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from megamod.loader import build
+from megamod.common.host import data_folder
 
-SERVICES = Path(build.__file__).parent / "services"
+SERVICES = data_folder("loader") / "services"
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tool, tmp_path):

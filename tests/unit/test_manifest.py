@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from megamod.initramfs.inspect.manifest import Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.profiles.errors import MegamodError
+from megamod.build.manifest import Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.common.errors import MegamodError
 
 VIRTIO = ManifestMember(name="virtio", file="kernel/drivers/virtio/virtio.ko", reason="needed by ext4", bytes=40123)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
-
-from megamod.initramfs.archive.image import read_file, segments
-from megamod.initramfs.inspect.inspection import ImageInspection, inspect_file
-from megamod.profiles.editorschema import profile_schema
-from megamod.profiles.model import Microcode
-from megamod.profiles.schema import load_profile
 from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
+
+from megamod.common.files import read_file
+from megamod.image.archive import segments
+from megamod.inspect.inspection import ImageInspection, inspect_file
+from megamod.profile.json_schema import profile_schema
+from megamod.profile.model import Microcode
+from megamod.profile.schema import load_profile
 
 __all__ = ["builder"]
 

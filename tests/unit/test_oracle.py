@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from oracle import judge, load_model
 from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
 from oracle.fabricate import make_chain, make_module

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from megamod.prelink.link import prelink
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import read_member
 from oracle import judge, load_model
 from oracle.arch import signed
 from oracle.arches import BY_NAME
 from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
 from oracle.fabricate_arches import make_arch_module
 from oracle.model import SHF_EXEC, Model, gather, scatter
-
-from megamod.initramfs.prelink.link import prelink
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.initramfs.prelink.read import read_member
 
 ARCHES = ["arm64", "riscv64", "arm"]
 CALLS = {"arm64": 283, "riscv64": 19, "arm": 28}

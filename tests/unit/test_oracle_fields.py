@@ -9,6 +9,7 @@ from typing import Any
 import capstone
 import numpy as np
 import pytest
+
 from oracle.arch import Field
 from oracle.arches import BY_NAME
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 from oracle import judge, load_model, naive_unwind
 from oracle.difference import Difference, Report
 from oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
@@ -19,9 +22,6 @@ from oracle.placement import Layout, lay_out
 from oracle.settle import registered_table
 from oracle.tables import SORTED_UNWIND, unwind_table
 from oracle.write import Object
-
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
 
 Members = list[tuple[str, bytes]]
 Mapping = dict[str, Any]

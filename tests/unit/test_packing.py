@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.compress import METHODS, compress
-from megamod.initramfs.archive.packing import boot_times, check_method, choose_packing, unpack_rates
-from megamod.initramfs.kernel.config import KernelConfig, parse_config
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Profile
-from megamod.profiles.schema import load_profile
+from megamod.build.choose_compression import boot_times, check_method, choose_packing, unpack_rates
+from megamod.common.compression import METHODS, compress
+from megamod.common.errors import MegamodError
+from megamod.kernel.config import KernelConfig, parse_config
+from megamod.profile.model import Profile
+from megamod.profile.schema import load_profile
 
 FULL = parse_config("".join(f"CONFIG_RD_{name}=y\n" for name in ("GZIP", "LZ4", "XZ", "ZSTD")), source="config-6.1")
 SMALL = parse_config("CONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\nCONFIG_RD_XZ=m\n", source="config-6.1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megamod.initramfs.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
-from megamod.profiles.model import Root, Trigger, TriggerKind
+from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
+from megamod.profile.model import Root, Trigger, TriggerKind
 
 CMDLINE = Root(kind="cmdline", path=None, args=())
 

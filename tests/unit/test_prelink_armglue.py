@@ -10,8 +10,8 @@ import pytest
 import unicorn
 from unicorn import arm_const as arm
 
-from megamod.initramfs.prelink.architecture import GlueCode, GlueRequest
-from megamod.initramfs.prelink.armglue import R_ABS32, encode_arm, encode_thumb
+from megamod.prelink.arch.arm_glue import R_ABS32, encode_arm, encode_thumb
+from megamod.prelink.arch.interface import GlueCode, GlueRequest
 
 CODE, STUBS, DATA, STACK, RETURN = 0x100000, 0x300000, 0x500000, 0x700000, 0x900000
 RESULT, TIMES, COUNT, LIST = DATA, DATA + 0x8000, DATA + 0x10000, DATA + 0x10010

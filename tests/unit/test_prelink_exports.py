@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 import pytest
-
 from tests.unit.elfkit import (
     GLUE_IMPORTS,
     LAYOUT_CRC,

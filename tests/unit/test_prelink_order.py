@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterable, Mapping
 
 import pytest
-
-from megamod.profiles.errors import MegamodError
 from tests.unit.elfkit import Ko, link
+
+from megamod.common.errors import MegamodError
 
 
 def inits(

@@ -6,10 +6,10 @@ import struct
 from collections.abc import Callable
 
 import pytest
-
-from megamod.initramfs.prelink.read import SIGNATURE_MAGIC, Member, read_member
-from megamod.profiles.errors import MegamodError
 from tests.unit.elfkit import ALLOC, COMMON, MODULE_SIZE, R_64, UNDEF, Ko, read
+
+from megamod.common.errors import MegamodError
+from megamod.prelink.read import SIGNATURE_MAGIC, Member, read_member
 
 
 def member_of(ko: Ko) -> Member:

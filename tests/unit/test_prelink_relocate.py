@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 
 import pytest
-
-from megamod.profiles.errors import MegamodError
 from tests.unit.elfkit import (
     ABS,
     ALLOC,
@@ -26,6 +24,8 @@ from tests.unit.elfkit import (
     Sec,
     link,
 )  # fmt: skip
+
+from megamod.common.errors import MegamodError
 
 WIDTH = {R_64: 8, R_PC32: 4, R_PLT32: 4, R_32: 4, R_32S: 4, R_PC64: 8}
 NAMES = {R_64: "64", R_PC32: "PC32", R_PLT32: "PLT32", R_32: "32", R_32S: "32S", R_PC64: "PC64"}

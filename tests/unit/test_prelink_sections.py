@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from megamod.initramfs.prelink.options import Unwind
 from tests.unit.elfkit import (
     ALLOC,
     EXEC,
@@ -20,6 +18,8 @@ from tests.unit.elfkit import (
     error_of,
     link,
 )
+
+from megamod.prelink.options import Unwind
 
 
 def test_tables_are_packed_without_padding() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.profiles.tree import open_tree
+from megamod.boot.debian import Kernel
+from megamod.modules.tree import open_tree
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 
 
 def files(kernel: Kernel, name: str) -> list[Path]:

@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-
 from tests.unit.elfkit import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
 
 START, DEEPER, END = b"\x08\0\0\0\x15\x10", b"\x10\0\0\0\x15\x10", bytes(6)

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.boot.debian import fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.profiles.devicetree import DeviceTree, read_device_tree
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import load_profile
-from megamod.profiles.select import Selection, select
-from megamod.profiles.tree import open_tree
 from tests.conftest import missing
 from tests.unit.treekit import make_tree
+
+from megamod.boot.debian import fetch_kernel
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
+from megamod.machine.device_tree import DeviceTree, read_device_tree
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import Selection, select
 
 BOARD = """
 /dts-v1/;

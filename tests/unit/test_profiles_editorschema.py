@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from megamod.profiles.editorschema import profile_schema
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import KEYS, load_profile, shipped_profiles
+from megamod.common.errors import MegamodError
+from megamod.profile.json_schema import profile_schema
+from megamod.profile.schema import KEYS, load_profile, shipped_profiles
 
 
 class Yaml12Loader(yaml.SafeLoader):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Profile, Root, TriggerKind
-from megamod.profiles.schema import find_profile, load_profile, shipped_profiles
+from megamod.common.errors import MegamodError
+from megamod.profile.model import Profile, Root, TriggerKind
+from megamod.profile.schema import find_profile, load_profile, shipped_profiles
 
 BASE = """\
 name: base

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.modprobed import HOST_FOLDERS, host_config, read_config
-from megamod.profiles.schema import load_profile
-from megamod.profiles.select import Selection, select
-from megamod.profiles.tree import Softdep, open_tree
 from tests.unit.treekit import small_tree
+
+from megamod.common.errors import MegamodError
+from megamod.modules.modprobe_d import HOST_FOLDERS, host_config, read_config
+from megamod.modules.tree import Softdep, open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import Selection, select
 
 
 def write(folder: Path, **files: str) -> Path:

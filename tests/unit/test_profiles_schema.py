@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Profile, Root, Trigger, TriggerKind
-from megamod.profiles.schema import load_profile
+from megamod.common.errors import MegamodError
+from megamod.profile.model import Profile, Root, Trigger, TriggerKind
+from megamod.profile.schema import load_profile
 
 MINIMAL = "critical: {modules: [ext4]}\n"
 

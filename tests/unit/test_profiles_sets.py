@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import find_profile, load_profile, shipped_profiles
-from megamod.profiles.select import Selection, select
-from megamod.profiles.selectors import parse_selector
-from megamod.profiles.sets import shipped_sets
-from megamod.profiles.tree import open_tree
 from tests.unit.treekit import make_tree, small_tree
+
+from megamod.common.errors import MegamodError
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import find_profile, load_profile, shipped_profiles
+from megamod.profile.selectors import parse_selector
+from megamod.select.select import Selection, select
+from megamod.select.sets import shipped_sets
 
 SUITES = ("bookworm", "bookworm-backports", "sid")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.boot import qemu
-from megamod.initramfs.boot.qemu import QemuResult, choose_accelerator, run_qemu
-from megamod.profiles.errors import MegamodError
+from megamod.boot import qemu
+from megamod.boot.qemu import QemuResult, choose_accelerator, run_qemu
+from megamod.common.errors import MegamodError
 
 FakeQemu = Callable[[str], Path]
 
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_qemu(fake_qemu: FakeQemu, tmp_path: Path) -> None:
     for name in ("vmlinuz", "image"):
         (tmp_path / name).write_bytes(b"")
     code = (
-        "from pathlib import Path\nfrom megamod.initramfs.boot.qemu import run_qemu\n"
+        "from pathlib import Path\nfrom megamod.boot.qemu import run_qemu\n"
         f"run_qemu(image=Path({str(tmp_path / 'image')!r}), vmlinuz=Path({str(tmp_path / 'vmlinuz')!r}), accel='tcg')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)

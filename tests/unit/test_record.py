@@ -9,15 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from megamod.profiles.detect import detect
-from megamod.profiles.detectyaml import detected_profile
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.machine import Machine, open_machine
-from megamod.profiles.record import Item, recorded, write_record
-from megamod.profiles.schema import load_profile
-from megamod.profiles.select import select
-from megamod.profiles.tree import open_tree
 from tests.unit.machinekit import (
     ALIASES,
     DATA,
@@ -30,6 +21,15 @@ from tests.unit.machinekit import (
     recorded_machine,
 )
 from tests.unit.treekit import make_tree
+
+from megamod.common.errors import MegamodError
+from megamod.machine.detect import detect
+from megamod.machine.detected_yaml import detected_profile
+from megamod.machine.machine import Machine, open_machine
+from megamod.machine.machine_recorder import Item, recorded, write_record
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import select
 
 
 def test_a_record_of_a_record_is_the_same(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text
-from megamod.initramfs.rootneeds import check_root
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import Root
-from megamod.profiles.schema import load_profile
-from megamod.profiles.selection import SelectedModule, SelectedStage, Selection
-from megamod.profiles.tree import ModuleTree
+from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text
+from megamod.build.root_requirements import check_root
+from megamod.common.errors import MegamodError
+from megamod.modules.tree import ModuleTree
+from megamod.profile.model import Root
+from megamod.profile.schema import load_profile
+from megamod.select.selection import SelectedModule, SelectedStage, Selection
 
 VERITY = "root-hash: 00FF, hash-device: PARTLABEL=hashes, data-blocks: 256"
 

@@ -11,9 +11,10 @@ from typing import Protocol
 
 import pytest
 
-from megamod.profiles.model import Location, Profile, Selector, Stage
-from megamod.profiles.select import select
-from megamod.profiles.tree import ModuleTree, module_name, open_tree
+from megamod.common.errors import Location
+from megamod.modules.tree import ModuleTree, module_name, open_tree
+from megamod.profile.model import Profile, Selector, Stage
+from megamod.select.select import select
 
 SUITES = ("bookworm", "bookworm-backports")
 SAMPLE = 150

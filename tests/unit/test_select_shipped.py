@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from megamod.initramfs.boot.debian import fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import load_profile, shipped_profiles
-from megamod.profiles.select import select
-from megamod.profiles.tree import ModuleTree, open_tree
 from tests.conftest import missing
+
+from megamod.boot.debian import fetch_kernel
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.profile.schema import load_profile, shipped_profiles
+from megamod.select.select import select
 
 # (suite, the meta-package linux-image-…, Debian's architecture)
 KERNELS = (

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.archive.image import read_image
-from megamod.initramfs.signing.sign import MARKER
-from megamod.initramfs.signing.signature import read_signature
-from megamod.profiles.schema import load_profile
 from tests.unit.elfkit import Ko
 from tests.unit.signkit import make_pair
 from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
+
+from megamod.cli import main as cli
+from megamod.image.archive import read_image
+from megamod.profile.schema import load_profile
+from megamod.signing.sign import MARKER
+from megamod.signing.signature import read_signature
 
 __all__ = ["builder"]
 

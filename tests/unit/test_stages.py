@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
-from megamod.initramfs.kernel.exports import KernelExport, KernelExports
-from megamod.initramfs.prelink.read import read_member
-from megamod.initramfs.prelink.singles import why_single
-from megamod.initramfs.stages import Load, needs, split
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.model import canonical
-from megamod.profiles.select import SelectedModule, SelectedStage
 from tests.unit.elfkit import Ko, read
+
+from megamod.build.stages import Load, needs, split
+from megamod.common.errors import MegamodError
+from megamod.common.text import canonical
+from megamod.kernel.exports import KernelExport, KernelExports
+from megamod.prelink.mergeable import why_single
+from megamod.prelink.read import read_member
+from megamod.select.select import SelectedModule, SelectedStage
 
 
 def make(text: str) -> dict[str, Ko]:

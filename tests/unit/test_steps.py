@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from megamod.initramfs.steps import (
+from megamod.common.progress import (
     StageRow,
     Steps,
     closing_table,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.debug.linkmap import LinkMap, parse_map
-from megamod.initramfs.debug.places import Places
 from tests.unit.elfkit import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
+
+from megamod.build.link_map import LinkMap, parse_map
+from megamod.cli import main as cli
+from megamod.debug.places import Places
 
 BASE = 0xFFFFFFFFC0200000
 Symbolize = Callable[..., tuple[str, str]]
@@ -284,7 +284,7 @@ def test_the_map_is_found_beside_the_image(symbolize: Symbolize) -> None:
 def test_bytes_that_are_no_text_go_through_as_they_are(symbolize: Symbolize) -> None:
     symbolize("")
     text = b"\xff\x80 \x00\x1b[1m usb_probe+0x4/0x10 [megamod_critical]\r\n"
-    command = [sys.executable, "-c", "from megamod.initramfs import cli; cli.main()", "symbolize", "--map", "out.map"]
+    command = [sys.executable, "-c", "from megamod.cli import main as cli; cli.main()", "symbolize", "--map", "out.map"]
     for locale in ("C", "C.UTF-8"):
         done = subprocess.run(
             command, input=text, capture_output=True, env={**os.environ, "LC_ALL": locale}, check=True

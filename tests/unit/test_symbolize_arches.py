@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.boot.debian import Kernel
-from megamod.initramfs.debug.linkmap import parse_map
-from megamod.initramfs.debug.places import Places
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
-from megamod.profiles.tree import open_tree
+from megamod.boot.debian import Kernel
+from megamod.build.link_map import parse_map
+from megamod.debug.places import Places
+from megamod.modules.tree import open_tree
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 
 KERNELS = [("bookworm", "amd64"), ("sid", "amd64"), ("trixie", "arm64"), ("trixie", "armhf"), ("sid", "riscv64")]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.debug.debugfiles import DebugFiles, debuginfod_cache
-from megamod.initramfs.debug.linkmap import MapMember
-from megamod.initramfs.prelink.link import prelink_files
-from megamod.initramfs.prelink.options import PrelinkOptions
 from tests.unit.elfkit import VERMAGIC
+
+from megamod.build.link_map import MapMember
+from megamod.cli import main as cli
+from megamod.debug.debug_files import DebugFiles, debuginfod_cache
+from megamod.prelink.link import prelink_files
+from megamod.prelink.options import PrelinkOptions
 
 BASE = 0xFFFFFFFFC0200000
 Debug = Callable[..., tuple[int, str, str]]

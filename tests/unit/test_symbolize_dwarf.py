@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.debug.dwarf import DebugFile
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.debug.dwarf import DebugFile
 
 # Functions in two sections that both begin at 0, inlined ones in each other and across a header, a cold part.
 SOURCE = """\

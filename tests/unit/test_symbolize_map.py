@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from megamod.initramfs import cli
-from megamod.initramfs.archive.image import read_image
-from megamod.initramfs.debug.linkmap import GLUE, parse_map, read_map, write_map
-from megamod.profiles.errors import MegamodError
 from tests.unit.elfkit import FUNC, LOCAL, Back, Ko, link
 from tests.unit.test_cli_build import GOOD, module_tree
+
+from megamod.build.link_map import GLUE, parse_map, read_map, write_map
+from megamod.cli import main as cli
+from megamod.common.errors import MegamodError
+from megamod.image.archive import read_image
 
 Run = Callable[..., tuple[int, str]]
 
@@ -44,8 +44,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("megamod.initramfs.build.loader_binary", lambda arch: b"the loader")
-    monkeypatch.setattr("megamod.initramfs.build.ctl_binary", lambda arch: b"the keeper")
+    monkeypatch.setattr("megamod.build.recipe.loader_binary", lambda arch: b"the loader")
+    monkeypatch.setattr("megamod.build.recipe.ctl_binary", lambda arch: b"the keeper")
     Path("p.yaml").write_text(GOOD)
     tree = module_tree(tmp_path / "work")
 
@@ -112,7 +112,8 @@ def test_a_map_that_cannot_be_written_leaves_the_image_as_it_was(build: Run) -> 
 
 SLOW = """
 import os, sys, time
-from megamod.initramfs import build, cli
+from megamod.build import recipe as build
+from megamod.cli import main as cli
 build.loader_binary = build.ctl_binary = lambda arch: b"program"
 real = os.fsync
 def slow(descriptor):

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from megamod.initramfs.boot.console import EventKind, Failure, Timeline, parse_console
-from megamod.initramfs.boot.qemu import QemuResult
-from megamod.initramfs.boot.timeline import BootReport
+from megamod.boot.console import EventKind, Failure, Timeline, parse_console
+from megamod.boot.qemu import QemuResult
+from megamod.boot.timeline import BootReport
 
 GOOD = """\
 [    0.000000] Linux version 6.1.0-56-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megamod.profiles.aliases import parse_aliases
+from megamod.modules.aliases import parse_aliases
 
 COMPATIBLE = st.text(alphabet="aCT,", min_size=1, max_size=5)
 

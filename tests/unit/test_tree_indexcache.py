@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from megamod.profiles.depmod import INDEXES
-from megamod.profiles.indexcache import indexes_of
-from megamod.profiles.tree import open_tree
 from tests.unit.elfkit import Ko
+
+from megamod.modules.depmod import INDEXES
+from megamod.modules.index_cache import indexes_of
+from megamod.modules.tree import open_tree
 
 
 class Depmod:
@@ -105,7 +105,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("megamod.profiles.indexcache.cache_folder", lambda: tmp_path / "file/indexes")
+    monkeypatch.setattr("megamod.modules.index_cache.cache_folder", lambda: tmp_path / "file/indexes")
     depmod = Depmod()
     for run in (1, 2):
         assert indexes_of(folder, run=depmod)["modules.dep"].endswith(f"# run {run}\n")

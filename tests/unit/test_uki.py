@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import read_image, write_image
-from megamod.initramfs.output.uki import SecureBootKey, find_stub, uki_sections, write_uki
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.schema import load_profile
+from megamod.common.errors import MegamodError
+from megamod.image.archive import read_image, write_image
+from megamod.image.cpio import Entry
+from megamod.image.uki import SecureBootKey, find_stub, uki_sections, write_uki
+from megamod.profile.schema import load_profile
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:

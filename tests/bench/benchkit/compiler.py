@@ -10,8 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from megamod.initramfs.boot.host import run_program
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.common.host import run_program
 
 GUEST = Path(__file__).parent.parent / "guest"
 

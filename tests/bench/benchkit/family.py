@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 
 from benchkit.kernels import BenchKernel
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 
 _TRIES = 4
 _LOOK_AHEAD = 60

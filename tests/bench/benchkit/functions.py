@@ -11,7 +11,7 @@ from pathlib import Path
 from benchkit.compiler import compiler
 from benchkit.guest import run_guest
 from benchkit.kernels import BenchKernel
-from megamod.initramfs.boot.host import find_program, run_program
+from megamod.common.host import find_program, run_program
 
 PLUGIN = Path(__file__).parent.parent / "plugin" / "functions.c"
 # Where kernels put modules with nokaslr, as [start, end): MODULES_VADDR in Documentation/x86/x86_64/mm.rst, and in

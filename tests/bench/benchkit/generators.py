@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchkit.system import TESTS
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import make_image
-from megamod.initramfs.boot.debian import fetch_package_files
-from megamod.initramfs.boot.disk import host_busybox
-from megamod.initramfs.boot.host import cache_folder, file_lock, find_program, run_program
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.debian import fetch_package_files
+from megamod.boot.disk import host_busybox
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder, file_lock, find_program, run_program
+from megamod.image.archive import make_image
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree, open_tree
 
 if TYPE_CHECKING:
     from hooks.treekit import Layer, System
@@ -276,7 +276,7 @@ def _profile(unwind: str, deferred: Sequence[str]) -> str:
 
 
 def _run_megamod(words: Sequence[str]) -> Cost:
-    program = "import sys; from megamod.initramfs.cli import main; sys.exit(main())"
+    program = "import sys; from megamod.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-I", "-c", _STARTER, sys.executable, "-c", program, *words]
     return _cost(run_program(command))
 

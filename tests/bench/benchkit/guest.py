@@ -9,10 +9,10 @@ from pathlib import Path
 
 from benchkit.kernels import BenchKernel
 from benchkit.rows import Call
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.profiles.errors import MegamodError
+from megamod.boot.qemu import run_qemu
+from megamod.common.errors import MegamodError
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
 
 MEMORY_MIB = 1024
 _TIMEOUT = 1200.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamod.initramfs.boot.debian import fetch_kernel
-from megamod.initramfs.boot.host import cache_folder
-from megamod.initramfs.prelink.read import read_members
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.debian import fetch_kernel
+from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
+from megamod.modules.tree import ModuleTree, open_tree
+from megamod.prelink.read import read_members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchkit.guest import GuestRun, run_guest
 from benchkit.kernels import BenchKernel
 from benchkit.rows import Call
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 
 # Calls that differ by more ns between two boots wait for the clock (raid6_pq tries its algorithms for whole ticks).
 _CLOCK_WAIT = 1_000_000

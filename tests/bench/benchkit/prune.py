@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.prelink.elf import EHDR64, RELA64, SHDR64, SHF_ALLOC, SHT_RELA, SHT_SYMTAB, SYM64, Array
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.common.host import find_program, run_program
+from megamod.prelink.elf import EHDR64, RELA64, SHDR64, SHF_ALLOC, SHT_RELA, SHT_SYMTAB, SYM64, Array
 
 _TRACING = ("__mcount_loc", "_ftrace_events", "_ftrace_eval_map", "__bpf_raw_tp_map", ".BTF", ".BTF.base")
 _ORC = (".orc_unwind", ".orc_unwind_ip", ".orc_header")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from benchkit.prune import prune
 from benchkit.sets import ModuleSet
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.prelink.link import prelink
-from megamod.initramfs.prelink.options import PrelinkOptions, Symbols, Unwind
-from megamod.initramfs.prelink.read import Member, strip_signature
-from megamod.profiles.errors import MegamodError
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.host import find_program, run_program
+from megamod.prelink.link import prelink
+from megamod.prelink.options import PrelinkOptions, Symbols, Unwind
+from megamod.prelink.read import Member, strip_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchkit.kernels import BenchKernel
-from megamod.initramfs.kernel.exports import find_exports
-from megamod.initramfs.prelink.donors import find_donors
-from megamod.initramfs.prelink.order import Rank, order
-from megamod.initramfs.prelink.read import Member, read_members
-from megamod.initramfs.prelink.resolve import resolve
-from megamod.initramfs.stages import Load, needs, split
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.levels import inherited_ranks, static_rank
-from megamod.profiles.model import canonical
-from megamod.profiles.select import SelectedModule, SelectedStage
-from megamod.profiles.tree import ModuleTree
+from megamod.build.stages import Load, needs, split
+from megamod.common.errors import MegamodError
+from megamod.common.text import canonical
+from megamod.kernel.exports import find_exports
+from megamod.modules.levels import inherited_ranks, static_rank
+from megamod.modules.tree import ModuleTree
+from megamod.prelink.kernel_crcs import find_donors
+from megamod.prelink.order import Rank, order
+from megamod.prelink.read import Member, read_members
+from megamod.prelink.resolve import resolve
+from megamod.select.select import SelectedModule, SelectedStage
 
 SETS = Path(__file__).parent.parent / "sets"
 

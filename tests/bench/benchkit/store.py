@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megamod.initramfs.archive.image import atomic_write
-from megamod.initramfs.boot.host import find_program, run_program
+from megamod.common.files import atomic_write
+from megamod.common.host import find_program, run_program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

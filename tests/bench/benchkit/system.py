@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.boot.host import find_program
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
+from megamod.common.host import find_program
+from megamod.image.cpio import Entry
 
 if TYPE_CHECKING:
     from hooks.treekit import System

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from megamod.initramfs.boot.host import find_program, run_program
+from megamod.common.host import find_program, run_program
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

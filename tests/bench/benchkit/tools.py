@@ -12,10 +12,10 @@ from benchkit.guest import run_guest
 from benchkit.kernels import BenchKernel
 from benchkit.sets import ModuleSet
 from benchkit.system import program_entries
-from megamod.initramfs.archive.compress import read_module_bytes
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
-from megamod.initramfs.boot.host import find_program, run_program
+from megamod.common.compression import read_module_bytes
+from megamod.common.host import find_program, run_program
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
 
 _FILE, _FOLDER = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 _PROGRAM = stat.S_IFREG | 0o755

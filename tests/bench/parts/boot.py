@@ -13,13 +13,13 @@ from benchkit.generators import CRITICAL, DEFERRED, QUICK, Generated, make_image
 from benchkit.store import digest
 from benchkit.system import program_entries
 
-from megamod.initramfs.archive.compress import compress, decompress
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.boot.disk import busybox_root, make_disk
-from megamod.initramfs.boot.host import find_program, run_program
-from megamod.initramfs.boot.qemu import run_qemu
-from megamod.profiles.errors import MegamodError
-from megamod.profiles.tree import ModuleTree, open_tree
+from megamod.boot.disk import busybox_root, make_disk
+from megamod.boot.qemu import run_qemu
+from megamod.common.compression import compress, decompress
+from megamod.common.errors import MegamodError
+from megamod.common.host import find_program, run_program
+from megamod.image.cpio import Entry
+from megamod.modules.tree import ModuleTree, open_tree
 from parts.context import Context, Part, Plot, Table
 
 # MB/s of what holds the image: an SD card, eMMC, a fast flash.

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchkit.generators import QUICK, Generated, make_images, own_images
 
-from megamod.initramfs.archive.compress import compress, decompress
-from megamod.initramfs.archive.image import read_image
+from megamod.common.compression import compress, decompress
+from megamod.image.archive import read_image
 from parts.context import Context, Part, Plot, Table
 
 METHODS = ("none", "lz4", "gzip", "zstd", "xz")

@@ -13,8 +13,8 @@ from benchkit.rows import find_row
 from benchkit.sets import ModuleSet, open_set
 from benchkit.store import digest
 
-from megamod.initramfs.archive.cpio import Entry
-from megamod.initramfs.archive.image import write_image
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
 from parts.context import Context, Part, Table
 from parts.load import load_figure
 

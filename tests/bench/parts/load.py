@@ -24,7 +24,7 @@ from benchkit.tools import (
     waves_image,
 )
 
-from megamod.profiles.errors import MegamodError
+from megamod.common.errors import MegamodError
 from parts.context import Context, Part, Plot, Table
 
 ROWS = ("stock", "packed", "unsigned", "stripped", "pruned-drop", "keep", "compact+trim", "drop+trim")

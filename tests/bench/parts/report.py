@@ -9,7 +9,7 @@ from typing import Any
 
 from benchkit.tables import markdown, title
 
-from megamod.initramfs.archive.image import atomic_write
+from megamod.common.files import atomic_write
 from parts.context import Part, Plot, Table
 
 

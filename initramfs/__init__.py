@@ -1,1 +1,0 @@
-"""The host side: profile and module tree in, bootable initramfs image out."""

@@ -1,1 +1,0 @@
-"""The cpio archive of an image: written, compressed, read again."""

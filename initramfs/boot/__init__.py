@@ -1,1 +1,0 @@
-"""Boot an image in QEMU and read the timeline that its console shows."""

@@ -1,1 +1,0 @@
-"""What was merged, taken apart again: maps, symbolized traces, scripts for debuggers."""

@@ -1,1 +1,0 @@
-"""megamod in the images of dracut, initramfs-tools and mkinitcpio."""

@@ -1,0 +1,1 @@
+"""Links a kernel's modules into one, and boots it with a single finit_module call."""

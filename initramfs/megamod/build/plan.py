@@ -1,0 +1,173 @@
+"""The plan: the line-based file in the image that tells the loader what to do. The builder's half; loader/plan.c reads
+it.
+
+Grammar (ASCII, one record a line, fields separated by one space; in a field every byte outside 0x21 to 0x7e and ``%``
+itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a wrong number of fields is fatal):
+
+    megamod-plan 1
+    kernel RELEASE
+    fallback none | fallback modules
+    root cmdline | root exec PATH ARG… | root chain PATH
+    overlay tmpfs [OPTIONS]          a tmpfs over the root takes what is written
+    verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
+                                     a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
+    probe async                      only if asked for
+    skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
+    stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -;
+                                     TIMEOUT milliseconds, 0 none
+    merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
+    argument TEXT                    words for the load above
+    member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
+    original FILE                    with fallback modules: the members' own files, in the members' order
+    prefix NAME                      command-line words NAME.x belong to the load above, too
+    requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
+                                     stands for modprobe meanwhile
+    single FILE NAME [ID…]           a module on its own
+    softdep NAME                     NAME has a softdep, which the mask must empty
+    dependents ID NAME…              modules in no stage that need ID
+
+Every member and single has the next number, from 0, as its ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.profile.model import Fallback, Root, Trigger, TriggerKind
+from megamod.profile.root_layers import SAME_DEVICE
+
+PLAN_PATH = "megamod/plan"
+
+MAX_STAGES = 64
+"""How many stages the loader takes (loader/plan.h)."""
+
+CTL_PATH = "megamod/ctl"
+"""Where the loader expects the program of the stage keeper, megamod-ctl."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanModule:
+    """A member or single, and the names of the earlier modules, of its own load too, that it needs."""
+
+    name: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLoad:
+    """One call: *file* is the absolute path in the image; singles have exactly one module. *originals*, if any, are the
+    absolute paths of the members' own files, in the order of *modules*."""
+
+    file: str
+    name: str
+    merged: bool
+    has_results: bool
+    modules: tuple[PlanModule, ...]
+    arguments: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    requests: str | None = None
+    originals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanStage:
+    """A stage; *trigger* None means at once."""
+
+    name: str
+    trigger: Trigger | None
+    loads: tuple[PlanLoad, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole plan. dependents: name of a planned module → modules in no stage that need it; skips: planned modules
+    whose init is left out."""
+
+    kernel: str
+    root: Root
+    probe_async: bool
+    stages: tuple[PlanStage, ...]
+    softdeps: tuple[str, ...]
+    dependents: Mapping[str, Sequence[str]]
+    skips: tuple[str, ...] = ()
+    fallback: Fallback = "none"
+
+
+def plan_text(plan: Plan) -> bytes:
+    """The file's bytes."""
+    numbers: dict[str, int] = {}
+    lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", plan.fallback)]
+    lines += _root(plan.root)
+    if plan.probe_async:
+        lines.append(_record("probe", "async"))
+    lines += [_record("skip", name) for name in plan.skips]
+    for stage in plan.stages:
+        lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))
+        for load in stage.loads:
+            lines += _load(load, numbers)
+    lines += [_record("softdep", name) for name in plan.softdeps]
+    lines += [
+        _record("dependents", str(numbers[name]), *users)
+        for name, users in sorted(plan.dependents.items(), key=lambda item: numbers[item[0]])
+        if users
+    ]
+    return b"".join(lines)
+
+
+def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
+    if load.merged:
+        yield _record("merged", load.file, load.name, "1" if load.has_results else "0")
+    for module in load.modules:
+        ids = [str(number) for number in sorted(numbers[name] for name in module.needs)]
+        numbers[module.name] = len(numbers)
+        if load.merged:
+            yield _record("member", module.name, *ids)
+        else:
+            yield _record("single", load.file, module.name, *ids)
+    yield from (_record("original", path) for path in load.originals)
+    yield from (_record("argument", text) for text in load.arguments)
+    yield from (_record("prefix", name) for name in load.prefixes)
+    if load.requests is not None:
+        yield _record("requests", load.requests)
+
+
+def _root(root: Root) -> Iterable[bytes]:
+    if root.kind != "cmdline":
+        assert root.path is not None
+        yield _record("root", root.kind, root.path, *root.args)
+        return
+    yield _record("root", "cmdline")
+    if root.overlay is not None:
+        yield _record("overlay", "tmpfs", *filter(None, [root.overlay]))
+    if root.verity is not None:
+        v = root.verity
+        device = "-" if v.hash_device == SAME_DEVICE else v.hash_device
+        numbers = (v.data_block_size, v.hash_block_size, v.data_blocks, v.hash_start)
+        yield _record("verity", device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *v.options)
+
+
+def _trigger(trigger: Trigger | None) -> tuple[str, str, str]:
+    if trigger is None:
+        return TriggerKind.NOW.value, "-", "0"
+    argument = trigger.path if trigger.path is not None else trigger.delay_ms
+    return trigger.kind.value, "-" if argument is None else str(argument), str(trigger.timeout_ms)
+
+
+def trigger_text(trigger: Trigger | None) -> str:
+    """The trigger in words, for people: ``path /run/x, timeout 5 s``."""
+    kind, argument, timeout = _trigger(trigger)
+    text = kind
+    if argument != "-":
+        text += f" {argument}" + (" ms" if trigger is not None and trigger.path is None else "")
+    return text + (f", timeout {int(timeout) / 1000:g} s" if timeout != "0" else "")
+
+
+def _record(*fields: str) -> bytes:
+    return b" ".join(_escape(field) for field in fields) + b"\n"
+
+
+def _escape(field: str) -> bytes:
+    raw = field.encode("utf-8", "surrogateescape")
+    escaped = b"".join(bytes([c]) if 0x21 <= c <= 0x7E and c != 0x25 else b"%%%02X" % c for c in raw)
+    return escaped or b"%"

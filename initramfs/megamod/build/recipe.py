@@ -1,0 +1,418 @@
+"""The recipe of ``megamod build``: profile → selection → megamodules → plan → image."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from megamod.common.compression import read_module_bytes
+from megamod.image.cpio import Entry
+from megamod.image.archive import make_image
+from megamod.build.microcode import EarlyArchive, early_archive
+from megamod.build.choose_compression import check_method, choose_packing
+from megamod.build.arguments import arguments, prefixes_of
+from megamod.build.contents import Contents, collect_contents
+from megamod.build.link_map import map_bytes
+from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
+from megamod.kernel.config import find_config
+from megamod.kernel.export_cache import cached_exports
+from megamod.kernel.exports import KernelExports, check_imports
+from megamod.build.write_output import write_output
+from megamod.build.plan import (
+    CTL_PATH,
+    MAX_STAGES,
+    PLAN_PATH,
+    Plan,
+    PlanLoad,
+    PlanModule,
+    PlanStage,
+    plan_text,
+    trigger_text,
+)
+from megamod.prelink.kernel_crcs import find_donors
+from megamod.prelink.emit import build_ids
+from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import Member, read_member
+from megamod.build.root_requirements import check_root, root_text
+from megamod.signing.sign import Signer
+from megamod.build.stages import Load, needs, split
+from megamod.common.progress import StageRow, Steps, counted, human_bytes
+from megamod.loader.programs import ctl_binary, loader_binary
+from megamod.common.errors import MegamodError
+from megamod.modules.levels import tagged_rank
+from megamod.profile.model import Profile
+from megamod.select.select import SelectedStage, Selection, select
+from megamod.modules.tree import ModuleTree
+
+_FOLDERS = ("dev", "proc", "sys", "run", "root")
+
+ORIGINALS = "megamod/originals"
+"""Where the members' own files lie in the image, for the loader's fallback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltLoad:
+    """A load with its file: *data* goes into the image as *file*; merged is None for a single. *signer* is whose
+    signature the build has put at its end, "" for none."""
+
+    load: Load
+    file: str
+    data: bytes
+    merged: Megamodule | None
+    signer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltStage:
+    """A stage with its files; seconds is what linking it took."""
+
+    stage: SelectedStage
+    loads: tuple[BuiltLoad, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table."""
+
+    output: Path
+    bytes: int
+    manifest: Manifest
+    rows: tuple[StageRow, ...]
+
+
+def build_image(
+    profile: Profile, tree: ModuleTree, output: Path, *, steps: Steps, map_file: Path | None = None
+) -> BuildReport:
+    """Build the image, and the map if *map_file* is given; nothing is written before everything has been linked and
+    verified, then both or none."""
+    with steps.step("select") as step:
+        selection = select(profile, tree)
+        step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))
+    check_root(selection)
+    for note in selection.notes:
+        steps.say(f"  note: {note}")
+
+    config = find_config(tree.folder, tree.release)
+    check_method(profile.compress, config)
+    signer = Signer.for_profile(profile, config)
+
+    with steps.step("read") as step:
+        files, members = read_selection(selection)
+        step.note(f"{counted(len(members), 'module')}, {human_bytes(sum(map(len, files.values())))}")
+    with steps.step("files") as step:
+        contents = collect_contents(selection, members)
+        step.note(contents.summary())
+    arch = loader_name(members, tree)
+    early = early_archive(profile, tree, config, machine=arch)
+    for note in (*contents.notes, *early.notes):
+        steps.say(f"  note: {note}")
+    edges = needs(members)
+    exports = kernel_exports(selection, members, steps)
+
+    built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
+    if signer is not None:
+        with steps.step("sign") as step:
+            built = tuple(signed_stage(stage, signer) for stage in built)
+            step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
+
+    blobs = [*(item.data for stage in built for item in stage.loads), *(file.entry.data for file in contents.files)]
+    packing = choose_packing(profile, config, blobs)
+    if packing.note:
+        steps.say(f"  note: {packing.note}")
+    selection = replace(selection, profile=replace(selection.profile, compress=packing.method))
+
+    # Beyond this point only what has been decided is written down.
+    plan = make_plan(selection, built, members, edges)
+    manifest = make_manifest(selection, built, files, contents, early)
+    originals = original_files(built, files) if profile.fallback == "modules" else {}
+    entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
+    entries += [file.entry for file in contents.files]
+    with steps.step("image") as step:
+        image = early.data + make_image(entries, method=packing.method)
+        beside = [(map_file, make_map_file(selection, built))] if map_file else []
+        size = write_output(output, image, profile, tree, beside=beside)
+        step.note(f"{output} {human_bytes(size)}")
+    return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
+
+
+def read_selection(selection: Selection) -> tuple[dict[str, bytes], dict[str, Member]]:
+    """The plain bytes and the parsed form of every selected module, by name; checks that they are of this kernel."""
+    files: dict[str, bytes] = {}
+    members: dict[str, Member] = {}
+    for stage in selection.stages:
+        for module in stage.modules:
+            files[module.name] = read_module_bytes(module.path)
+            member = read_member(files[module.name], file=module.path.name)
+            if member.name != module.name:
+                raise MegamodError(f"{module.path}: the module inside calls itself {member.name}")
+            release = (member.info("vermagic") or "").split(" ", 1)[0]
+            if release != selection.tree.release:
+                raise MegamodError(
+                    f"{module.path}: built for {release}, the tree is of {selection.tree.release}",
+                    hint="take all modules from one lib/modules folder",
+                )
+            members[module.name] = member
+    return files, members
+
+
+def build_stage(
+    stage: SelectedStage,
+    files: Mapping[str, bytes],
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    exports: KernelExports | None,
+    selection: Selection,
+    steps: Steps,
+) -> BuiltStage:
+    start = time.monotonic()
+    built = []
+    for load in split(stage, members, edges, exports):
+        if load.single is not None:
+            steps.say(f"  note: {load.module} stays a module of its own: it {load.single}")
+            data = files[load.module]
+            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=data, merged=None))
+            continue
+        with steps.step(f"prelink {load.module}") as step:
+            merged = _prelink(load, members, exports, selection)
+            step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
+            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=merged.data, merged=merged))
+        for note in merged.notes:
+            steps.say(f"  note: {note}")
+    return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
+
+
+def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
+    """*stage* with its megamodules signed; a single has the signature of whoever built it."""
+    name = signer.name()
+    return replace(
+        stage,
+        loads=tuple(
+            replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
+        ),
+    )
+
+
+def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
+    """The kernel's own exports, checked against what the modules import."""
+    tree = selection.tree
+    with steps.step("kernel") as step:
+        exports = cached_exports(tree.folder, tree.release)
+        step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no image found")
+    provided = frozenset(export.name for member in members.values() for export in member.exports)
+    for member in members.values():
+        check_imports(member, exports, provided)
+    if exports is None and not any(member.has_versions for member in members.values()):
+        steps.say("  note: no kernel image near the modules: symbols reserved for one module's name are not known")
+    return exports
+
+
+def _prelink(
+    load: Load, members: Mapping[str, Member], exports: KernelExports | None, selection: Selection
+) -> Megamodule:
+    profile = selection.profile
+    chosen = [members[module.name] for module in load.modules]
+    return prelink(
+        chosen,
+        PrelinkOptions(
+            name=load.module,
+            unwind=profile.unwind,
+            tracing=profile.tracing,
+            symbols=profile.symbols,
+            static_calls=profile.static_calls,
+            allow_taint=profile.allow_taint,
+        ),
+        ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
+        after={module.name: module.after for module in load.modules},
+        donors=_donors(chosen, exports, selection.tree),
+    )
+
+
+def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
+    """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
+    if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
+        return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
+    return find_donors(chosen, (module.path for module in tree.modules.values()))
+
+
+def make_plan(
+    selection: Selection,
+    built: tuple[BuiltStage, ...],
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    *,
+    gate: str = "-",
+) -> Plan:
+    """The loader's instructions for what was built. gate: the program that stands for modprobe while inits run that
+    may call request_module(); without one that fails."""
+    options = selection.profile.options
+    earlier: set[str] = set()
+    stages = []
+    for stage in built:
+        loads = []
+        for item in stage.loads:
+            names = [m.name for m in item.merged.members] if item.merged else [item.load.module]
+            loads.append(
+                PlanLoad(
+                    file=f"/{item.file}",
+                    name=item.load.module,
+                    merged=item.merged is not None,
+                    has_results=item.merged is not None and item.merged.has_results,
+                    modules=tuple(
+                        PlanModule(name=n, needs=tuple(sorted(edges[n] & {*earlier, *names}))) for n in names
+                    ),
+                    arguments=arguments(options, members, names, merged=item.merged is not None),
+                    prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
+                    requests=gate if item.merged is not None and item.merged.requests else None,
+                    originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
+                    if item.merged and selection.profile.fallback == "modules"
+                    else (),
+                )
+            )
+            earlier.update(names)
+        stages.append(PlanStage(name=stage.stage.name, trigger=stage.stage.trigger, loads=tuple(loads)))
+    if len(stages) > MAX_STAGES:
+        hint = "put several modules into a stage"
+        what = f"profile {selection.profile.name}: {len(stages)} stages, the loader takes {MAX_STAGES}"
+        raise MegamodError(what, hint=hint)
+    tree = selection.tree
+    dependents: dict[str, list[str]] = {}
+    for name in sorted(tree.modules.keys() - earlier):
+        for needed in earlier.intersection(tree.modules[name].depends):
+            dependents.setdefault(needed, []).append(name)
+    return Plan(
+        kernel=tree.release,
+        root=selection.profile.root,
+        probe_async=selection.profile.probe == "async",
+        stages=tuple(stages),
+        softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
+        dependents=dependents,
+        skips=selection.skip,
+        fallback=selection.profile.fallback,
+    )
+
+
+def make_manifest(
+    selection: Selection,
+    built: tuple[BuiltStage, ...],
+    files: Mapping[str, bytes],
+    contents: Contents,
+    early: EarlyArchive | None = None,
+) -> Manifest:
+    profile = selection.profile
+    return Manifest(
+        megamod=version("megamod"),
+        profile=profile.name,
+        kernel=selection.tree.release,
+        options={
+            "tracing": profile.tracing,
+            "unwind": profile.unwind,
+            "symbols": profile.symbols,
+            "static-calls": profile.static_calls,
+            "probe": profile.probe,
+            "compress": profile.compress,
+            "fallback": profile.fallback,
+        },
+        root=root_text(profile.root),
+        stages=tuple(
+            ManifestStage(
+                name=stage.stage.name,
+                trigger=trigger_text(stage.stage.trigger),
+                loads=tuple(_manifest_load(item, files) for item in stage.loads),
+            )
+            for stage in built
+        ),
+        notes=(*selection.notes, *contents.notes, *(early.notes if early else ())),
+        skip=selection.skip,
+        files=(*(early.manifest() if early else ()), *contents.manifest()),
+    )
+
+
+def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
+    selected = {module.name: module for module in item.load.modules}
+    single = item.load.module
+    members = item.merged.members if item.merged else (read_member(files[single], file=f"{single}.ko"),)
+    ids = build_ids(members)
+    return ManifestLoad(
+        file=item.file,
+        module=item.load.module,
+        kind="merged" if item.merged else "single",
+        reason=item.load.single,
+        bytes=len(item.data),
+        signer=item.signer,
+        relocations_before=item.merged.relocations[0] if item.merged else 0,
+        relocations_after=item.merged.relocations[1] if item.merged else 0,
+        members=tuple(
+            ManifestMember(
+                name=member.name,
+                file=selected[member.name].relpath,
+                reason=selected[member.name].reason,
+                bytes=len(files[member.name]),
+                version=member.info("version") or "",
+                srcversion=member.info("srcversion") or "",
+                build_id=ids.get(member.name, ""),
+                license=member.info("license") or "",
+                firmware=tuple(member.infos("firmware")),
+            )
+            for member in members
+        ),
+    )
+
+
+def make_map_file(selection: Selection, built: tuple[BuiltStage, ...]) -> bytes:
+    """Where everything of all megamodules lies; singles are as the distribution's debuginfo knows them."""
+    merged = {item.load.module: item.merged.map for stage in built for item in stage.loads if item.merged}
+    return map_bytes(kernel=selection.tree.release, profile=selection.profile.name, megamodules=merged)
+
+
+def original_files(built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What `fallback: modules` adds: path in the image → bytes of every member's own file, signature included."""
+    merged = (item.merged for stage in built for item in stage.loads if item.merged)
+    return {f"{ORIGINALS}/{member.name}.ko": files[member.name] for load in merged for member in load.members}
+
+
+def image_entries(
+    plan: Plan,
+    manifest: Manifest,
+    built: tuple[BuiltStage, ...],
+    loader: bytes,
+    ctl: bytes,
+    originals: Mapping[str, bytes],
+) -> list[Entry]:
+    """Everything that goes into the archive."""
+    entries = [Entry(path=folder, mode=stat.S_IFDIR | 0o755) for folder in _FOLDERS]
+    entries.append(Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader))
+    entries.append(Entry(path=CTL_PATH, mode=stat.S_IFREG | 0o755, data=ctl))
+    # The kernel opens it for PID 1 before anything is mounted (init/main.c console_on_rootfs()).
+    entries.append(Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)))
+    contents = {PLAN_PATH: plan_text(plan), MANIFEST_PATH: manifest.to_json()}
+    contents |= {item.file: item.data for stage in built for item in stage.loads} | dict(originals)
+    entries += [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in contents.items()]
+    return entries
+
+
+def loader_name(members: Mapping[str, Member], tree: ModuleTree) -> str:
+    """The loader's name of the modules' architecture; if none is selected, of any module of the tree."""
+    for member in members.values():
+        return member.architecture.loader
+    for module in tree.modules.values():
+        return read_member(read_module_bytes(module.path), file=module.path.name).architecture.loader
+    raise MegamodError(f"{tree.folder}: no module in it, so its architecture is not known")
+
+
+def _row(stage: BuiltStage) -> StageRow:
+    merged = [item.merged for item in stage.loads if item.merged]
+    return StageRow(
+        stage=stage.stage.name,
+        members=sum(len(item.members) for item in merged),
+        singles=len(stage.loads) - len(merged),
+        bytes=sum(len(item.data) for item in stage.loads),
+        relocations_before=sum(item.relocations[0] for item in merged),
+        relocations_after=sum(item.relocations[1] for item in merged),
+        seconds=stage.seconds,
+    )

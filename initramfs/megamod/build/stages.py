@@ -1,0 +1,156 @@
+"""Stages → loads: which modules of a stage are merged into which megamodule, and which stay singles, in what order.
+
+A member that depends, even indirectly, on a single that itself depends on a member of the stage cannot be in the same
+megamodule: it goes to a second one, loaded after that single.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.kernel.exports import KernelExports, why_reserved
+from megamod.prelink.exports import reserved
+from megamod.prelink.read import Member
+from megamod.prelink.mergeable import why_single
+from megamod.common.errors import MegamodError
+from megamod.select.select import SelectedModule, SelectedStage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One call of the loader: a megamodule of several modules, or (with *single* saying why) one module alone."""
+
+    module: str
+    modules: tuple[SelectedModule, ...]
+    single: str | None
+
+
+def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
+    """Which of *members* each imports symbols from."""
+    exporters: dict[str, str] = {}
+    for member in members.values():
+        for export in member.exports:
+            exporters.setdefault(export.name, member.name)
+    return {
+        name: frozenset(exporters[symbol] for symbol in member.imports.values() if symbol in exporters) - {name}
+        for name, member in members.items()
+    }
+
+
+def split(
+    stage: SelectedStage,
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    exports: KernelExports | None,
+) -> list[Load]:
+    """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on.
+
+    *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known.
+    """
+    if not stage.modules:
+        return []
+    inside = {module.name: module for module in stage.modules}
+    reasons = {
+        name: reason
+        for name in sorted(inside)
+        if (reason := why_single(members[name]) or why_reserved(members[name], exports)) is not None
+    }
+    rounds = _rounds(inside, reasons, edges, members)
+    while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):
+        reasons |= more
+        rounds = _rounds(inside, reasons, edges, members)
+    loads: list[Load] = []
+    for number in range(max(rounds.values()) + 1):
+        merged = tuple(inside[name] for name in sorted(inside) if name not in reasons and rounds[name] == number)
+        if merged:
+            suffix = f"_{number}" if number > 1 else ""
+            name = f"megamod_{stage.name.replace('-', '_')}{suffix}"
+            loads.append(Load(module=name, modules=merged, single=None))
+        alone = [name for name in sorted(inside) if name in reasons and rounds[name] == number]
+        for name in _by_need(alone, edges):
+            loads.append(Load(module=name, modules=(inside[name],), single=reasons[name]))
+    return loads
+
+
+def _reserved_elsewhere(
+    inside: Mapping[str, SelectedModule],
+    reasons: Mapping[str, str],
+    rounds: Mapping[str, int],
+    members: Mapping[str, Member],
+) -> dict[str, str]:
+    """Members that import a symbol which a module of another load reserves for them by name: the kernel will look at
+    the importer's name, which merging would change. Inside one megamodule the link has bound it already."""
+    owners = {
+        export.name: (member.name, names)
+        for member in members.values()
+        for export in member.exports
+        if (names := reserved(export.namespace)) is not None
+    }
+    found: dict[str, str] = {}
+    for name in sorted(inside.keys() - reasons.keys()):
+        for symbol in sorted(members[name].imports.values()):
+            owner, names = owners.get(symbol, ("", ""))
+            together = owner in inside and owner not in reasons and rounds[owner] == rounds[name]
+            if owner and not together:
+                found[name] = f"imports {symbol}, which {owner} reserves for {names}"
+                break
+    return found
+
+
+def _without_init(
+    reasons: Mapping[str, str], rounds: Mapping[str, int], members: Mapping[str, Member]
+) -> dict[str, str]:
+    """Members of a round in which nothing has an init function: there is no template for the glue's own."""
+    groups: dict[int, list[str]] = {}
+    for name in sorted(rounds.keys() - reasons.keys()):
+        groups.setdefault(rounds[name], []).append(name)
+    idle = [group for group in groups.values() if all(members[name].init is None for name in group)]
+    return {
+        name: "has no init function, and nothing that it could be merged with has" for group in idle for name in group
+    }
+
+
+def _rounds(
+    inside: Mapping[str, SelectedModule],
+    reasons: Mapping[str, str],
+    edges: Mapping[str, frozenset[str]],
+    members: Mapping[str, Member],
+) -> dict[str, int]:
+    """Round 0 holds singles that need no member; round n a megamodule and the singles that need it.
+
+    Walks without recursion: chains of dependencies can be long.
+    """
+    rounds: dict[str, int] = {}
+    for start in sorted(inside):
+        path = [start]
+        while path:
+            name = path[-1]
+            needed = sorted(edges[name] & inside.keys())
+            missing = [n for n in needed if n not in rounds]
+            if missing and missing[0] in path:
+                cycle = [*path[path.index(missing[0]) :], missing[0]]
+                raise MegamodError(
+                    f"{members[name].file}: cyclic dependency: {' needs '.join(cycle)}",
+                    hint="such modules cannot be loaded at all",
+                )
+            if missing:
+                path.append(missing[0])
+                continue
+            if name in reasons:
+                rounds[name] = max((rounds[n] for n in needed), default=0)
+            else:
+                rounds[name] = max((rounds[n] + (n in reasons) for n in needed), default=1) or 1
+            path.pop()
+    return rounds
+
+
+def _by_need(names: Sequence[str], edges: Mapping[str, frozenset[str]]) -> list[str]:
+    """*names* so that each comes after those of them that it needs."""
+    done: list[str] = []
+    left = list(names)
+    while left:
+        ready = next(name for name in left if not edges[name] & (set(left) - {name}))
+        left.remove(ready)
+        done.append(ready)
+    return done

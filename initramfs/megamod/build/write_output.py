@@ -1,0 +1,59 @@
+"""The finished image → what the profile's `output` asks for: the image, or a UKI around it; the map beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from megamod.common.files import atomic_write_all, read_file
+from megamod.kernel.exports import kernel_images
+from megamod.image.uki import SecureBootKey, write_uki
+from megamod.common.errors import MegamodError
+from megamod.profile.model import Profile, Uki
+from megamod.modules.tree import ModuleTree
+
+
+def write_output(
+    path: Path, image: bytes, profile: Profile, tree: ModuleTree, *, beside: Sequence[tuple[Path, bytes]] = ()
+) -> int:
+    """Write *image* or the UKI to *path*, and the files *beside* it: all or none. Returns the size of *path*."""
+    if profile.output is not None:
+        with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
+            inner, outer = Path(folder) / "image", Path(folder) / "uki"
+            inner.write_bytes(image)
+            _write_uki(outer, inner, profile.output, tree)
+            image = read_file(outer)
+    atomic_write_all([(path, image), *beside])
+    return len(image)
+
+
+def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree) -> int:
+    kernel = Path(uki.vmlinuz) if uki.vmlinuz else kernel_of(tree)
+    key = None
+    if uki.key and uki.cert:
+        key = SecureBootKey(key=Path(uki.key), certificate=Path(uki.cert))
+    return write_uki(
+        path,
+        kernel=kernel,
+        image=image,
+        command_line=uki.cmdline,
+        os_release=_path(uki.os_release),
+        splash=_path(uki.splash),
+        device_tree=_path(uki.dtb),
+        release=tree.release,
+        stub=_path(uki.stub),
+        secure_boot=key,
+    )
+
+
+def kernel_of(tree: ModuleTree) -> Path:
+    """The kernel image beside the modules."""
+    for path in kernel_images(tree.folder, tree.release):
+        if path.is_file():
+            return path
+    raise MegamodError(f"{tree.folder}: no kernel image near it", hint="output: {uki: {vmlinuz: FILE}} names one")
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

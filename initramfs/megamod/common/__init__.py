@@ -1,0 +1,1 @@
+"""What every other package may use: errors, files, caches, programs, progress, text."""

@@ -1,0 +1,1 @@
+"""What was merged, taken apart again: addresses, symbolized traces, scripts for debuggers."""

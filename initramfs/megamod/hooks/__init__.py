@@ -1,0 +1,1 @@
+"""megamod in the images of dracut, initramfs-tools and mkinitcpio, and on the root file system."""

@@ -1,0 +1,1 @@
+"""Deferred stages that are loaded from the root file system."""

@@ -1,0 +1,82 @@
+"""Image files: entries packed and written at once or not at all, and read back.
+
+Needs entries or bytes, guarantees that the path holds either the whole new file or what it held before, whatever
+fails or interrupts. The bytes depend on the entries, the method and SOURCE_DATE_EPOCH alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megamod.common.compression import MAX_OUTPUT, compress, decompress_stream, detect
+from megamod.common.errors import MegamodError
+from megamod.common.files import atomic_write, read_file, source_date_epoch
+from megamod.image.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One part of an image file as the kernel meets it: a plain archive, or a compressed stream of archives.
+
+    ``method`` is the compression (``none`` for a plain archive), ``packed`` and ``unpacked`` are bytes.
+    """
+
+    method: str
+    packed: int
+    unpacked: int
+    entries: tuple[Entry, ...]
+
+
+def make_image(entries: Iterable[Entry], *, method: str) -> bytes:
+    """*entries* as an initramfs image, packed by *method* (``zstd`` or ``none``)."""
+    return compress(write_cpio(entries, mtime=source_date_epoch(os.environ)), method)
+
+
+def write_image(path: Path, entries: Iterable[Entry], *, method: str) -> int:
+    """Write the image of *entries*; returns its size in bytes."""
+    packed = make_image(entries, method=method)
+    atomic_write(path, packed)
+    return len(packed)
+
+
+def read_image(path: Path) -> list[Entry]:
+    """The entries of an image of any compression that is read, early archives first, in the order of the file."""
+    data = read_file(path)
+    return [entry for segment in segments(data, source=str(path)) for entry in segment.entries]
+
+
+def segments(data: bytes, *, source: str) -> Iterator[Segment]:
+    """Walk an image as init/initramfs.c does (unpack_to_rootfs, 6.1): plain archives, zeros, compressed streams.
+
+    Of a UKI it is the image inside. All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError for anything
+    that the kernel would call junk.
+    """
+    if data.startswith(b"MZ"):
+        # pefile takes a while to import, and most images are no EFI programs.
+        from megamod.image.uki import uki_sections
+
+        data = uki_sections(data, file=source).get(".initrd", data)
+    position = total = 0
+    while position < len(data):
+        if data[position] == 0:
+            position = skip_zeros(data, position)
+            continue
+        # The kernel takes a plain archive only at a multiple of 4.
+        if data[position : position + 1] == b"0" and position % 4 == 0:
+            end = archive_end(data, position, source=source)
+            method, content = "none", data[position:end]
+        else:
+            method = detect(data[position : position + 8], source=source)
+            if method == "none":
+                raise MegamodError(
+                    f"{source}: offset {position}: neither a cpio archive nor compressed data",
+                    hint="an image is a newc cpio archive, plain or packed with zstd, xz, gzip or lz4",
+                )
+            content, end = decompress_stream(data, position, limit=MAX_OUTPUT - total, source=source)
+        total += len(content)
+        entries = tuple(read_cpio(content, source=source))
+        yield Segment(method=method, packed=end - position, unpacked=len(content), entries=entries)
+        position = end

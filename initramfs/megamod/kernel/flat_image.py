@@ -1,0 +1,177 @@
+"""The exports of a kernel image without section headers, which is the kernel as it lies in memory: the Image of arm64
+and riscv, and what is packed in a zImage of arm.
+
+__ksymtab is found by its shape: entries of value, name and namespace (struct kernel_symbol, kernel/module/internal.h),
+distances with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS and pointers without. One leads to the name of a symbol that every
+kernel exports; around it lie all the others. Pointers are link addresses; what has to be taken from them to get a place
+in the image is what several such symbols agree on. The CRCs are not read: their place is not told by anything.
+
+Source: Documentation/arch/{arm64/booting,riscv/boot-image-header}.rst and arch/arm/boot/compressed/head.S (headers),
+include/asm-generic/vmlinux.lds.h RO_DATA (order of the tables).
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import zstandard
+
+from megamod.prelink.elf import Array
+
+# EXPORT_SYMBOL of all kernels since 4.x; a name may be the tail of another string and so not be found as such.
+_ANCHORS = (b"param_ops_int", b"module_layout", b"kfree", b"jiffies", b"param_ops_bool", b"memcpy", b"vfree", b"strcmp")
+_FEWEST = 500  # the smallest configuration that loads modules exports more
+_LONGEST = 512
+_LIMIT = 256 << 20
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """Of an entry: *word* bytes a field; relative: distances from the field itself, else addresses less *base*."""
+
+    word: int
+    relative: bool
+    base: int = 0
+
+    @property
+    def entry(self) -> int:
+        return 3 * self.word
+
+
+def flat_kernel(data: bytes) -> bytes | None:
+    """The kernel as it lies in memory: *data* itself for an Image (the magic numbers at 0x38), the packed one for a
+    zImage (0x016f2818 at 0x24), None for anything else or what cannot be unpacked."""
+    if data[0x38:0x3C] in (b"ARM\x64", b"RSC\x05"):
+        return data
+    return _unpack_zimage(data) if is_zimage(data) else None
+
+
+def is_zimage(data: bytes) -> bool:
+    """Whether *data* is a zImage of arm."""
+    return data[0x24:0x28] == bytes.fromhex("18286f01")
+
+
+def is_packed_image(data: bytes) -> bool:
+    """Whether *data* is a kernel that is not looked into: an EFI image that unpacks itself (``zimg`` at 4), or an Image
+    in a compressed file."""
+    return data[4:8] == b"zimg" or data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"\x02\x21\x4c\x18"))
+
+
+def flat_exports(data: bytes) -> Iterator[tuple[str, str, bool]]:
+    """(name, namespace, GPL only) of each export of a flat kernel, nothing if the table is not found."""
+    best: list[tuple[bytes, bytes]] = []
+    for shape, words in _shapes(data):
+        for anchor in _ANCHORS:
+            for at in _entries_of(data, anchor, shape, words):
+                run = _run(data, at, shape)
+                best = max(best, run, key=len)
+            if len(best) >= _FEWEST:
+                break
+        else:
+            continue
+        break
+    else:
+        return
+    # The plain exports end where the names begin anew; from 7.0 on there is one table, and flags beside it.
+    second = next((number for number, (a, b) in enumerate(pairwise(best), start=1) if a[0] > b[0]), len(best))
+    for number, (name, namespace) in enumerate(best):
+        yield name.decode("ascii"), namespace.decode("ascii"), number >= second
+
+
+def _unpack_zimage(data: bytes) -> bytes | None:
+    """The first stream in a zImage that becomes more than the whole: what is packed lies behind code of its own."""
+    unpackers: dict[bytes, Callable[[bytes], bytes]] = {
+        b"\x1f\x8b\x08": lambda stream: zlib.decompressobj(31).decompress(stream, _LIMIT),
+        b"\xfd7zXZ\0": lambda stream: lzma.LZMADecompressor().decompress(stream, _LIMIT),
+        b"\x28\xb5\x2f\xfd": lambda stream: zstandard.ZstdDecompressor().decompressobj().decompress(stream),
+    }
+    for magic, unpacker in unpackers.items():
+        for found in re.finditer(re.escape(magic), data):
+            try:
+                unpacked = unpacker(data[found.start() :])
+            except (lzma.LZMAError, zlib.error, zstandard.ZstdError):
+                continue  # the magic number by chance, as in the unpacker's own code
+            if len(unpacked) > len(data):
+                return unpacked
+    return None
+
+
+def _shapes(data: bytes) -> Iterator[tuple[_Shape, Array]]:
+    """Each shape that the entries may have, with the image's words as what they would point to."""
+    whole = len(data) // 8 * 8
+    distances = np.frombuffer(data[:whole], "<i4").astype(np.int64)
+    yield _Shape(word=4, relative=True), distances + np.arange(len(distances)) * 4
+    for word, kind in ((8, "<u8"), (4, "<u4")):
+        words = np.frombuffer(data[:whole], kind).astype(np.int64)
+        base = _agreed_base(data, words)
+        if base is not None:
+            yield _Shape(word=word, relative=False, base=base), words - base
+
+
+def _agreed_base(data: bytes, words: Array) -> int | None:
+    """The page-aligned number that most anchors' addresses are larger by than their places."""
+    votes: Counter[int] = Counter()
+    # Kernel addresses are negative as 64-bit numbers, and in the upper half as 32-bit ones.
+    high = words[(words < 0) | (words >= 1 << 31) & (words < 1 << 32)]
+    for anchor in _ANCHORS:
+        bases = [high - place for place in _places(data, anchor)]
+        votes.update({int(base) for found in bases for base in np.unique(found[found % _PAGE == 0])})
+    return max(votes, key=lambda base: (votes[base], base)) if votes else None
+
+
+def _places(data: bytes, name: bytes) -> Sequence[int]:
+    return [found.start() + 1 for found in re.finditer(b"\0" + name + b"\0", data)]
+
+
+def _entries_of(data: bytes, anchor: bytes, shape: _Shape, words: Array) -> Iterator[int]:
+    """Where the entries may start whose name is *anchor*."""
+    for number in np.flatnonzero(np.isin(words, _places(data, anchor))).tolist():
+        yield shape.word * (number - 1)
+
+
+def _run(data: bytes, start: int, shape: _Shape) -> list[tuple[bytes, bytes]]:
+    """The whole table that the entry at *start* is part of."""
+    before: list[tuple[bytes, bytes]] = []
+    at = start - shape.entry
+    while (entry := _entry(data, at, shape)) is not None:
+        before.append(entry)
+        at -= shape.entry
+    after: list[tuple[bytes, bytes]] = []
+    at = start
+    while (entry := _entry(data, at, shape)) is not None:
+        after.append(entry)
+        at += shape.entry
+    return [*reversed(before), *after]
+
+
+def _entry(data: bytes, at: int, shape: _Shape) -> tuple[bytes, bytes] | None:
+    if at < 0 or at + shape.entry > len(data):
+        return None
+    fields = [at + shape.word, at + 2 * shape.word]
+    if shape.relative:
+        places = [place + int.from_bytes(data[place : place + 4], "little", signed=True) for place in fields]
+    else:
+        size = shape.word
+        # A negative base is that of 64-bit addresses.
+        signed = shape.base < 0
+        places = [int.from_bytes(data[place : place + size], "little", signed=signed) - shape.base for place in fields]
+    name = _text(data, places[0])
+    # No namespace: an empty string, or no pointer at all.
+    namespace = b"" if not shape.relative and places[1] == -shape.base else _text(data, places[1])
+    return (name, namespace) if name and namespace is not None else None
+
+
+def _text(data: bytes, at: int) -> bytes | None:
+    """The symbol name or namespace at *at*, b"" for an empty one, None for what is no text."""
+    if not 0 < at < len(data):
+        return None
+    text, end, _ = data[at : at + _LONGEST].partition(b"\0")
+    return text if end and re.fullmatch(rb"[\x21-\x7e]*", text) else None

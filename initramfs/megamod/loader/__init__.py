@@ -1,0 +1,1 @@
+"""The loader's programs, init and ctl: found or compiled."""

@@ -1,0 +1,124 @@
+"""The PEP 517 backend: compiles the loader for every architecture, then setuptools makes the wheel.
+
+Runs inside the source tree, in an environment that has setuptools and ziglang and not megamod itself. Nothing but
+loader/bin is left in the tree: setuptools' own folders go to a temporary place, so what an earlier build left in them
+cannot get into a wheel either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Imported by name: setuptools has no types.
+_setuptools: Any = importlib.import_module("setuptools.build_meta")
+
+_WHEEL = b"Wheel-Version: 1.0\nGenerator: megamod\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+_TREE = Path(__file__).resolve().parents[3]
+
+get_requires_for_build_wheel = _setuptools.get_requires_for_build_wheel
+get_requires_for_build_editable = _setuptools.get_requires_for_build_editable
+get_requires_for_build_sdist = _setuptools.get_requires_for_build_sdist
+
+
+def build_wheel(
+    wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
+) -> str:
+    """A wheel with the loaders in it."""
+    compile_loaders()
+    with _clean_folders():
+        return str(_setuptools.build_wheel(wheel_directory, config_settings, metadata_directory))
+
+
+def build_editable(
+    wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
+) -> str:
+    """A wheel that holds the metadata and a .pth to this tree's source root, so that edits and new files are seen at
+    once. The loaders are compiled when first asked for, and again when a source changes."""
+    with tempfile.TemporaryDirectory(prefix="megamod-build-") as folder:
+        info = Path(folder) / prepare_metadata_for_build_editable(folder, config_settings)
+        name = f"{info.name.removesuffix('.dist-info')}-0.editable-py3-none-any.whl"
+        files = {"megamod.pth": f"{_TREE / 'initramfs'}\n".encode(), f"{info.name}/WHEEL": _WHEEL}
+        files |= {
+            f"{info.name}/{path.relative_to(info)}": path.read_bytes() for path in info.rglob("*") if path.is_file()
+        }
+        record = f"{info.name}/RECORD"
+        rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in files.items()]
+        files[record] = "\n".join([*rows, f"{record},,", ""]).encode()
+        with zipfile.ZipFile(Path(wheel_directory) / name, "w", zipfile.ZIP_DEFLATED) as wheel:
+            for path, data in files.items():
+                wheel.writestr(path, data)
+    return name
+
+
+def _digest(data: bytes) -> str:
+    # As RECORD has it (Binary distribution format, PyPA): urlsafe base64 without padding.
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
+    """The sources; whoever makes a wheel of them compiles the loaders."""
+    return str(_setuptools.build_sdist(sdist_directory, config_settings))
+
+
+def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: dict[str, Any] | None = None) -> str:
+    """The metadata alone; nothing is compiled for it."""
+    with _clean_folders():
+        return str(_setuptools.prepare_metadata_for_build_wheel(metadata_directory, config_settings))
+
+
+def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: dict[str, Any] | None = None) -> str:
+    """The metadata alone; nothing is compiled for it."""
+    with _clean_folders():
+        return str(_setuptools.prepare_metadata_for_build_editable(metadata_directory, config_settings))
+
+
+def compile_loaders() -> None:
+    """Fill loader/bin anew: every architecture with zig, the one that MEGAMOD_CC compiles for with that."""
+    build = _programs()
+    only = build.compiler_target()
+    folder = _TREE / "loader" / "bin"
+    for arch in build.ARCHITECTURES:
+        if only in (None, arch):
+            made = build.build_into(folder, arch)
+            sizes = ", ".join(f"{name} {(made / name).stat().st_size} bytes" for name in build.PROGRAMS)
+            print(f"compiled the loader for {arch}: {sizes}")
+        else:
+            _remove(folder / arch)
+            print(f"left out the loader for {arch}: MEGAMOD_CC compiles for {only}")
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.glob("*"):
+        path.unlink()
+
+
+def _programs() -> Any:
+    # Ours, of this tree (`backend-path`); it needs nothing but the standard library.
+    return importlib.import_module("megamod.loader.programs")
+
+
+@contextmanager
+def _clean_folders() -> Iterator[None]:
+    """setuptools' build and egg-info folders go to a temporary place (DIST_EXTRA_CONFIG of distutils)."""
+    before = os.environ.get("DIST_EXTRA_CONFIG")
+    with tempfile.TemporaryDirectory(prefix="megamod-build-") as folder:
+        config = Path(folder) / "distutils.cfg"
+        config.write_text(f"[build]\nbuild_base = {folder}/build\n[egg_info]\negg_base = {folder}\n")
+        os.environ["DIST_EXTRA_CONFIG"] = str(config)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["DIST_EXTRA_CONFIG"]
+            else:
+                os.environ["DIST_EXTRA_CONFIG"] = before

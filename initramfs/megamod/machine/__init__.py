@@ -1,0 +1,1 @@
+"""What a machine has: this one or a recorded one, its root devices, its device tree."""

@@ -1,0 +1,1 @@
+"""A lib/modules/KVER folder: its indexes, modprobe.d, initcall levels."""

@@ -1,0 +1,1 @@
+"""What differs between architectures for the prelinker, one file each."""

@@ -1,0 +1,194 @@
+"""What the passes need to know of an architecture: its relocations, tables, placeholders and the glue's machine code.
+
+One value per architecture (x86_64.py, arm64.py, riscv64.py, arm.py), chosen by the members' ELF machine; no pass names
+an architecture itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from megamod.prelink.elf import Array
+
+# What the glue reports for a member (see initramfs/prelink/README.md, "results").
+RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
+PAGE = 4096
+# x86_64's unwind tables, and the one of all entries that the glue brings (unwind.py).
+ORC_IP, ORC_STATE = ".orc_unwind_ip", ".orc_unwind"
+SORTED_IP, SORTED_STATE = f"{ORC_IP}.sorted", f"{ORC_STATE}.sorted"
+WIDEST = 1 << 11  # above every relocation type's number
+
+
+class Reach(Enum):
+    """What a field's value depends on, beside S + A; so when it is known at build time."""
+
+    ABSOLUTE = "absolute"  # nothing: known if S is an absolute value
+    RELATIVE = "relative"  # P: known inside one output section
+    PAGE = "page"  # the pages of S + A and P: known inside one output section that starts at a page
+    OFFSET = "offset"  # the place within a page: known for every output section that starts at a page
+    KERNEL = "kernel"  # more than these, or not worth it: always left to the kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelocationType:
+    """One relocation type: *width* in bytes, the range of its value as [low, high), what it depends on.
+
+    encode: (words, values) → words, for a field that is part of an instruction of *width* bytes; None for plain data.
+    multiple: the value must be a multiple of it. label: its symbol names another relocation's place, so the symbol's
+    value must stay exact. stacks: it adds to the field, and others may do so too. short: it does not reach as far as
+    two sections may lie apart, and the kernel has no stub for it, or does not even look.
+    """
+
+    name: str
+    width: int
+    reach: Reach
+    low: int = -(1 << 63)
+    high: int = 1 << 64
+    multiple: int = 1
+    encode: Callable[[Array, Array], Array] | None = None
+    label: bool = False
+    stacks: bool = False
+    short: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the field is a whole number of *width* bytes and nothing else."""
+        return self.encode is None and self.reach is not Reach.KERNEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceCall:
+    """The call that every traceable function starts with: relocations of *types* against *symbol*.
+
+    opcode: the bytes that stand *before* bytes in front of the field, as (mask, value) over their little-endian word of
+    len(nop) bytes; nop: what ftrace would write there at load.
+    """
+
+    symbol: str
+    types: frozenset[int]
+    before: int
+    mask: int
+    value: int
+    nop: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixup:
+    """A relocation of the glue's code: *target* is a member's number (its init) or a name (see GlueRequest); *label*
+    stands for it where a low part names the place in the code of its high part."""
+
+    offset: int
+    kind: int
+    target: str | int
+    addend: int = 0
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlueCode:
+    """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
+    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
+    unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word. bit:
+    what pointers to the function have beside its place (1 for Thumb)."""
+
+    code: bytes
+    fixups: tuple[Fixup, ...]
+    frames: tuple[tuple[int, int], ...] = ()
+    return_site: int | None = None
+    unwind_entry: tuple[int, int] | None = None
+    bit: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnwindTable:
+    """The sorted unwind table that the glue's init has to settle (unwind.py).
+
+    core, init: (output section's name, members' entries) of each group in the table's order, outside and in init
+    memory. own: the group that the glue's own entries belong to. module_size: bytes of struct module.
+    """
+
+    core: Sequence[tuple[str, int]]
+    init: Sequence[tuple[str, int]]
+    own: str
+    module_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlueRequest:
+    """What the megamodule's init has to do: ``int init(void)``, call each member's init in order, always return 0.
+
+    inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
+    imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
+    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). start: the first four
+    bytes that most inits have. thunk: functions return through the architecture's return thunk. unwind: to settle
+    first; its parts are reached by their sections' names, the groups' code by the output sections', struct module as
+    "struct module".
+
+    A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
+    the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
+    """
+
+    inits: Sequence[bool]
+    needs: Sequence[Sequence[int]]
+    skip_chunks: Sequence[int]
+    timed: bool
+    start: bytes
+    thunk: bool
+    unwind: UnwindTable | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One architecture. name: the kernel's word; loader: the loader's; bits: of a pointer.
+
+    addends_in_place: relocations are REL, the addend is in the field. pointer: the type of a pointer field; relative:
+    that of a 32-bit PC-relative field; tables: section → the one type that it is made of. export_relative: __ksymtab
+    holds distances (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS) and not pointers. zero_fields: the kernel refuses a
+    relocation over bytes that are not zero. split_tables: one relocation table for each member's part of a section,
+    where the kernel's work grows faster than a table. name_alignment: of imports' names, for the kernel's strcmp().
+    placeholders: sections that the kernel looks for and fills. entry_sizes: of tables that differ from
+    policy.ENTRY_SIZES. text_limit: bytes of code that branches reach; area: what the kernel has for all modules.
+    """
+
+    name: str
+    loader: str
+    machine: int
+    bits: int
+    none: int
+    pointer: int
+    relative: int
+    relocations: Mapping[int, RelocationType]
+    export_relative: bool
+    encode_init: Callable[[GlueRequest], GlueCode]
+    tables: Mapping[str, int] = field(default_factory=dict)
+    addends_in_place: bool = False
+    zero_fields: bool = False
+    split_tables: bool = False
+    name_alignment: int = 1
+    placeholders: frozenset[str] = frozenset()
+    trace_call: TraceCall | None = None
+    return_thunk: str | None = None
+    entry_sizes: Mapping[str, int] = field(default_factory=dict)
+    text_limit: int = 1 << 30
+    area: int = 1 << 30
+
+    @property
+    def word(self) -> int:
+        """Bytes of a pointer."""
+        return self.bits // 8
+
+    @property
+    def export_entry(self) -> int:
+        """Bytes of a struct kernel_symbol: value, name and namespace (kernel/module/internal.h)."""
+        return 12 if self.export_relative else 3 * self.word
+
+    @property
+    def parameter_entry(self) -> int:
+        """sizeof(struct kernel_param), include/linux/moduleparam.h."""
+        return 40 if self.bits == 64 else 20
+
+    def of(self, *reach: Reach) -> list[int]:
+        """The relocation types with one of these reaches."""
+        return [kind for kind, known in self.relocations.items() if known.reach in reach]

@@ -1,0 +1,364 @@
+"""Pass 9, emit: the megamodule as bytes; a pure function, the same input gives the same bytes.
+
+Needs: contents, tables, layout, scan, resolution. Guarantees: an ELF64 relocatable with one of each special section,
+one symbol table, and for every output section at most one relocation table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from megamod.common.errors import MegamodError
+from megamod.prelink import elf
+from megamod.prelink.arch.interface import Architecture
+from megamod.prelink.classify import Scan, site
+from megamod.prelink.elf import Array, align_up
+from megamod.prelink.layout import Layout
+from megamod.prelink.merge import ABSOLUTE, Tables
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import Member
+from megamod.prelink.resolve import LAYOUT, Resolution
+
+BUILD_ID = ".note.gnu.build-id"
+
+
+@dataclass(slots=True)
+class _File:
+    """Sections collected in file order; finished once."""
+
+    architecture: Architecture
+    names: list[str] = field(default_factory=list)
+    headers: list[list[int]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    def add(
+        self, name: str, sh_type: int, flags: int, body: bytes, *, align: int = 1, entsize: int = 0, size: int = -1
+    ) -> int:
+        self.names.append(name)
+        self.headers.append([sh_type, flags, len(body) if size < 0 else size, 0, 0, max(align, 1), entsize])
+        self.bodies.append(body)
+        return len(self.names)
+
+    def link(self, index: int, sh_link: int, sh_info: int) -> None:
+        self.headers[index - 1][3:5] = [sh_link, sh_info]
+
+    def order(self, index: int, code: int) -> None:
+        """An unwind index says which section it is about, and that it goes where that goes."""
+        self.headers[index - 1][1] |= elf.SHF_LINK_ORDER
+        self.link(index, code, 0)
+
+    def finish(self, e_flags: int) -> bytearray:
+        bits = self.architecture.bits
+        records = elf.CLASSES[bits // 32]
+        shstrtab = len(self.names) + 1
+        table = b"\0" + b"".join(name.encode() + b"\0" for name in [*self.names, ".shstrtab"])
+        self.add(".shstrtab", elf.SHT_STRTAB, 0, table)
+        out = bytearray(records.header.itemsize)
+        headers = np.zeros(len(self.names) + 1, records.section)
+        name_offset = 1
+        for index, (name, header, body) in enumerate(zip(self.names, self.headers, self.bodies, strict=True), start=1):
+            sh_type, flags, size, sh_link, sh_info, align, entsize = header
+            out += bytes(align_up(len(out), align) - len(out))
+            headers[index] = (name_offset, sh_type, flags, 0, len(out), size, sh_link, sh_info, align, entsize)
+            name_offset += len(name.encode()) + 1
+            out += body
+        out += bytes(-len(out) % 8)
+        shoff = len(out)
+        out += headers.tobytes()
+        ident = np.zeros(1, records.header)
+        ident["e_ident"] = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+        ident["e_type"], ident["e_machine"], ident["e_version"] = elf.ET_REL, self.architecture.machine, 1
+        ident["e_shoff"], ident["e_flags"] = shoff, e_flags
+        ident["e_ehsize"], ident["e_shentsize"] = records.header.itemsize, records.section.itemsize
+        ident["e_shnum"], ident["e_shstrndx"] = len(headers), shstrtab
+        out[: records.header.itemsize] = ident.tobytes()
+        return out
+
+
+def emit(
+    contents: Sequence[Array],
+    tables: Tables,
+    layout: Layout,
+    found: Scan,
+    resolution: Resolution,
+    options: PrelinkOptions,
+) -> bytes:
+    """Write the megamodule."""
+    architecture = tables.architecture
+    records = elf.CLASSES[architecture.bits // 32]
+    file = _File(architecture=architecture)
+    outputs: list[int] = []
+    for number, output in enumerate(tables.outputs):
+        body = contents[number].tobytes()
+        size = layout.sizes[number]
+        outputs.append(
+            file.add(
+                output.name,
+                output.sh_type,
+                output.sh_flags,
+                body,
+                align=output.sh_addralign,
+                entsize=output.sh_entsize,
+                size=size,
+            )
+        )
+    for number, output in zip(outputs, tables.outputs, strict=True):
+        if output.sh_type == elf.SHT_ARM_EXIDX:
+            code = output.name.removeprefix(elf.EXIDX) or ".text"
+            file.order(number, next(n for n, o in zip(outputs, tables.outputs, strict=True) if o.name == code))
+    _add_crcs(file, layout, tables.members)
+    imports = [name for name, used in zip(tables.imports, found.used, strict=True) if used]
+    _add_versions(file, imports, resolution, tables.members[-1])
+    symbols = _Symbols.build(tables, layout, found, options, outputs)
+    for number, output in enumerate(tables.outputs):
+        for table in _relocations_of(number, tables, found, symbols):
+            body, entry = _encode(table, records.relocation), records.relocation.itemsize
+            index = file.add(
+                f"{records.prefix}{output.name}",
+                records.table,
+                elf.SHF_INFO_LINK,
+                body,
+                align=architecture.word,
+                entsize=entry,
+            )
+            file.link(index, 0, outputs[number])
+    body = _encode(symbols.table, records.symbol)
+    symtab = file.add(".symtab", elf.SHT_SYMTAB, 0, body, align=architecture.word, entsize=records.symbol.itemsize)
+    strtab = file.add(".strtab", elf.SHT_STRTAB, 0, symbols.strings, align=architecture.name_alignment)
+    file.link(symtab, strtab, symbols.locals)
+    for index, header in enumerate(file.headers, start=1):
+        if header[0] == records.table:
+            file.link(index, symtab, header[4])
+    out = file.finish(tables.members[0].e_flags)
+    build_id = next(n for n, output in zip(outputs, tables.outputs, strict=True) if output.name == BUILD_ID)
+    _write_build_id(out, build_id, records)
+    return bytes(out)
+
+
+def _add_crcs(file: _File, layout: Layout, members: Sequence[Member]) -> None:
+    """CRC words beside each sorted export table, by the same index, and 7.x's flag bytes."""
+    for name, rows in layout.exports.items():
+        crcs = [export.crc for _, export in rows]
+        if any(crc is not None for crc in crcs):
+            words = np.array([crc or 0 for crc in crcs], "<u4").tobytes()
+            file.add(name.replace("__ksymtab", "__kcrctab"), elf.SHT_PROGBITS, elf.SHF_ALLOC, words, align=4)
+    if "__ksymtab" in layout.exports and any(member.section("__kflagstab") for member in members):
+        flags = bytes(
+            _export_flags(members[position], export.entry) for position, export in layout.exports["__ksymtab"]
+        )
+        file.add("__kflagstab", elf.SHT_PROGBITS, elf.SHF_ALLOC, flags)
+
+
+def _export_flags(member: Member, entry: int) -> int:
+    section = member.section("__kflagstab")
+    return section.data[entry] if section is not None else 0
+
+
+def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, glue: Member) -> None:
+    """The union of the members' version entries, without duplicates and without names that are no longer imported:
+    the kernel's search is linear in their number for each import (kernel/module/version.c check_version())."""
+    if not resolution.has_versions:
+        return
+    word = file.architecture.word
+    # struct modversion_info (include/linux/module.h): 64 bytes, the name's NUL among them.
+    short, record = 63 - word, np.dtype([("crc", f"<u{word}"), ("name", f"S{64 - word}")])
+    crcs: dict[str, int | None] = {**glue.versions, **resolution.kernel}
+    wanted = [LAYOUT, *sorted(set(imports) - {LAYOUT})] if LAYOUT in crcs else sorted(imports)
+    rows = [(crc, name) for name in wanted if (crc := crcs.get(name)) is not None]
+    if resolution.has_extended_versions:
+        words = np.array([crc for crc, _ in rows], "<u4").tobytes()
+        names = b"".join(name.encode() + b"\0" for _, name in rows)
+        file.add("__version_ext_crcs", elf.SHT_PROGBITS, elf.SHF_ALLOC, words, align=4)
+        file.add("__version_ext_names", elf.SHT_PROGBITS, elf.SHF_ALLOC, names)
+        rows = [(crc, name) for crc, name in rows if len(name) <= short]
+    table = np.array([(crc, name.encode()) for crc, name in rows], record)
+    file.add("__versions", elf.SHT_PROGBITS, elf.SHF_ALLOC, table.tobytes(), align=32, entsize=64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Symbols:
+    """The symbol table. symbol, addend: per relocation, what it says in the file if it is left to the kernel."""
+
+    table: Array
+    strings: bytes
+    locals: int
+    symbol: Array
+    addend: Array
+
+    @staticmethod
+    def build(tables: Tables, layout: Layout, found: Scan, options: PrelinkOptions, outputs: Sequence[int]) -> _Symbols:
+        sections = np.full(len(tables.outputs), -1, np.int64)
+        named: list[tuple[int, int, int, int, int]] = []  # st_info, shndx, value, size, name
+        strings = bytearray(1)
+        targets = np.unique(found.target[found.kernel & (found.target >= 0)])
+        for position, target in enumerate(targets.tolist(), start=1):
+            sections[target] = position
+            named.append((elf.STT_SECTION, outputs[target], 0, 0, 0))
+        exact, values = _exact(tables, found)
+        places = np.unique(np.stack([found.target[exact], values[exact]], axis=1), axis=0)
+        first = len(named) + 1
+        named += [(elf.STT_NOTYPE, outputs[target], value, 0, 0) for target, value in places.tolist()]
+        if options.symbols == "keep":
+            _add_functions(tables, layout, outputs, named, strings)
+        _add_codetags(tables, layout, outputs, named, strings)
+        local_count = len(named) + 1
+        imports = np.full(len(tables.imports), -1, np.int64)
+        weak = {m.imports[i] for m in tables.members for i in m.weak_imports}
+        for number in np.flatnonzero(found.used).tolist():
+            imports[number] = len(named) + 1
+            name = tables.imports[number]
+            strings += bytes(-len(strings) % tables.architecture.name_alignment)
+            binding = elf.STB_WEAK if name in weak else elf.STB_GLOBAL
+            named.append((binding << 4, elf.SHN_UNDEF, 0, 0, len(strings)))
+            strings += name.encode("utf-8", "backslashreplace") + b"\0"
+        table = np.zeros(len(named) + 1, elf.SYM64)
+        if named:
+            info, shndx, value, size, name_at = (np.array(column) for column in zip(*named, strict=True))
+            table["st_info"][1:], table["st_shndx"][1:], table["st_value"][1:] = info, shndx, value
+            table["st_size"][1:], table["st_name"][1:] = size, name_at
+
+        # Per relocation: symbol and addend.
+        symbol = np.zeros(len(found.target), np.int64)
+        addend = found.value.copy()
+        inside = found.kernel & (found.target >= 0)
+        symbol[inside] = sections[found.target[inside]]
+        outside = found.kernel & (found.imported >= 0)
+        symbol[outside] = imports[found.imported[outside]]
+        keys = found.target[exact].astype(np.int64) << 40 | values[exact]
+        symbol[exact] = first + np.searchsorted(places[:, 0].astype(np.int64) << 40 | places[:, 1], keys)
+        addend[exact] -= values[exact]
+        return _Symbols(table=table, strings=bytes(strings), locals=local_count, symbol=symbol, addend=addend)
+
+
+def _exact(tables: Tables, found: Scan) -> tuple[Array, Array]:
+    """Which relocations need a symbol of exactly their target's value, and the values: labels of other relocations, and
+    all where addends are in place, since a field of an instruction cannot hold any other."""
+    architecture = tables.architecture
+    inside = found.kernel & (found.target >= 0)
+    values = found.value - tables.relocations.addend
+    if not architecture.addends_in_place:
+        inside &= np.isin(found.type, [kind for kind, known in architecture.relocations.items() if known.label])
+    return np.flatnonzero(inside), values
+
+
+def _add_functions(
+    tables: Tables,
+    layout: Layout,
+    outputs: Sequence[int],
+    named: list[tuple[int, int, int, int, int]],
+    strings: bytearray,
+) -> None:
+    """Function symbols, all local: names repeat between members, and exports are found through __ksymtab."""
+    for position, member in enumerate(tables.members):
+        symbols = member.symbols
+        home = tables.symbol_section[int(tables.symbol_base[position]) :][: len(symbols)]
+        functions = (symbols["st_info"] & 15 == elf.STT_FUNC) & (symbols["st_shndx"] != elf.SHN_UNDEF) & (home >= 0)
+        picked = np.flatnonzero(functions)
+        output = tables.section_output[home[picked]]
+        value = layout.offset[home[picked]] + symbols["st_value"][picked].astype(np.int64)
+        for number, place, size, name_at in zip(
+            output.tolist(), value.tolist(), symbols["st_size"][picked].tolist(), symbols["st_name"][picked].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if number < 0:
+                continue
+            named.append((elf.STT_FUNC, outputs[number], place, size, len(strings)))
+            strings += member.strings[name_at : member.strings.index(b"\0", name_at) + 1]
+
+
+def _add_codetags(
+    tables: Tables,
+    layout: Layout,
+    outputs: Sequence[int],
+    named: list[tuple[int, int, int, int, int]],
+    strings: bytearray,
+) -> None:
+    """One __start/__stop pair for each code-tag section: lib/codetag.c get_section_range() looks the two names up."""
+    for number, output in enumerate(tables.outputs):
+        if output.name.startswith(".codetag."):
+            tag = output.name.removeprefix(".codetag.")
+            for prefix, value in (("__start_", 0), ("__stop_", layout.sizes[number])):
+                named.append((elf.STT_NOTYPE, outputs[number], value, 0, len(strings)))
+                strings += f"{prefix}{tag}".encode() + b"\0"
+    for member in tables.members:
+        pair = {
+            name: int(value)
+            for prefix in ("__start_alloc_tags", "__stop_alloc_tags")
+            if prefix.encode() in member.strings
+            for name, value in _symbol_values(member, prefix)
+        }
+        if len(pair) == 2 and len(set(pair.values())) == 2 and not member.section(".codetag.alloc_tags"):
+            raise MegamodError(f"{member.file}: .data: allocation tags of this kernel version cannot be merged yet")
+
+
+def _symbol_values(member: Member, name: str) -> list[tuple[str, int]]:
+    at = member.strings.index(name.encode() + b"\0")
+    return [(name, int(row["st_value"])) for row in member.symbols[member.symbols["st_name"] == at]]
+
+
+def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols) -> Iterable[Array]:
+    """The relocation tables of one output section, in the order of their places; mostly one, none without rows."""
+    rows = np.flatnonzero(found.kernel & (found.output == number))
+    rows = rows[np.argsort(found.place[rows], kind="stable")]
+    target = found.target[rows]
+    if (target == ABSOLUTE).any():
+        raise MegamodError(f"{site(tables, int(rows[np.argmax(target == ABSOLUTE)]))}: absolute value")
+    if not len(rows):
+        return []
+    table = np.zeros(len(rows), elf.RELA64)
+    table["r_offset"] = found.place[rows]
+    table["r_type"] = found.type[rows]
+    table["r_sym"] = symbols.symbol[rows]
+    table["r_addend"] = symbols.addend[rows]
+    assert not (table["r_sym"] == 0).any()
+    if not tables.architecture.split_tables or not tables.outputs[number].sh_flags & elf.SHF_EXECINSTR:
+        return [table]
+    owner = np.searchsorted(tables.section_base, tables.relocations.section[rows], side="right")
+    return np.split(table, np.flatnonzero(np.diff(owner)) + 1)
+
+
+def _encode(table: Array, dtype: np.dtype[Any]) -> bytes:
+    """SYM64 or RELA64 records as bytes of the file's class."""
+    if table.dtype == dtype:
+        return table.tobytes()
+    rows = np.zeros(len(table), dtype)
+    for column in dtype.names or ():
+        rows[column] = table["r_sym"] << 8 | table["r_type"] if column == "r_info" else table[column]
+    return rows.tobytes()
+
+
+def _write_build_id(out: bytearray, section: int, records: elf.Layouts) -> None:
+    """SHA-1 over the file with a zero id, into our own note (ELF gABI, note header of 16 bytes with the name GNU)."""
+    at = _headers(out, records)[section]["sh_offset"] + 16
+    out[at : at + 20] = hashlib.sha1(out, usedforsecurity=False).digest()
+
+
+def _headers(out: bytes | bytearray, records: elf.Layouts) -> Array:
+    header = np.frombuffer(out, records.header, count=1)[0]
+    # A copy: a view would keep a bytearray from being changed.
+    return np.frombuffer(out, records.section, count=int(header["e_shnum"]), offset=int(header["e_shoff"])).copy()
+
+
+def own_build_id(data: bytes) -> str:
+    """The build id in the note of a megamodule, in hex."""
+    headers = _headers(data, elf.CLASSES[data[4]])
+    names = int(headers[int(np.frombuffer(data, elf.CLASSES[data[4]].header, count=1)[0]["e_shstrndx"])]["sh_offset"])
+    for row in headers:
+        if data.startswith(BUILD_ID.encode() + b"\0", names + int(row["sh_name"])):
+            at = int(row["sh_offset"])
+            return data[at + 16 : at + 36].hex()
+    raise AssertionError("a megamodule has a build id")
+
+
+def build_ids(members: Sequence[Member]) -> Mapping[str, str]:
+    """Each member's own build id in hex, '' without one: what debug packages are found by."""
+    found = {}
+    for member in members:
+        section = member.section(BUILD_ID)
+        found[member.name] = bytes(section.data[16:]).hex() if section is not None and section.size > 16 else ""
+    return found

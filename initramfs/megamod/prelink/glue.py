@@ -1,0 +1,304 @@
+"""Pass 4, glue: the one synthetic member that the prelinker adds, made in memory like a module that was read.
+
+Needs: the members in init order and what they need of each other. Guarantees: a member with the megamodule's struct
+module, .modinfo, init function, result parameters and the renamed parameter strings; the later passes treat it as any
+other. Its undefined symbols are the members' inits and a few kernel imports whose CRC is known.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.common.errors import MegamodError
+from megamod.prelink import elf
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, RESULT_NOT_RUN, SORTED_IP, SORTED_STATE, GlueRequest
+from megamod.prelink.module_builder import Builder
+from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
+from megamod.prelink.parameters import Parameter, rename_parameters
+from megamod.prelink.read import THIS_MODULE, Member
+from megamod.prelink.resolve import Resolution
+from megamod.prelink.unwind import IP_SIZE, STATE, Unwind
+
+# A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
+# 21 an unsigned long.
+RESULTS_PER_PARAMETER = 256
+TIMES_PER_PARAMETER = 128
+_PERM_READ, _PERM_NONE = 0o444, 0
+EXIDX_INIT = f"{elf.EXIDX}.init.text"
+# What the glue imports beside the inits; the CRC of each is taken from any module that imports it too.
+IMPORTS_RESULTS = ("param_array_ops", "param_ops_int")
+IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glue:
+    """The synthetic member and what connects it with the others.
+
+    places: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
+    of the new name in the glue's .rodata. has_results: the result and skip parameters exist.
+    """
+
+    member: Member
+    places: Mapping[int, tuple[int, int, int]]
+    renames: Mapping[tuple[int, int], Sequence[int]]
+    parameters: tuple[Parameter, ...]
+    has_results: bool
+    rodata: int
+
+
+def make_glue(
+    members: Sequence[Member],
+    depends: Sequence[frozenset[int]],
+    resolution: Resolution,
+    options: PrelinkOptions,
+    donors: Mapping[str, int],
+    unwind: Unwind | None,
+) -> Glue:
+    """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols.
+    unwind: the entries of all members, if the glue is to settle them."""
+    _check_name(options.name, members[0].architecture.bits)
+    architecture = members[0].architecture
+    builder = Builder(architecture=architecture)
+    crcs = _known_crcs(members, resolution, donors)
+    has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
+    timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
+    template = _template(members)
+    for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ORC_STATE, ORC_IP):
+        builder.add(name)
+    this_module = builder.add(THIS_MODULE)
+    skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
+    renames, parameters = rename_parameters(builder, members)
+    places, bit = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind)
+    _add_struct_module(builder, template, options.name, bit, may_lack_init=not options.results)
+    _add_modinfo(builder, members, options)
+    _add_notes(builder, members, options)
+    _add_placeholders(builder, members)
+    member = builder.build(options.name, this_module, crcs)
+    return Glue(
+        member=member,
+        places=places,
+        renames=renames,
+        parameters=parameters,
+        has_results=has_results,
+        rodata=builder.index(".rodata"),
+    )
+
+
+def _check_name(name: str, bits: int) -> None:
+    limit = NAME_LIMIT[bits]
+    if not name or len(name) > limit or not all(c.isascii() and (c.isalnum() or c == "_") for c in name):
+        raise MegamodError(
+            f"module name '{name}': letters, digits and _ are allowed, at most {limit}", hint="choose another --name"
+        )
+
+
+def _known_crcs(members: Sequence[Member], resolution: Resolution, donors: Mapping[str, int]) -> dict[str, int]:
+    """CRC of each symbol that the glue may import; without versions they are simply there since 4.x."""
+    thunk = members[0].architecture.return_thunk
+    wanted = (*IMPORTS_RESULTS, *IMPORTS_TIMES, *([thunk] if thunk else []))
+    if not resolution.has_versions:
+        return dict.fromkeys(wanted, 0)
+    known = dict(donors)
+    for member in members:
+        known.update((name, member.versions[name]) for name in wanted if name in member.versions)
+    return {name: known[name] for name in wanted if name in known}
+
+
+def _template(members: Sequence[Member]) -> Member:
+    """A member with an init relocation: from one without it the kernel would never call the glue (seen)."""
+    for member in members:
+        if member.init is not None:
+            return member
+    return members[0]
+
+
+def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, *, may_lack_init: bool) -> None:
+    """The template's struct module with our name; its init pointer is the only relocation that is carried over. *bit*
+    is added to it."""
+    data = bytearray(template.sections[template.this_module].data)
+    old = template.info("name") or ""
+    at = template.name_offset
+    data[at : at + len(old)] = bytes(len(old))
+    data[at : at + len(name)] = name.encode()
+    builder.buffer(THIS_MODULE)[:] = data
+    for target, rows in template.relas:
+        if target != template.this_module:
+            continue
+        for offset, kind, symbol, _addend in rows.tolist():
+            if template.symbol_name(symbol) == "init_module":
+                builder.point(THIS_MODULE, offset, ".init.text", bit, kind)
+                return
+    if may_lack_init:
+        return
+    raise MegamodError(
+        f"{template.file}: neither it nor another member has an init function, so the kernel would call nothing",
+        hint="such libraries need no megamodule of their own; add the modules that use them",
+    )
+
+
+def _add_results(builder: Builder, count: int, *, has_results: bool, timed: bool) -> list[tuple[int, int, int]]:
+    """Result and skip parameters; returns per skip list (first member, list, count) as offsets in .data."""
+    data, word = builder.buffer(".data"), builder.architecture.word
+    data += struct.pack("<i", RESULT_NOT_RUN) * count
+    data += bytes(-len(data) % 8)
+    if not has_results:
+        return []
+    skips = []
+    for number, base in enumerate(range(0, count, RESULTS_PER_PARAMETER)):
+        length = min(RESULTS_PER_PARAMETER, count - base)
+        suffix = str(number) if number else ""
+        array = builder.array(length, 4, "param_ops_int", 4 * base, None)
+        builder.parameter(f"result{suffix}", _PERM_READ, array)
+        at = len(data)
+        data += bytes(8 + 4 * length)
+        data += bytes(-len(data) % 8)
+        builder.parameter(f"skip{suffix}", _PERM_NONE, builder.array(length, 4, "param_ops_int", at + 8, at))
+        skips.append((base, at + 8, at))
+    if timed:
+        times = len(data)
+        data += bytes(word * count)
+        for number, base in enumerate(range(0, count, TIMES_PER_PARAMETER)):
+            length = min(TIMES_PER_PARAMETER, count - base)
+            array = builder.array(length, word, "param_ops_ulong", times + word * base, None)
+            builder.parameter(f"nanoseconds{number or ''}", _PERM_READ, array)
+    return skips
+
+
+def _add_code(
+    builder: Builder,
+    members: Sequence[Member],
+    depends: Sequence[frozenset[int]],
+    *,
+    skips: Sequence[tuple[int, int, int]],
+    timed: bool,
+    unwind: Unwind | None,
+) -> tuple[dict[int, tuple[int, int, int]], int]:
+    """The init function; returns Glue.places, and what pointers to it have beside its place."""
+    architecture = builder.architecture
+    code = architecture.encode_init(
+        GlueRequest(
+            inits=[member.init is not None for member in members],
+            needs=[sorted(needed) for needed in depends],
+            skip_chunks=[base for base, _, _ in skips],
+            timed=timed,
+            start=_usual_start(members),
+            thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
+            unwind=unwind.table if unwind is not None else None,
+        )
+    )
+    builder.buffer(".init.text")[:] = code.code
+    # What a stack trace shows between do_one_initcall and a member's init.
+    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code), code.bit)
+    named = {"result": (".data", 0)}
+    for number, (_, values, count) in enumerate(skips):
+        named |= {f"skip{number}": (".data", values), f"skip{number}_count": (".data", count)}
+    if timed:
+        named["nanoseconds"] = (".data", len(builder.buffer(".data")) - architecture.word * len(members))
+    if unwind is not None:
+        named |= _add_unwind(builder, unwind, code.frames)
+    places: dict[int, tuple[int, int, int]] = {}
+    for fixup in code.fixups:
+        if fixup.label is not None:
+            symbol = builder.symbol("", builder.index(".init.text"), value=fixup.label)
+            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol)
+            continue
+        if isinstance(fixup.target, int):
+            init = members[fixup.target].init
+            assert init is not None
+            symbol = builder.symbol("")
+            places[symbol] = (fixup.target, *init)
+        elif fixup.target in named:
+            section, offset = named[fixup.target]
+            builder.point(".init.text", fixup.offset, section, offset + fixup.addend, fixup.kind)
+            continue
+        elif unwind is not None and fixup.target in unwind.anchors:
+            symbol = builder.symbol("")
+            places[symbol] = (*unwind.anchors[fixup.target], 0)
+        else:
+            symbol = builder.undefined(fixup.target)
+        builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
+    if code.return_site is not None:
+        builder.buffer(".return_sites").extend(bytes(4))
+        builder.point(".return_sites", 0, ".init.text", code.return_site, architecture.relative)
+    if code.unwind_entry is not None and any(member.section(EXIDX_INIT) for member in members):
+        builder.add(EXIDX_INIT)
+        builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
+        builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
+    return places, code.bit
+
+
+def _usual_start(members: Sequence[Member]) -> bytes:
+    """The commonest first instruction of the inits: landing pad, signing of the return address."""
+    inits = ((member, *member.init) for member in members if member.init is not None)
+    starts = Counter(bytes(member.sections[home].data[value : value + 4]) for member, home, value in inits)
+    return max(starts, key=lambda start: (starts[start], start), default=b"")
+
+
+def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, int]]) -> dict[str, tuple[str, int]]:
+    """ORC entries for the glue, or every frame below it is a guess (seen), and room for the table of all entries.
+    Returns what the code refers to."""
+    for offset, depth in frames:
+        at = len(builder.buffer(ORC_IP))
+        builder.buffer(ORC_IP).extend(bytes(IP_SIZE))
+        builder.point(ORC_IP, at, ".init.text", offset, builder.architecture.relative)
+        # An all-zero entry ends the known code: undefined (arch/x86/kernel/unwind_orc.c orc_find()).
+        builder.buffer(ORC_STATE).extend(struct.pack("<h", depth) + unwind.usual if depth else bytes(STATE.itemsize))
+    slots = unwind.slots + 2 * len(frames)
+    for name, size in ((SORTED_IP, IP_SIZE), (SORTED_STATE, STATE.itemsize)):
+        builder.add(name)
+        builder.written_once.add(name)
+        builder.buffer(name).extend(bytes(size * slots))
+    named = {name: (name, 0) for name in (ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE)} | {
+        "struct module": (THIS_MODULE, 0)
+    }
+    # Without init code of a member the glue's is all there is.
+    return named if ".init.text" in unwind.anchors else named | {".init.text": (".init.text", 0)}
+
+
+def _add_modinfo(builder: Builder, members: Sequence[Member], options: PrelinkOptions) -> None:
+    """What the kernel reads first, then what makes the file readable for people (kernel/module/main.c
+    check_modinfo(), module_augment_kernel_taints())."""
+    entries = [("license", "GPL"), ("name", options.name), ("vermagic", members[0].info("vermagic") or "")]
+    if all(member.info("intree") for member in members):
+        entries.append(("intree", "Y"))
+    if all(member.info("retpoline") for member in members):
+        entries.append(("retpoline", "Y"))
+    if any(member.info("staging") for member in members):
+        entries.append(("staging", "Y"))
+    entries += [("import_ns", n) for n in sorted({n for member in members for n in member.infos("import_ns")})]
+    entries.append(("description", f"megamodule of {len(members)} modules"))
+    entries.append(("megamod", "1"))
+    entries += [("megamod.member", member.name) for member in members]
+    builder.add(".modinfo")
+    builder.buffer(".modinfo")[:] = b"".join(f"{key}={value}".encode() + b"\0" for key, value in entries)
+
+
+def _add_notes(builder: Builder, members: Sequence[Member], options: PrelinkOptions) -> None:
+    """A build id of our own (filled in by emit), and one of each other note; .orc_header must be the same in all."""
+    builder.add(".note.gnu.build-id")
+    builder.buffer(".note.gnu.build-id")[:] = struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(20)
+    names = sorted({s.name for m in members for s in m.sections if s.alloc and s.name.startswith(".note.")})
+    if options.unwind != "drop" and any(m.section(".orc_header") for m in members):
+        names.append(".orc_header")
+    for name in names:
+        if name == ".note.gnu.build-id":
+            continue
+        holders = [(member, section) for member in members if (section := member.section(name)) is not None]
+        first = bytes(holders[0][1].data)
+        if name == ".orc_header":
+            for member, section in holders:
+                if bytes(section.data) != first:
+                    raise MegamodError(f"{member.file}: .orc_header differs from {holders[0][0].file}'s")
+        builder.add(name)
+        builder.buffer(name)[:] = first
+
+
+def _add_placeholders(builder: Builder, members: Sequence[Member]) -> None:
+    """Sections that the kernel looks for, resizes and fills: one of each, as any member has it."""
+    for name in sorted(builder.architecture.placeholders):
+        section = next((found for member in members if (found := member.section(name)) is not None), None)
+        if section is not None:
+            builder.copy(section)

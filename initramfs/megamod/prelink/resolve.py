@@ -1,0 +1,191 @@
+"""Pass 2, resolve: bind the imports of members to the exports of other members; the rest are kernel imports.
+
+Needs: members as read. Guarantees: all members are of one kernel build (machine, vermagic, struct module, versions),
+may be merged at all (licence, taint), and every undefined symbol is either bound to one export whose CRC and namespace
+fit, or listed once as a kernel import with the one CRC that all members agree on. After this there are no new symbols
+but the glue's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from megamod.common.errors import MegamodError
+from megamod.prelink import elf
+from megamod.prelink.exports import Export, reserved
+from megamod.prelink.read import THIS_MODULE, Member
+
+# include/linux/license.h, license_is_gpl_compatible()
+GPL_COMPATIBLE = frozenset(
+    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"]
+)
+LAYOUT = "module_layout"
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What each undefined symbol means; member numbers are positions in the input.
+
+    bindings: per member, symbol index → (exporting member, export). depends: per member, the members it imports from.
+    kernel: name → CRC (None without versions) of what the kernel or another module must provide.
+    """
+
+    bindings: tuple[Mapping[int, tuple[int, Export]], ...]
+    depends: tuple[frozenset[int], ...]
+    kernel: Mapping[str, int | None]
+    has_versions: bool
+    has_extended_versions: bool
+
+
+def resolve(members: Sequence[Member], *, allow_taint: bool = False) -> Resolution:
+    """Bind imports to exports; raise MegamodError for members that cannot be in one megamodule."""
+    if not members:
+        raise MegamodError("nothing to link: no modules were given")
+    _check_same_build(members)
+    for member in members:
+        _check_licence(member, allow_taint)
+    exporters = _index_exports(members)
+    _check_versions(members, exporters)
+    bindings, depends = [], []
+    for number, member in enumerate(members):
+        bound = {i: exporters[name] for i, name in member.imports.items() if name in exporters}
+        _check_namespaces(member, members, bound.values())
+        bindings.append(bound)
+        depends.append(frozenset(exporter for exporter, _ in bound.values()) - {number})
+    kernel: dict[str, int | None] = {}
+    for member in members:
+        for name in member.imports.values():
+            if name not in exporters:
+                kernel.setdefault(name, member.versions.get(name))
+    if any(LAYOUT in member.versions for member in members):
+        kernel.setdefault(LAYOUT, next(m.versions[LAYOUT] for m in members if LAYOUT in m.versions))
+    return Resolution(
+        bindings=tuple(bindings),
+        depends=tuple(depends),
+        kernel=kernel,
+        has_versions=any(m.has_versions for m in members),
+        has_extended_versions=any(m.has_extended_versions for m in members),
+    )
+
+
+def _check_same_build(members: Sequence[Member]) -> None:
+    first = members[0]
+    known: dict[str, Member] = {}
+    for member in members:
+        if member.machine != first.machine:
+            raise MegamodError(
+                f"{member.file}: built for {machine_name(member.machine)}, {first.file} for "
+                f"{machine_name(first.machine)}",
+                hint="take all modules from one lib/modules folder",
+            )
+        if member.e_flags != first.e_flags:
+            # What the code may expect of the machine: arm's ABI version, riscv's float ABI (psABI of each).
+            raise MegamodError(
+                f"{member.file}: ELF header: e_flags {member.e_flags:#x}, {first.file} has {first.e_flags:#x}",
+                hint="take all modules from one lib/modules folder",
+            )
+        if member.info("vermagic") != first.info("vermagic"):
+            raise MegamodError(
+                f"{member.file}: vermagic '{member.info('vermagic')}' differs from {first.file}'s "
+                f"'{first.info('vermagic')}'",
+                hint="take all modules from one lib/modules folder",
+            )
+        if member.name in known:
+            raise MegamodError(
+                f"{member.file}: module {member.name} is given twice (also as {known[member.name].file})",
+                hint="name it once",
+            )
+        known[member.name] = member
+        size, reference = (m.sections[m.this_module].size for m in (member, first))
+        if size != reference:
+            raise MegamodError(
+                f"{member.file}: {THIS_MODULE}: struct module has {size} bytes, in {first.file} it has {reference}",
+                hint="take all modules from one lib/modules folder",
+            )
+
+
+def machine_name(machine: int) -> str:
+    """The kernel's word for an ELF machine number."""
+    return elf.MACHINE_NAMES.get(machine, f"ELF machine {machine}")
+
+
+def _check_licence(member: Member, allow_taint: bool) -> None:
+    licence = member.info("license")
+    if licence not in GPL_COMPATIBLE:
+        # Declaring such a member GPL would circumvent EXPORT_SYMBOL_GPL: not ours to do.
+        raise MegamodError(
+            f"{member.file}: its licence '{licence or 'unspecified'}' is not GPL-compatible, it cannot be merged",
+            hint="leave it out; it can be loaded on its own later",
+        )
+    if allow_taint:
+        return
+    for key, wanted, what in (("intree", None, "out of tree"), ("staging", "Y", "in staging")):
+        if (member.info(key) == wanted) and (wanted is not None or member.info(key) is None):
+            raise MegamodError(
+                f"{member.file}: the module is {what} and would taint the kernel with all other members",
+                hint="allow-taint: true in the profile or --allow-taint permits it",
+            )
+
+
+def _index_exports(members: Sequence[Member]) -> dict[str, tuple[int, Export]]:
+    exporters: dict[str, tuple[int, Export]] = {}
+    for number, member in enumerate(members):
+        for export in member.exports:
+            if export.name in exporters:
+                other = members[exporters[export.name][0]]
+                raise MegamodError(f"{member.file}: exports {export.name}, which {other.file} exports too")
+            exporters[export.name] = (number, export)
+    return exporters
+
+
+def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int, Export]]) -> None:
+    """Every importer's CRC equals the exporter's, and all members agree on every kernel symbol's.
+
+    Errors are gathered: the symbols, three sites each.
+    """
+    agreed: dict[str, tuple[int, str]] = {
+        name: (export.crc, members[number].file)
+        for name, (number, export) in exporters.items()
+        if export.crc is not None
+    }
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for member in members:
+        for name, crc in member.versions.items():
+            reference, source = agreed.setdefault(name, (crc, member.file))
+            if crc != reference:
+                wrong[name].append(f"{member.file} has {crc:#010x}, {source} {reference:#010x}")
+    if wrong:
+        name, sites = sorted(wrong.items())[0]
+        more = sum(map(len, wrong.values())) - len(sites[:_SHOWN])
+        raise MegamodError(
+            f"{sites[0].split(' ')[0]}: the version (CRC) of {name} does not fit: {'; '.join(sites[:_SHOWN])}"
+            + (f" and {more} more" if more else ""),
+            hint="modules of different builds are mixed; take all from one lib/modules folder",
+        )
+    if any(m.has_versions for m in members):
+        for member in members:
+            if LAYOUT not in member.versions:
+                raise MegamodError(f"{member.file}: __versions: no entry for {LAYOUT}, the kernel would refuse it")
+            for export in member.exports:
+                if export.crc is None:
+                    raise MegamodError(f"{member.file}: __kcrctab: no version (CRC) for the export {export.name}")
+            for index, name in member.imports.items():
+                if name not in exporters and name not in member.versions and index not in member.weak_imports:
+                    raise MegamodError(f"{member.file}: __versions: no entry for the import {name}")
+
+
+def _check_namespaces(member: Member, members: Sequence[Member], bound: Iterable[tuple[int, Export]]) -> None:
+    imported = set(member.infos("import_ns"))
+    for number, export in bound:
+        if reserved(export.namespace) is not None:
+            # "module:a,b*" binds to the importing module's own name (6.16+, kernel/module/main.c
+            # verify_module_namespace()); the link does here what the kernel would have done.
+            continue
+        if export.namespace and export.namespace not in imported:
+            raise MegamodError(
+                f"{member.file}: uses {export.name} of {members[number].file} from namespace {export.namespace} "
+                "without importing it"
+            )

@@ -1,0 +1,1 @@
+"""A profile: YAML in, checked values out."""

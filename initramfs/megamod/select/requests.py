@@ -1,0 +1,152 @@
+"""Profile and ModuleTree → wishes: which module each stage asks for, once what is excluded has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from megamod.common.errors import Location, MegamodError, fail
+from megamod.modules.modprobe_d import ModprobeConfig
+from megamod.modules.tree import ModuleTree
+from megamod.profile.model import Profile, Selector
+from megamod.profile.selectors import SelectorKind, parse_selector
+from megamod.select.match import Match, match
+from megamod.select.selection import LeftOut
+
+_SHOWN = 8
+
+Detect = Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
+"""What this machine needs: modules of the critical stage and all others, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A module that a stage asks for; *named* by its own name, or found by a pattern or an alias."""
+
+    stage: int
+    match: Match
+
+    @property
+    def named(self) -> bool:
+        return self.match.exact
+
+
+@dataclass(slots=True, kw_only=True)
+class Notes:
+    """What the user should hear, gathered so that a pattern over hundreds of modules gives a line, not hundreds."""
+
+    lines: list[str] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def group(self, heading: str, name: str) -> None:
+        names = self.groups.setdefault(heading, [])
+        if name not in names:
+            names.append(name)
+
+    def leave_out(self, name: str, reason: str, location: Location) -> None:
+        self.left_out.setdefault(name, LeftOut(name=name, reason=reason, location=location))
+
+    def result(self) -> tuple[str, ...]:
+        grouped = (f"{heading}: {_names(names)}" for heading, names in self.groups.items())
+        return (*self.lines, *grouped)
+
+
+def _names(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
+
+
+def find_excluded(profile: Profile, tree: ModuleTree, notes: Notes) -> dict[str, Location]:
+    """Excluded module → where the profile says so."""
+    excluded: dict[str, Location] = {}
+    for selector in profile.exclude:
+        if parse_selector(selector).kind is SelectorKind.DETECTED:
+            raise fail(selector.location, "exclude: `@detected` would leave out what this machine needs")
+        found = _match(selector, tree, notes)
+        for name in found.modules:
+            excluded.setdefault(name, selector.location)
+        if found.selector.is_name and not found.modules:
+            for name in found.builtin:
+                notes.group("built into the kernel, so not excluded", name)
+    return excluded
+
+
+def find_wishes(
+    profile: Profile, tree: ModuleTree, config: ModprobeConfig | None, detect: Detect, notes: Notes
+) -> dict[str, Wish]:
+    """Module → the stage that asks for it: its name counts before a pattern, then the earlier stage."""
+    wishes: dict[str, Wish] = {}
+    for index, stage in enumerate(profile.stages):
+        for selector in stage.selectors:
+            detected: Mapping[str, str] = {}
+            if parse_selector(selector).kind is SelectorKind.DETECTED:
+                try:
+                    detected = detect()[min(index, 1)]
+                except MegamodError as error:
+                    raise fail(selector.location, f"@detected: {error.message}", error.hint) from None
+            found = _match(selector, tree, notes, detected)
+            for name in found.modules:
+                if config is not None and not (found.exact or detected) and name in config.blacklist:
+                    # As modprobe has it: a blacklist stands against aliases, not against the name. What was detected
+                    # is loaded in spite of it, or the blacklist has been looked at already.
+                    notes.group("left out, because modprobe.d has them blacklisted", name)
+                    notes.leave_out(name, "blacklisted", config.blacklist[name])
+                elif name not in wishes or (found.exact and not wishes[name].named):
+                    wishes[name] = Wish(stage=index, match=found)
+            if found.selector.is_name or not found.modules:
+                for name in found.builtin:
+                    notes.group("built into the kernel, skipped", name)
+            for name in found.builtin:
+                notes.leave_out(name, "built into the kernel", selector.location)
+    return wishes
+
+
+def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping[str, str] | None = None) -> Match:
+    found = match(selector, tree, detected or {})
+    if not found.modules and not found.builtin:
+        plain = found.selector.text.removeprefix("?")
+        notes.group("not in this kernel, and optional", plain)
+        notes.leave_out(found.selector.pattern, "not in this kernel, and optional", selector.location)
+    return found
+
+
+def without_excluded(
+    profile: Profile, wishes: Mapping[str, Wish], excluded: Mapping[str, Location], tree: ModuleTree, notes: Notes
+) -> dict[str, Wish]:
+    """The wishes that can be fulfilled; a module that is named and excluded, or needs an excluded one, is an error."""
+    kept: dict[str, Wish] = {}
+    for name, wish in wishes.items():
+        culprit = culprit_of(name, excluded, tree)
+        if culprit is None:
+            kept[name] = wish
+            continue
+        must = wish.named and not wish.match.selector.optional
+        stage = profile.stages[wish.stage].name
+        if must and culprit == name:
+            message = f"{name} is excluded, and stage {stage} names it at {wish.match.selector.location}"
+            raise fail(excluded[name], message, f'take one of the two out; `"!{name}"` removes an inherited entry')
+        if must:
+            message = f"{name} needs {culprit}, which is excluded at {excluded[culprit]}"
+            raise fail(wish.match.selector.location, message, f"`?{name}` leaves it out")
+        if culprit != name:
+            notes.group(f"left out, because they need {culprit}, which is excluded", name)
+        notes.leave_out(
+            name, "excluded" if culprit == name else f"needs {culprit}, which is excluded", excluded[culprit]
+        )
+    return kept
+
+
+def culprit_of(name: str, excluded: Mapping[str, Location], tree: ModuleTree) -> str | None:
+    """The excluded module that keeps *name* out: itself, or the first found of those it needs."""
+    if not excluded:
+        return None
+    seen, queue = {name}, [name]
+    for module in queue:
+        if module in excluded:
+            return module
+        fresh = [need for need in tree.modules[module].depends if need not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return None

@@ -1,0 +1,305 @@
+"""Profile and ModuleTree → Selection: which module goes into which stage, and why.
+
+1. Each selector is matched against the tree; what is excluded goes, and what needs it.
+2. Each stage in turn takes its modules and everything they need that no earlier stage has. A module that a later stage
+   asked for is so promoted, and a note says it.
+
+Hard dependencies (modules.dep) and soft ones (`pre` and `post` of modules.softdep) come along. Weak ones do not: they
+name what a module may ask the kernel for at run time, and modprobe itself never loads them beforehand.
+
+Guarantees: a module is in one stage; everything that it needs is in that stage or an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from megamod.common.errors import Location, MegamodError, fail
+from megamod.common.text import canonical
+from megamod.modules.levels import inherited_ranks, static_rank
+from megamod.modules.modprobe_d import ModprobeConfig, host_config, read_config
+from megamod.modules.tree import ModuleTree, Softdep
+from megamod.profile.model import Option, Profile, Selector
+from megamod.profile.selectors import OPTIONAL, parse_selector
+from megamod.select.match import nearest_modules
+from megamod.select.requests import Detect, Notes, Wish, culprit_of, find_excluded, find_wishes, without_excluded
+from megamod.select.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
+
+__all__ = ["Cause", "LeftOut", "SelectedModule", "SelectedStage", "Selection", "select"]
+
+
+def select(profile: Profile, tree: ModuleTree, *, detect: Detect | None = None) -> Selection:
+    """The selection of *profile* from *tree*; raises MegamodError, located in the profile or in the tree.
+
+    *detect* answers for `@detected`; without it this machine is looked at, if the profile asks for that.
+    """
+    notes = Notes()
+    config = _modprobe_config(profile)
+    excluded = find_excluded(profile, tree, notes)
+    wishes = find_wishes(profile, tree, config, detect or _this_machine(tree), notes)
+    wishes = without_excluded(profile, wishes, excluded, tree, notes)
+    softdeps = _Softdeps(tree=tree, config=config)
+    placed = _place(profile, wishes, excluded, softdeps, notes)
+    # From here on no module changes its stage.
+    _check_cycles(placed, tree)
+    _check_files(placed, tree)
+    _check_options(profile, placed, tree, notes)
+    skip = _skipped(profile, placed, tree, notes)
+    profile = replace(profile, options=_merged_options(profile, placed, config))
+    stages = _stages(profile, placed, softdeps, notes)
+    left_out = tuple(gone for name, gone in sorted(notes.left_out.items()) if name not in placed)
+    return Selection(profile=profile, tree=tree, stages=stages, notes=notes.result(), left_out=left_out, skip=skip)
+
+
+def _this_machine(tree: ModuleTree) -> Detect:
+    def look() -> tuple[Mapping[str, str], Mapping[str, str]]:
+        from megamod.machine.detect import detect
+        from megamod.machine.machine import Machine
+
+        return detect(Machine(root=Path("/")), tree).by_stage()
+
+    return look
+
+
+def _modprobe_config(profile: Profile) -> ModprobeConfig | None:
+    if profile.modprobe == "none":
+        return None
+    return host_config() if profile.modprobe == "host" else read_config([Path(profile.modprobe)])
+
+
+def _merged_options(
+    profile: Profile, placed: Mapping[str, _Placed], config: ModprobeConfig | None
+) -> tuple[Option, ...]:
+    """The profile's options and, for what it says nothing of, those that modprobe.d has for selected modules."""
+    said = {(option.module, canonical(option.parameter)) for option in profile.options}
+    more = config.options if config else ()
+    fresh = (o for o in more if o.module in placed and (o.module, canonical(o.parameter)) not in said)
+    return (*profile.options, *fresh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Softdeps:
+    """Soft dependencies with their aliases resolved; unresolved ones are passed over, as modprobe does."""
+
+    tree: ModuleTree
+    config: ModprobeConfig | None
+    _cache: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+
+    def of(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(modules to come before, modules to come after) *name*."""
+        if name not in self._cache:
+            softdep = self.tree.softdeps.get(name, Softdep())
+            own = self.config.softdeps.get(name, Softdep()) if self.config else Softdep()
+            before, after = (*own.pre, *softdep.pre), (*own.post, *softdep.post)
+            self._cache[name] = (self._resolve(name, before), self._resolve(name, after))
+        return self._cache[name]
+
+    def _resolve(self, name: str, words: Iterable[str]) -> tuple[str, ...]:
+        found = (module for word in words for module in self.tree.resolve(word)[0] if module != name)
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """Where a module goes and why: what SelectedModule says of it."""
+
+    stage: int
+    reason: str
+    cause: Cause
+    selector: Selector | None = None
+    by: str | None = None
+    promoted_from: str | None = None
+
+
+def _place(
+    profile: Profile,
+    wishes: Mapping[str, Wish],
+    excluded: Mapping[str, Location],
+    softdeps: _Softdeps,
+    notes: Notes,
+) -> dict[str, _Placed]:
+    """Module → stage and reason. Modules asked for come first in each stage, so that their reason is that one."""
+    placed: dict[str, _Placed] = {}
+
+    def excluded_at(name: str) -> Location:
+        return excluded[culprit_of(name, excluded, softdeps.tree) or name]
+
+    for index in range(len(profile.stages)):
+        own = [name for name, wish in wishes.items() if wish.stage == index and name not in placed]
+        own.sort(key=lambda name: (not wishes[name].named, name))
+        for name in own:
+            found = wishes[name].match
+            cause = Cause.NAMED if found.exact else Cause.MATCHED
+            placed[name] = _Placed(
+                stage=index, reason=found.reason_of(name), cause=cause, selector=found.selector.written
+            )
+        queue = own
+        while queue:
+            needs = [(need, cause, name) for name in queue for need, cause in _needs(name, softdeps, index, wishes)]
+            queue = []
+            for name, cause, by in needs:
+                if name in placed:
+                    continue
+                if culprit_of(name, excluded, softdeps.tree):
+                    # Only a softdep gets here: what hard dependencies lack is out already.
+                    notes.group("excluded, although a selected module has a softdep on them", name)
+                    notes.leave_out(name, f"excluded, although {by} has a softdep on it", excluded_at(name))
+                    continue
+                reason = f"needed by {by}" if cause is Cause.DEPENDENCY else f"softdep of {by}"
+                wish = wishes.get(name)
+                promoted = wish is not None and wish.stage != index
+                if wish is not None and promoted:
+                    reason = _promote(profile, name, reason, index, wish, notes)
+                placed[name] = _Placed(
+                    stage=index,
+                    reason=reason,
+                    cause=cause,
+                    selector=wish.match.selector.written if wish else None,
+                    by=by,
+                    promoted_from=profile.stages[wish.stage].name if wish and promoted else None,
+                )
+                queue.append(name)
+    return placed
+
+
+def _needs(name: str, softdeps: _Softdeps, stage: int, wishes: Mapping[str, Wish]) -> Iterable[tuple[str, Cause]]:
+    """(module, cause) of everything that comes along with *name*."""
+    for need in softdeps.tree.modules[name].depends:
+        yield need, Cause.DEPENDENCY
+    before, after = softdeps.of(name)
+    for need in before:
+        yield need, Cause.SOFTDEP
+    for need in after:
+        # What is to come after a module may as well come with a later stage that asks for it.
+        if need not in wishes or wishes[need].stage <= stage:
+            yield need, Cause.SOFTDEP
+
+
+def _promote(profile: Profile, name: str, reason: str, stage: int, wish: Wish, notes: Notes) -> str:
+    """The reason of a module that an earlier stage than the one that asked for it needs; a note tells the user."""
+    old, new = profile.stages[wish.stage].name, profile.stages[stage].name
+    if wish.named:
+        notes.lines.append(f"{name} is promoted from {old} to {new}: {reason}")
+    else:
+        notes.group(f"promoted from {old} to {new}, where they are needed", name)
+    return f"{reason}, promoted from {old}"
+
+
+def _check_cycles(placed: Iterable[str], tree: ModuleTree) -> None:
+    """No selected module may need itself, directly or not."""
+    done: set[str] = set()
+    for start in sorted(placed):
+        path, pending = [start], [_written(start, tree)]
+        while path:
+            need = next((name for name in pending[-1] if name not in done), None)
+            if need is None:
+                done.add(path.pop())
+                pending.pop()
+            elif need in path:
+                ring = [*path[path.index(need) :], need]
+                raise MegamodError(
+                    f"{tree.folder / 'modules.dep'}: cyclic dependency: {' → '.join(ring)}",
+                    hint="such modules can never be loaded; depmod leaves them out",
+                )
+            else:
+                path.append(need)
+                pending.append(_written(need, tree))
+
+
+def _written(name: str, tree: ModuleTree) -> Iterator[str]:
+    """What *name* needs, in the order of modules.dep: the nearest first."""
+    return reversed(tree.modules[name].depends)
+
+
+def _check_files(placed: Iterable[str], tree: ModuleTree) -> None:
+    for name in sorted(placed):
+        module = tree.modules[name]
+        if not module.path.is_file():
+            message = f"{tree.folder / 'modules.dep'}: {module.relpath} is listed, but there is no such file"
+            raise MegamodError(message, hint="run depmod, or unpack the kernel's modules again")
+
+
+def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: Notes) -> None:
+    for option in profile.options:
+        name = option.module
+        if name in placed:
+            continue
+        if name in tree.builtin and name not in tree.modules:
+            word = f"{name}.{option.parameter}={option.value}"
+            notes.lines.append(f"{name} is built into the kernel: its option belongs on the command line, as {word}")
+        elif name in tree.modules:
+            notes.group("options without effect, the modules are in no stage", name)
+        elif option.optional:
+            notes.group("not in this kernel, and optional", name)
+        else:
+            hint = nearest_modules(name, tree) or f"`?{name}` is no error where there is none"
+            raise fail(option.location, f"options: no module {name} in {tree.release}", hint)
+
+
+def _skipped(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: Notes) -> tuple[str, ...]:
+    """The selected modules that `skip` names; what needs them is not initialised either, and a note says so."""
+    skipped: list[str] = []
+    for selector in profile.skip:
+        name = parse_selector(selector).pattern
+        if name in placed:
+            skipped.append(name)
+            users = sorted(user for user in placed if name in tree.modules[user].depends)
+            for user in users:
+                notes.group(f"not initialised either, because they need {name}, which is skipped", user)
+        elif name in tree.modules:
+            notes.group("skip without effect, the modules are in no stage", name)
+        elif name in tree.builtin:
+            notes.group("built into the kernel, so not skipped (initcall_blacklist= on the command line does)", name)
+        elif selector.text.startswith(OPTIONAL):
+            notes.group("not in this kernel, and optional", name)
+        else:
+            hint = nearest_modules(name, tree) or f"`?{name}` is no error where there is none"
+            raise fail(selector.location, f"skip: no module {name} in {tree.release}", hint)
+    return tuple(sorted(set(skipped)))
+
+
+def _stages(
+    profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
+) -> tuple[SelectedStage, ...]:
+    wishes_before = _init_wishes(placed, softdeps)
+    modules_of = softdeps.tree.modules
+    own = {name: static_rank(name, modules_of[name].order) for name in placed}
+    ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *wishes_before[name]) for name in placed})
+    stages = []
+    for index, stage in enumerate(profile.stages):
+        names = sorted(name for name, place in placed.items() if place.stage == index)
+        if not names and index > 0:
+            notes.lines.append(f"stage {stage.name} is left out: none of its modules remains")
+            continue
+        if not names:
+            notes.lines.append("the critical stage is empty: nothing that it names is a module of this kernel")
+        modules = tuple(
+            SelectedModule(
+                name=name,
+                path=modules_of[name].path,
+                relpath=modules_of[name].relpath,
+                reason=placed[name].reason,
+                rank=ranks[name],
+                after=wishes_before[name],
+                cause=placed[name].cause,
+                selector=placed[name].selector,
+                by=placed[name].by,
+                promoted_from=placed[name].promoted_from,
+            )
+            for name in names
+        )
+        stages.append(SelectedStage(name=stage.name, trigger=stage.trigger, modules=modules))
+    return tuple(stages)
+
+
+def _init_wishes(placed: Mapping[str, _Placed], softdeps: _Softdeps) -> dict[str, tuple[str, ...]]:
+    """Module → selected modules, of its stage or an earlier one, that a softdep wants before it."""
+    wishes: dict[str, set[str]] = {name: set() for name in placed}
+    for name in placed:
+        before, after = softdeps.of(name)
+        for first, second in (*((need, name) for need in before), *((name, need) for need in after)):
+            if first in placed and second in placed and placed[first].stage <= placed[second].stage:
+                wishes[second].add(first)
+    return {name: tuple(sorted(names)) for name, names in wishes.items()}

@@ -1,1 +1,0 @@
-"""The loader: the static program that is /init in the image, and how it is compiled."""

@@ -1,1 +1,0 @@
-"""Profiles: which modules are critical, which are deferred, and why each one is there."""
