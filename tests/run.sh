@@ -26,6 +26,9 @@ step ruff
 step mypy
 "$py" -m mypy --cache-dir "$venv/mypy-cache" initramfs/megamod
 
+step imports
+PYTHONPATH=initramfs "$venv/bin/lint-imports" --no-cache
+
 step shellcheck
 {
 	find initramfs profiles loader tests -name '*.sh' -o -name '*.bash'

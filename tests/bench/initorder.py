@@ -28,8 +28,9 @@ from megamod.common.host import cache_folder
 from megamod.image.archive import write_image
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree, open_tree
+from megamod.prelink.member import Member
 from megamod.prelink.order import order
-from megamod.prelink.read import Member, read_member
+from megamod.prelink.read import read_member
 from megamod.prelink.resolve import resolve
 from megamod.profile.model import Profile, Selector, Stage
 from megamod.select.select import SelectedModule, select

@@ -9,9 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from boot.imagekit import MadeOnce, make_image, make_root, make_stock_image
+from megamod.analyze.chart.record import BootRecord
+from megamod.analyze.chart.record_source import record_from_log
 from megamod.boot.debian import Kernel
-from megamod.chart.record import BootRecord
-from megamod.chart.record_source import record_from_log
 
 Kernels = Callable[[str], Kernel]
 

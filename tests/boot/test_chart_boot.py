@@ -8,8 +8,8 @@ import pytest
 
 from boot.chartkit import Kernels, log_of, record_of
 from boot.imagekit import MadeOnce
-from megamod.chart.compare import compare
-from megamod.chart.record import Kind
+from megamod.analyze.chart.compare import compare
+from megamod.analyze.chart.record import Kind
 
 SUITES = ("bookworm", "sid")
 

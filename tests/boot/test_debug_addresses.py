@@ -15,7 +15,7 @@ from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
 from megamod.build.recipe import build_image
 from megamod.common.progress import Steps
-from megamod.debug.addresses import load_addresses
+from megamod.inspect.debug.addresses import load_addresses
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 

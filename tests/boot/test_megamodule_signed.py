@@ -15,9 +15,9 @@ from megamod.boot.debian import Kernel
 from megamod.build.recipe import build_image
 from megamod.common.progress import Steps
 from megamod.image.archive import read_image, write_image
+from megamod.image.signing.signature import read_signature
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
-from megamod.signing.signature import read_signature
 
 PROFILE = """
 name: signed

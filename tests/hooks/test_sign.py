@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from megamod.common.errors import MegamodError
+from megamod.image.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
 from megamod.kernel.config import KernelConfig, parse_config
 from megamod.modules.tree import ModuleTree
-from megamod.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
 
 RELEASE = "6.1.0-1-test"
 LOCKED = "none [integrity] confidentiality\n"

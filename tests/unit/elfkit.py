@@ -18,8 +18,9 @@ from elftools.elf.elffile import ELFFile
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import Member, read_member
+from megamod.prelink.read import read_member
 
 VERMAGIC = "6.1.0-test SMP preempt mod_unload modversions "
 LAYOUT_CRC = 0x11223344

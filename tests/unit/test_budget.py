@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from junitparser import Failure, JUnitXml
 
-from megamod.chart.budget import Limit, Verdict, judge, parse_budget, spent, verdicts_text
-from megamod.chart.junit import junit_xml
-from megamod.chart.record import BootRecord
-from megamod.chart.record_source import record_from_log
+from megamod.analyze.chart.budget import Limit, Verdict, judge, parse_budget, spent, verdicts_text
+from megamod.analyze.chart.junit import junit_xml
+from megamod.analyze.chart.record import BootRecord
+from megamod.analyze.chart.record_source import record_from_log
 from megamod.common.errors import MegamodError
 from unit.chartkit import LOG
 

@@ -7,7 +7,7 @@ from tests.unit.elfkit import Ko, read
 
 from megamod.build.arguments import arguments, parameters_of, prefixes_of
 from megamod.common.errors import Location, MegamodError
-from megamod.profile.model import Option
+from megamod.modules.modprobe_d import Option
 
 
 def words(ko: Ko, parameter: str, value: str, *, merged: bool = True) -> tuple[str, ...]:

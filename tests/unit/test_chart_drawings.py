@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from megamod.chart.compare import compare, comparison_text
-from megamod.chart.perfetto import trace_json
-from megamod.chart.record import BootRecord, Kind, Span
-from megamod.chart.record_source import record_from_log
-from megamod.chart.svg import svg_chart, svg_comparison
-from megamod.chart.text import text_chart
+from megamod.analyze.chart.compare import compare, comparison_text
+from megamod.analyze.chart.perfetto import trace_json
+from megamod.analyze.chart.record import BootRecord, Kind, Span
+from megamod.analyze.chart.record_source import record_from_log
+from megamod.analyze.chart.svg import svg_chart, svg_comparison
+from megamod.analyze.chart.text import text_chart
 from unit.chartkit import LOG, PLAIN, STATUS, without_times
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megamod.analyze.chart.log_with_status import merge_records
+from megamod.analyze.chart.record import BootRecord, Kind, Span, sums
+from megamod.analyze.chart.record_json import record_json
+from megamod.analyze.chart.record_source import read_record, record_from_log
+from megamod.analyze.chart.svg import svg_chart
+from megamod.analyze.chart.text import text_chart
 from megamod.boot.console import parse_console
 from megamod.boot.qemu import QemuResult
 from megamod.boot.timeline import BootReport
-from megamod.chart.log_with_status import merge_records
-from megamod.chart.record import BootRecord, Kind, Span, sums
-from megamod.chart.record_json import record_json
-from megamod.chart.record_source import read_record, record_from_log
-from megamod.chart.svg import svg_chart
-from megamod.chart.text import text_chart
 from megamod.common.errors import MegamodError
 from unit.chartkit import LOG, PLAIN, STATUS, without_times
 

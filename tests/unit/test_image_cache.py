@@ -16,7 +16,7 @@ from tests.unit.test_cli_build import GOOD, module_tree
 from megamod.build.image_cache import image_key
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
-from megamod.kernel.export_cache import cached_exports
+from megamod.kernel.exports import cached_exports
 from megamod.profile.schema import load_profile
 
 EXTRA = "files: {app/: /opt}\nsign: {key: modules.pem, cert: modules.crt}\nmicrocode: auto\n"

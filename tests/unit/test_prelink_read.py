@@ -9,7 +9,8 @@ import pytest
 from tests.unit.elfkit import ALLOC, COMMON, MODULE_SIZE, R_64, UNDEF, Ko, read
 
 from megamod.common.errors import MegamodError
-from megamod.prelink.read import SIGNATURE_MAGIC, Member, read_member
+from megamod.prelink.member import Member
+from megamod.prelink.read import SIGNATURE_MAGIC, read_member
 
 
 def member_of(ko: Ko) -> Member:

@@ -15,9 +15,9 @@ from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
+from megamod.image.signing.sign import MARKER
+from megamod.image.signing.signature import read_signature
 from megamod.profile.schema import load_profile
-from megamod.signing.sign import MARKER
-from megamod.signing.signature import read_signature
 
 __all__ = ["builder"]
 

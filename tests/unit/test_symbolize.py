@@ -17,7 +17,7 @@ from tests.unit.elfkit import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
 
 from megamod.build.link_map import LinkMap, parse_map
 from megamod.cli import main as cli
-from megamod.debug.places import Places
+from megamod.inspect.debug.places import Places
 
 BASE = 0xFFFFFFFFC0200000
 Symbolize = Callable[..., tuple[str, str]]

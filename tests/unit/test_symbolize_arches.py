@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 
 from megamod.boot.debian import Kernel
 from megamod.build.link_map import parse_map
-from megamod.debug.places import Places
+from megamod.inspect.debug.places import Places
 from megamod.modules.tree import open_tree
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions

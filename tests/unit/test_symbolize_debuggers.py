@@ -17,7 +17,7 @@ from tests.unit.elfkit import VERMAGIC
 
 from megamod.build.link_map import MapMember
 from megamod.cli import main as cli
-from megamod.debug.debug_files import DebugFiles, debuginfod_cache
+from megamod.inspect.debug.debug_files import DebugFiles, debuginfod_cache
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megamod.common.errors import MegamodError
-from megamod.debug.dwarf import DebugFile
+from megamod.inspect.debug.dwarf import DebugFile
 
 # Functions in two sections that both begin at 0, inlined ones in each other and across a header, a cold part.
 SOURCE = """\

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megamod.analyze.tune.yaml_edit import Move, difference, moved
 from megamod.profile.model import Profile
 from megamod.profile.schema import load_profile
-from megamod.tune.yaml_edit import Move, difference, moved
 
 
 def move(

@@ -20,7 +20,7 @@ from megamod.common.errors import MegamodError
 from megamod.common.progress import human_seconds, table
 from megamod.image.archive import read_image
 from megamod.image.cpio import Entry
-from megamod.prelink.arch.registry import architecture_of
+from megamod.prelink.arch import architecture_of
 
 JSON_VERSION = 1
 _LOADERS = ("init", "megamod-init")

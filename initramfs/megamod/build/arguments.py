@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from megamod.prelink.parameters import parameter_names
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.common.errors import MegamodError
-from megamod.profile.model import Option
+from megamod.modules.modprobe_d import Option
 
 
 def parameters_of(member: Member) -> list[str]:

@@ -10,7 +10,7 @@ from megamod.build.files import ImageFile, collect_files, program_notes
 from megamod.build.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
 from megamod.build.manifest import ManifestFile
 from megamod.kernel.config import find_config
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.common.progress import counted, human_bytes
 from megamod.machine.board import Board, read_board
 from megamod.profile.model import Profile

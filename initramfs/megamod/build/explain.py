@@ -12,7 +12,7 @@ from megamod.build.recipe import read_selection
 from megamod.build.contents import firmware_of
 from megamod.kernel.exports import find_exports
 from megamod.build.plan import trigger_text
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.build.stages import Load, needs, split
 from megamod.common.progress import counted, human_bytes, table
 from megamod.select.explain import chain_of, names_of, users_of, why_absent

@@ -19,7 +19,7 @@ from megamod.build.contents import Contents, collect_contents
 from megamod.build.link_map import map_bytes
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.kernel.config import find_config
-from megamod.kernel.export_cache import cached_exports
+from megamod.kernel.exports import cached_exports
 from megamod.kernel.exports import KernelExports, check_imports
 from megamod.build.write_output import write_output
 from megamod.build.plan import (
@@ -37,9 +37,10 @@ from megamod.prelink.kernel_crcs import find_donors
 from megamod.prelink.emit import build_ids
 from megamod.prelink.link import Megamodule, prelink
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import Member, read_member
+from megamod.prelink.read import read_member
+from megamod.prelink.member import Member
 from megamod.build.root_requirements import check_root, root_text
-from megamod.signing.sign import Signer
+from megamod.image.signing.sign import Signer
 from megamod.build.stages import Load, needs, split
 from megamod.common.progress import StageRow, Steps, counted, human_bytes
 from megamod.loader.programs import ctl_binary, loader_binary

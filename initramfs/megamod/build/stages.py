@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from megamod.kernel.exports import KernelExports, why_reserved
 from megamod.prelink.exports import reserved
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.prelink.mergeable import why_single
 from megamod.common.errors import MegamodError
 from megamod.select.select import SelectedModule, SelectedStage

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from megamod.analyze.chart.budget import BOOT, USER_SPACE, Verdict, judge, parse_budget, verdicts_text
+from megamod.analyze.chart.junit import junit_xml
+from megamod.analyze.chart.record import BootRecord
+from megamod.analyze.chart.record_boot import boot_record
 from megamod.boot.timeline import stages_of
-from megamod.chart.budget import BOOT, USER_SPACE, Verdict, judge, parse_budget, verdicts_text
-from megamod.chart.junit import junit_xml
-from megamod.chart.record import BootRecord
-from megamod.chart.record_boot import boot_record
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
 from megamod.common.progress import counted

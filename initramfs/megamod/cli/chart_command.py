@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from megamod.chart.compare import compare, comparison_dict, comparison_text
-from megamod.chart.log_with_status import merge_records
-from megamod.chart.perfetto import trace_json
-from megamod.chart.record import BootRecord
-from megamod.chart.record_json import record_dict, record_json
-from megamod.chart.record_source import read_record
-from megamod.chart.svg import svg_chart, svg_comparison
-from megamod.chart.text import print_chart
+from megamod.analyze.chart.compare import compare, comparison_dict, comparison_text
+from megamod.analyze.chart.log_with_status import merge_records
+from megamod.analyze.chart.perfetto import trace_json
+from megamod.analyze.chart.record import BootRecord
+from megamod.analyze.chart.record_json import record_dict, record_json
+from megamod.analyze.chart.record_source import read_record
+from megamod.analyze.chart.svg import svg_chart, svg_comparison
+from megamod.analyze.chart.text import print_chart
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
 
@@ -62,7 +62,7 @@ def _no_boot_options(boot: dict[str, Any]) -> None:
 
 
 def _booted(image: Path, *, vmlinuz: Path | None, **options: Any) -> tuple[BootRecord, int]:
-    from megamod.chart.record_boot import boot_record
+    from megamod.analyze.chart.record_boot import boot_record
 
     if vmlinuz is None:
         raise MegamodError("--boot needs a kernel", hint="--vmlinuz FILE")

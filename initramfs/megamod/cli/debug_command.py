@@ -10,11 +10,11 @@ from pathlib import Path
 from megamod.build.link_map import LinkMap, read_map
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
-from megamod.debug.addresses import load_addresses
-from megamod.debug.debug_files import STANDARD, DebugFiles, debuginfod_cache
-from megamod.debug.debuggers import Debugger, place_members, script
-from megamod.debug.places import Loaded, Places, not_loaded
-from megamod.debug.symbolize import Symbolizer
+from megamod.inspect.debug.addresses import load_addresses
+from megamod.inspect.debug.debug_files import STANDARD, DebugFiles, debuginfod_cache
+from megamod.inspect.debug.debuggers import Debugger, place_members, script
+from megamod.inspect.debug.places import Loaded, Places, not_loaded
+from megamod.inspect.debug.symbolize import Symbolizer
 
 INSTALLED = Path("/var/lib/megamod/maps")
 """Where hooks keep the maps of the images that they have changed, as RELEASE.map."""

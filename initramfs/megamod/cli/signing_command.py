@@ -10,9 +10,9 @@ from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, not_an_input
 from megamod.common.progress import counted
+from megamod.image.signing.sign import Signer, read_certificate
+from megamod.image.signing.signature import read_signature
 from megamod.inspect.inspection import ModuleInspection, inspect_file
-from megamod.signing.sign import Signer, read_certificate
-from megamod.signing.signature import read_signature
 
 _ELF = b"\x7fELF"
 

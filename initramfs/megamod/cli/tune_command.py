@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from megamod.analyze.tune.tune import Boots, proposal_text, tune
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
 from megamod.common.progress import Steps
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import find_path, shipped_profiles
-from megamod.tune.tune import Boots, proposal_text, tune
 
 
 def tune_command(

@@ -20,11 +20,11 @@ from megamod.common.progress import Steps
 from megamod.common.text import canonical
 from megamod.hooks.select_modules import Choice, ImageModules
 from megamod.machine.detect import closure
-from megamod.modules.modprobe_d import ModprobeConfig
+from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.prelink.resolve import GPL_COMPATIBLE
-from megamod.profile.model import CRITICAL, Option, Profile, Root, Selector, Stage
+from megamod.profile.model import CRITICAL, Profile, Root, Selector, Stage
 from megamod.select.select import SelectedModule, Selection, select
 
 _MOST_ROUNDS = 8

@@ -1,1 +1,1 @@
-"""The bytes of an output: cpio archive, UKI, FIT image, one EFI program."""
+"""The bytes of an output: cpio archive, UKI, FIT image, one EFI program, signatures."""

@@ -1,1 +1,1 @@
-"""What an image says about itself: its manifest, its files, its bill of materials."""
+"""What is in an image: its manifest, files and bill of materials; and its members, found again in traces."""

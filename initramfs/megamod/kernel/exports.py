@@ -9,6 +9,7 @@ payload_offset). Images of other architectures: flat.py.
 from __future__ import annotations
 
 import io
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ import numpy as np
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from megamod.common.cache import file_key, read_entry, write_entry
 from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
 from megamod.kernel.flat_image import flat_exports, flat_kernel, is_packed_image, is_zimage
 from megamod.prelink.exports import reserved
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 
 _ENTRY = 12  # struct kernel_symbol: value, name, namespace, each relative to its own place
 _LIMIT = 512 << 20
@@ -180,3 +182,26 @@ def check_imports(member: Member, exports: KernelExports | None, others: frozens
         names = reserved(export.namespace)
         if names is not None and not any(fnmatchcase(member.name, n.replace("-", "_")) for n in names.split(",")):
             raise MegamodError(f"{member.file}: imports {name}, which the kernel reserves for {names}")
+
+
+def cached_exports(folder: Path, release: str) -> KernelExports | None:
+    """As `find_exports`, of which the answer is kept by the file's size, times and inode."""
+    for path in (*kernel_images(folder, release), folder / "build" / "Module.symvers"):
+        if path.is_file() and (exports := _cached(path)) is not None:
+            return exports
+    return None
+
+
+def _cached(path: Path) -> KernelExports | None:
+    key = file_key(path)
+    body = read_entry("exports", key)
+    if body is not None:
+        known = json.loads(body)
+        if known is None:
+            return None
+        symbols = {name: KernelExport(crc=crc, gpl=gpl, namespace=space) for name, crc, gpl, space in known}
+        return KernelExports(source=path, symbols=symbols)
+    exports = read_exports(path)
+    rows = [[name, e.crc, e.gpl, e.namespace] for name, e in exports.symbols.items()] if exports else None
+    write_entry("exports", key, json.dumps(rows).encode("ascii"))
+    return exports

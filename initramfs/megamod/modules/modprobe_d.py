@@ -14,7 +14,6 @@ from pathlib import Path
 from megamod.common.errors import Location, MegamodError, fail
 from megamod.common.text import canonical, shorten
 from megamod.modules.tree import Softdep, parse_softdep
-from megamod.profile.model import Option
 
 HOST_FOLDERS = (
     "etc/modprobe.d",
@@ -29,6 +28,20 @@ OWN_FILE = "megamod.conf"
 """The loader's mask of modules that are loaded already (/run/modprobe.d); it says nothing about the next image."""
 
 _COMMANDS = ("options", "blacklist", "softdep", "install", "alias", "remove", "config", "include", "weakdep")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A module parameter: *module* in canonical spelling, *value* as the kernel's parser wants it.
+
+    *optional* (written `?module`) says that the module need not exist.
+    """
+
+    module: str
+    parameter: str
+    value: str
+    location: Location
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

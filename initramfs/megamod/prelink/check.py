@@ -7,18 +7,14 @@ refused with its own name and not as a fault of the megamodule. Every rule was s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import WIDEST, Architecture
 from megamod.prelink.elf import Array, Section, find_section
+from megamod.prelink.member import Member
 from megamod.prelink.options import NAME_LIMIT
-
-if TYPE_CHECKING:
-    from megamod.prelink.read import Member
 
 # SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY; the last is SHT_X86_64_UNWIND = SHT_ARM_EXIDX.
 _LOADED_TYPES = frozenset([elf.SHT_PROGBITS, elf.SHT_NOTE, elf.SHT_NOBITS, 14, 15, 16, 0x70000001])

@@ -19,9 +19,9 @@ from megamod.prelink.arch.interface import Architecture
 from megamod.prelink.classify import Scan, site
 from megamod.prelink.elf import Array, align_up
 from megamod.prelink.layout import Layout
+from megamod.prelink.member import Member
 from megamod.prelink.merge import ABSOLUTE, Tables
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import Member
 from megamod.prelink.resolve import LAYOUT, Resolution
 
 BUILD_ID = ".note.gnu.build-id"

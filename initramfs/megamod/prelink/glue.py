@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, RESULT_NOT_RUN, SORTED_IP, SORTED_STATE, GlueRequest
+from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
 from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.prelink.parameters import Parameter, rename_parameters
-from megamod.prelink.read import THIS_MODULE, Member
+from megamod.prelink.read import THIS_MODULE
 from megamod.prelink.resolve import Resolution
 from megamod.prelink.unwind import IP_SIZE, STATE, Unwind
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.prelink.glue import IMPORTS_RESULTS, IMPORTS_TIMES
-from megamod.prelink.read import Member, read_member
+from megamod.prelink.member import Member
+from megamod.prelink.read import read_member
 
 # About every seventh Debian module imports the rarest of them; after so many the tree is taken to have none.
 _PATIENCE = 400

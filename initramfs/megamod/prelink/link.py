@@ -14,12 +14,13 @@ from megamod.prelink.glue import make_glue
 from megamod.prelink.kernel_crcs import find_donors, neighbours
 from megamod.prelink.layout import layout
 from megamod.prelink.map_file import make_map
+from megamod.prelink.member import Member
 from megamod.prelink.merge import merge
 from megamod.prelink.mergeable import why_single
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.order import Rank, default_ranks, order
 from megamod.prelink.parameters import Parameter
-from megamod.prelink.read import Member, read_members
+from megamod.prelink.read import read_members
 from megamod.prelink.relocate import relocate
 from megamod.prelink.resolve import resolve
 from megamod.prelink.sort_unwind import settle

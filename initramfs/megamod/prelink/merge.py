@@ -18,8 +18,9 @@ from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, PAGE, Architecture
 from megamod.prelink.elf import Array
 from megamod.prelink.exports import Export
 from megamod.prelink.glue import Glue
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import THIS_MODULE, Member
+from megamod.prelink.read import THIS_MODULE
 from megamod.prelink.section_rules import How, Placement, entry_size, output_position, place
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 
 # Modules that compare kernel_param.name with a string of theirs; the megamodule's names are member.name (seen in
 # drivers/platform/x86/thinkpad_acpi.c set_ibm_param() and drivers/firmware/qemu_fw_cfg.c fw_cfg_cmdline_set(), 6.1).

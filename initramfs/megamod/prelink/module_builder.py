@@ -14,7 +14,8 @@ import numpy as np
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
 from megamod.prelink.elf import EXIDX, Section
-from megamod.prelink.read import THIS_MODULE, Member
+from megamod.prelink.member import Member
+from megamod.prelink.read import THIS_MODULE
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from megamod.common.errors import MegamodError
 from megamod.modules.levels import inherited_ranks, initcall_level, tagged_rank
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.prelink.resolve import Resolution
 
 Rank = tuple[int, int]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.elf import Section
+from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
-from megamod.prelink.read import Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

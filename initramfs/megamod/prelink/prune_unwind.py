@@ -21,7 +21,7 @@ import numpy as np
 
 from megamod.prelink import elf
 from megamod.prelink.elf import Array, Section
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 
 _CALL_SIZE = 5
 # Bytes that the padding of functions consists of: int3 and the NOPs of 1 to 11 bytes. Neither call nor ud2 is in it.

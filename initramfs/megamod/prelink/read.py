@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import numpy as np
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
+from megamod.prelink.arch import architecture_of, known_names
 from megamod.prelink.arch.interface import Architecture
-from megamod.prelink.arch.registry import architecture_of, known_names
 from megamod.prelink.check import check_member
 from megamod.prelink.elf import Array, Section, find_section
-from megamod.prelink.exports import Export, read_exports
+from megamod.prelink.exports import read_exports
+from megamod.prelink.member import Member, string_at
 from megamod.prelink.options import NAME_LIMIT
 
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
@@ -31,51 +31,6 @@ THIS_MODULE = ".gnu.linkonce.this_module"
 # a damaged header cannot make us ask for all memory.
 _MAX_SECTION = 1 << 28
 _MAX_ALIGN = 1 << 16  # the kernel keeps no alignment above a page (module_alloc()), which is 64 KiB at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One module as the later passes see it.
-
-    symbols: SYM64 records; imports: symbol index → name for undefined ones; relas: (target section, RELA64 records).
-    versions: name → CRC of every imported symbol; init: (section, value) of init_module, None if it has none.
-    """
-
-    name: str
-    file: str
-    architecture: Architecture
-    machine: int
-    e_flags: int
-    sections: tuple[Section, ...]
-    symbols: Array
-    strings: bytes
-    relas: tuple[tuple[int, Array], ...]
-    modinfo: tuple[tuple[str, str], ...]
-    versions: dict[str, int]
-    has_versions: bool
-    has_extended_versions: bool
-    imports: dict[int, str]
-    weak_imports: frozenset[int]
-    exports: tuple[Export, ...]
-    init: tuple[int, int] | None
-    this_module: int
-    name_offset: int
-
-    def info(self, key: str) -> str | None:
-        """The first value of *key* in .modinfo, as the kernel's get_modinfo() reads it."""
-        return next((value for found, value in self.modinfo if found == key), None)
-
-    def infos(self, key: str) -> list[str]:
-        """Every value of *key* in .modinfo, in file order."""
-        return [value for found, value in self.modinfo if found == key]
-
-    def section(self, name: str) -> Section | None:
-        """The first SHF_ALLOC section of that name, as the kernel's find_sec() finds it."""
-        return next((s for s in self.sections if s.name == name and s.alloc), None)
-
-    def symbol_name(self, index: int) -> str:
-        """The name of a symbol; bytes that are not UTF-8 are shown escaped."""
-        return _string(self.strings, int(self.symbols["st_name"][index]))
 
 
 def read_members(paths: Iterable[Path]) -> list[Member]:
@@ -100,7 +55,7 @@ def read_member(image: bytes, *, file: str) -> Member:
         raise MegamodError(f"{file}: no {THIS_MODULE} section", hint="this is an object file, not a kernel module")
     versions, has_versions, extended = _read_versions(sections, architecture.word, file)
     undefined = np.flatnonzero((symbols["st_shndx"] == elf.SHN_UNDEF) & (symbols["st_name"] != 0))
-    imports = {int(i): _string(strings, int(symbols["st_name"][i])) for i in undefined}
+    imports = {int(i): string_at(strings, int(symbols["st_name"][i])) for i in undefined}
     weak = symbols["st_info"][undefined] >> 4 == elf.STB_WEAK
     member = Member(
         name=name,
@@ -197,7 +152,7 @@ def _sections_of(image: memoryview, rows: Sequence[tuple[int, ...]], shstrndx: i
             raise MegamodError(f"{where}: sh_link {link} names no section")
         yield Section(
             index=index,
-            name=_string(names, sh_name),
+            name=string_at(names, sh_name),
             sh_type=sh_type,
             sh_flags=flags,
             size=size if sh_type != elf.SHT_NULL else 0,
@@ -207,10 +162,6 @@ def _sections_of(image: memoryview, rows: Sequence[tuple[int, ...]], shstrndx: i
             sh_entsize=entsize,
             data=data,
         )
-
-
-def _string(table: bytes, offset: int) -> str:
-    return table[offset : table.index(b"\0", offset)].decode("utf-8", "backslashreplace")
 
 
 def _only(sections: Sequence[Section], sh_type: int, what: str, file: str) -> Section:
@@ -256,7 +207,7 @@ def _check_symbols(symbols: Array, sections: Sequence[Section], strings: bytes, 
     if special.any():
         index = int(np.argmax(special))
         raise MegamodError(
-            f"{file}: .symtab: symbol {index} ({_string(strings, int(symbols['st_name'][index]))}) has section index "
+            f"{file}: .symtab: symbol {index} ({string_at(strings, int(symbols['st_name'][index]))}) has section index "
             f"{int(shndx[index]):#x}, which the kernel refuses",
             hint="build modules with -fno-common" if int(shndx[index]) == elf.SHN_COMMON else None,
         )
@@ -368,7 +319,7 @@ def _find_init(
         if target != this_module.index:
             continue
         for _offset, _type, symbol, addend in rows.tolist():
-            if _string(strings, int(symbols["st_name"][symbol])) == "init_module":
+            if string_at(strings, int(symbols["st_name"][symbol])) == "init_module":
                 shndx = int(symbols["st_shndx"][symbol])
                 if not 0 < shndx < elf.SHN_LORESERVE:
                     raise MegamodError(f"{file}: init_module is not defined in a section")

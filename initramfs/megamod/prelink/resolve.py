@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.exports import Export, reserved
-from megamod.prelink.read import THIS_MODULE, Member
+from megamod.prelink.member import Member
+from megamod.prelink.read import THIS_MODULE
 
 # include/linux/license.h, license_is_gpl_compatible()
 GPL_COMPATIBLE = frozenset(

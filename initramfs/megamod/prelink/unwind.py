@@ -25,9 +25,9 @@ from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, UnwindTable
 from megamod.prelink.elf import Array, Section
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.prune_unwind import entries_to_keep
-from megamod.prelink.read import Member
 from megamod.prelink.section_rules import output_position, place
 
 IP_SIZE = 4

@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from megamod.common.errors import Location, fail
 from megamod.common.text import canonical, did_you_mean, shorten
+from megamod.modules.modprobe_d import Option
 from megamod.profile.contents import merge_files
-from megamod.profile.model import FileItem, Firmware, Microcode, Option, Root, Selector, Sign, Trigger, Uki
+from megamod.profile.model import FileItem, Firmware, Microcode, Root, Selector, Sign, Trigger, Uki
 from megamod.profile.selectors import REMOVE, parse_selector
 
 Setting: TypeAlias = str | tuple[str, ...] | bool | int | Uki | Sign | Microcode | None

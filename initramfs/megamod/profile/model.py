@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from megamod.common.errors import Location
+from megamod.modules.modprobe_d import Option
 
 Tracing = Literal["off", "keep"]
 Unwind = Literal["keep", "compact", "drop"]
@@ -62,20 +63,6 @@ class Stage:
     name: str
     selectors: tuple[Selector, ...]
     trigger: Trigger | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """A module parameter: *module* in canonical spelling, *value* as the kernel's parser wants it.
-
-    *optional* (written `?module`) says that the module need not exist.
-    """
-
-    module: str
-    parameter: str
-    value: str
-    location: Location
-    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

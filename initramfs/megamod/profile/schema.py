@@ -16,10 +16,11 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from megamod.common.errors import Location, MegamodError, fail
 from megamod.common.host import data_folder
 from megamod.common.text import canonical, did_you_mean, shorten
+from megamod.modules.modprobe_d import Option
 from megamod.profile import model
 from megamod.profile.contents import finished_files, parse_board, parse_files, parse_firmware, parse_skip
 from megamod.profile.extends import Draft, Setting, StageDraft, merge
-from megamod.profile.model import CRITICAL, Firmware, Option, Profile, Root, Selector, Stage, Trigger, TriggerKind
+from megamod.profile.model import CRITICAL, Firmware, Profile, Root, Selector, Stage, Trigger, TriggerKind
 from megamod.profile.output import parse_output
 from megamod.profile.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
 from megamod.profile.signing import parse_microcode, parse_sign

@@ -19,9 +19,9 @@ from pathlib import Path
 from megamod.common.errors import Location, MegamodError, fail
 from megamod.common.text import canonical
 from megamod.modules.levels import inherited_ranks, static_rank
-from megamod.modules.modprobe_d import ModprobeConfig, host_config, read_config
+from megamod.modules.modprobe_d import ModprobeConfig, Option, host_config, read_config
 from megamod.modules.tree import ModuleTree, Softdep
-from megamod.profile.model import Option, Profile, Selector
+from megamod.profile.model import Profile, Selector
 from megamod.profile.selectors import OPTIONAL, parse_selector
 from megamod.select.match import nearest_modules
 from megamod.select.requests import Detect, Notes, Wish, culprit_of, find_excluded, find_wishes, without_excluded

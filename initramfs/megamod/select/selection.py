@@ -7,8 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from megamod.common.errors import Location
+from megamod.modules.modprobe_d import Option
 from megamod.modules.tree import ModuleTree
-from megamod.profile.model import Option, Profile, Selector, Trigger
+from megamod.profile.model import Profile, Selector, Trigger
 
 
 class Cause(StrEnum):

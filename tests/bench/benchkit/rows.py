@@ -13,8 +13,9 @@ from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import find_program, run_program
 from megamod.prelink.link import prelink
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions, Symbols, Unwind
-from megamod.prelink.read import Member, strip_signature
+from megamod.prelink.read import strip_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from megamod.kernel.exports import find_exports
 from megamod.modules.levels import inherited_ranks, static_rank
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.kernel_crcs import find_donors
+from megamod.prelink.member import Member
 from megamod.prelink.order import Rank, order
-from megamod.prelink.read import Member, read_members
+from megamod.prelink.read import read_members
 from megamod.prelink.resolve import resolve
 from megamod.select.select import SelectedModule, SelectedStage
 

@@ -31,6 +31,7 @@ from megamod.common.progress import Steps, counted, human_bytes
 from megamod.hooks.link_set import options_for, why_refused, with_dependents
 from megamod.hooks.transaction import NewFile
 from megamod.image.archive import read_image
+from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary
 from megamod.machine.detect import detect
 from megamod.machine.detected_yaml import detected_profile
@@ -38,11 +39,10 @@ from megamod.machine.device_path import Found
 from megamod.machine.machine import Machine
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, read_config
 from megamod.modules.tree import ModuleTree, module_name, open_tree, read_index
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.profile.model import Profile, Root, TriggerKind
 from megamod.profile.schema import find_profile, load_profile
 from megamod.select.select import SelectedModule, SelectedStage, Selection, select
-from megamod.signing.sign import Signer
 
 FOLDER = "usr/lib/megamod"
 """Where deployments lie, each in a folder named as its kernel."""

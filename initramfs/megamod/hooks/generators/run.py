@@ -26,12 +26,12 @@ from megamod.hooks.link_set import Merge, merge_choice
 from megamod.hooks.map_store import keep_maps
 from megamod.hooks.select_modules import Choice, ImageModules, choose, chosen_modules, read_image_modules
 from megamod.hooks.transaction import Changes, NewFile, apply_changes
+from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.machine.machine import Machine, open_machine
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, read_config
 from megamod.modules.tree import ModuleTree, module_name, open_tree, read_index
 from megamod.prelink.read import read_member
-from megamod.signing.sign import Signer
 
 LOADER_PATH = "megamod-init"
 CTL_PATH = "megamod/ctl"

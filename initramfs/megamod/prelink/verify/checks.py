@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from megamod.prelink.elf import Array
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.prelink.section_rules import is_packed
 from megamod.prelink.verify.arch_facts import MACHINES, Machine
 from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, reread, symbol_name, text_at

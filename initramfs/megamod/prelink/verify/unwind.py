@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from megamod.prelink.elf import Array
-from megamod.prelink.read import Member
+from megamod.prelink.member import Member
 from megamod.prelink.verify.elf_reader import RELA, Written, failure
 
 _IPS, _STATES = ".orc_unwind_ip", ".orc_unwind"

@@ -1,0 +1,66 @@
+"""Durations without times → a record that lays the stages out one after the other: /run/megamod/status.json
+(loader/README.md), and logs whose lines have no times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from megamod.analyze.chart.calls import CallDraft
+from megamod.analyze.chart.record import BootRecord, Kind, Span
+
+NOTE = "the source has durations, but no times: the stages are laid out one after the other"
+
+
+@dataclass(slots=True, kw_only=True)
+class StageTimes:
+    """A stage and its calls, in order."""
+
+    name: str
+    detail: str = ""
+    calls: list[CallDraft] = field(default_factory=list)
+
+
+def stages_in_a_row(stages: Sequence[StageTimes], *, title: str, kernel: str) -> BootRecord:
+    """The record of *stages*: no kernel, no root, no user space, as nothing is known of them."""
+    spans = []
+    at = 0
+    for stage in stages:
+        start, parts = at, []
+        for call in stage.calls:
+            call.start = at
+            parts.append(call.span())
+            at += call.duration
+        if parts:
+            name, detail = stage.name, stage.detail
+            spans.append(
+                Span(name=name, kind=Kind.STAGE, start=start, duration=at - start, detail=detail, parts=tuple(parts))
+            )
+    return BootRecord(title=title, kernel=kernel, line=tuple(spans), clock=False, notes=(NOTE,))
+
+
+def record_of_status(status: Mapping[str, Any], *, title: str) -> BootRecord:
+    """The record of a status.json that was parsed; KeyError, TypeError or ValueError if it is not one."""
+    stages = []
+    for stage in status["stages"]:
+        if stage["state"] not in ("done", "failed"):
+            continue
+        times = StageTimes(name=str(stage["name"]), detail=f"triggered by {stage['triggered'] or 'now'}")
+        times.calls += [_call(load) for load in stage["loads"] if load["nanoseconds"]]
+        stages.append(times)
+    return stages_in_a_row(stages, title=title, kernel=str(status["kernel"]))
+
+
+def _call(load: Mapping[str, Any]) -> CallDraft:
+    members = load["members"]
+    counts = [sum(member["state"] == state for member in members) for state in ("ok", "failed", "skipped")]
+    call = CallDraft(
+        name=str(load["name"]),
+        start=0,
+        duration=int(load["nanoseconds"]),
+        detail="{} ok, {} failed, {} skipped".format(*counts),
+    )
+    if load["kind"] == "merged" and load["loaded"] == "own":
+        call.inits = {str(member["name"]): int(member["nanoseconds"]) for member in members}
+    return call
