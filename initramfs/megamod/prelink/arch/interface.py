@@ -12,7 +12,7 @@ from enum import Enum
 
 from megamod.prelink.elf import Array
 
-# What the glue reports for a member (see initramfs/prelink/README.md, "results").
+# What the glue reports for a member (see initramfs/megamod/prelink/README.md, "results").
 RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
 PAGE = 4096
 # x86_64's unwind tables, and the one of all entries that the glue brings (unwind.py).
