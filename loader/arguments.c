@@ -6,8 +6,8 @@
 #include "load.h"
 
 enum {
-	ARGUMENT_ROOM = 65536,	/* the command line is at most 4 KiB almost everywhere, a skip list 5 bytes a member */
-	CHUNK = 256,		/* members in one skip parameter */
+	ARGUMENT_ROOM = 65536, /* the command line is at most 4 KiB almost everywhere, a skip list 5 bytes a member */
+	CHUNK = 256,	       /* members in one skip parameter */
 };
 
 /* Does a word `KEY.…` belong to this load? Prefixes keep their word whole, see add_words(). */

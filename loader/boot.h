@@ -12,11 +12,11 @@
 struct boot {
 	int argc;
 	char **argv, **envp;
-	int dev, proc, sys, run;	/* folders, or a negative errno each */
-	int image;			/* /megamod, where plan and files lie */
-	int alive;			/* its closing tells the keeper that init was executed; -1 without a keeper */
-	int ready;			/* its end tells that the keeper has written mask and status; -1: no waiting */
-	bool kept;			/* the keeper needs /megamod, and empties it */
+	int dev, proc, sys, run; /* folders, or a negative errno each */
+	int image;		 /* /megamod, where plan and files lie */
+	int alive;		 /* its closing tells the keeper that init was executed; -1 without a keeper */
+	int ready;		 /* its end tells that the keeper has written mask and status; -1: no waiting */
+	bool kept;		 /* the keeper needs /megamod, and empties it */
 	char cmdline[CMDLINE_ROOM];
 	struct options options;
 	struct plan plan;
@@ -35,10 +35,11 @@ void drop_file(const struct boot *boot, struct held *file);
 /* What became of a load or a stage. */
 struct counts {
 	u32 ok, failed, skipped;
-	bool originals;			/* some of it came by the fallback */
-	int error;			/* of the first call that failed, positive */
-	u64 nanoseconds;		/* in calls */
+	bool originals;	 /* some of it came by the fallback */
+	int error;	 /* of the first call that failed, positive */
+	u64 nanoseconds; /* in calls */
 };
+
 void add_counts(const struct boot *boot, const struct load *load, struct counts *counts);
 void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts);
 
@@ -52,7 +53,8 @@ const char *missing_for(const struct boot *boot, const struct member *m, u64 lim
  * true if there is any of it. */
 bool find_loaded(struct boot *boot, struct stage *stage);
 
-/* mask.c: writes /run/modprobe.d/megamod.conf anew, as the fates are now; `waiting`: with what needs a member to come. */
+/* mask.c: writes /run/modprobe.d/megamod.conf anew, as the fates are now; `waiting`: with what needs a member to come.
+ */
 void write_mask(const struct boot *boot, bool waiting);
 
 /* status.c: writes /run/megamod/status anew. */

@@ -26,7 +26,7 @@ bool next_word(const char **at, struct word *word)
 	if (quoted)
 		s++;
 	for (start = s; *s && (inside || !is_space(*s)); s++) {
-		if (*s == '=' && !equals && s > start)	/* next_arg() takes index 0 for "none yet" */
+		if (*s == '=' && !equals && s > start) /* next_arg() takes index 0 for "none yet" */
 			equals = s;
 		if (*s == '"')
 			inside = !inside;
@@ -69,7 +69,7 @@ static void keep(char *to, size_t room, const struct word *word)
 	if (word->value)
 		text_add_bytes(&t, word->value, word->value_size);
 	if (t.cut)
-		text_reset(&t);	/* half a name would be the wrong name */
+		text_reset(&t); /* half a name would be the wrong name */
 }
 
 /* Joins the values of a repeated option by commas. */
@@ -101,8 +101,9 @@ static const struct {
 	const char *key;
 	u16 offset, room;
 } texts[] = {
+
 #define KEPT(key, field) { key, offsetof(struct options, field), sizeof(((struct options *)0)->field) }
-	KEPT("megamod.break", break_at), KEPT("root", root),   KEPT("rootfstype", fstype),
+	KEPT("megamod.break", break_at), KEPT("root", root), KEPT("rootfstype", fstype),
 	KEPT("rootflags", flags),	 KEPT("init", init),
 #undef KEPT
 };

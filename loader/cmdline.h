@@ -9,11 +9,11 @@
 
 /* One word of the command line, pointing into the text that it came from (which stays as it is). */
 struct word {
-	const char *raw;	/* as written, quotes included */
+	const char *raw; /* as written, quotes included */
 	size_t raw_size;
-	const char *key;	/* before the '=', or the whole word */
+	const char *key; /* before the '=', or the whole word */
 	size_t key_size;
-	const char *value;	/* after the '=', without the quotes around it; NULL if there is no '=' */
+	const char *value; /* after the '=', without the quotes around it; NULL if there is no '=' */
 	size_t value_size;
 };
 
@@ -26,14 +26,14 @@ enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
 struct options {
 	bool off, debug, times;
 	bool deferred_now, deferred_off;
-	bool writable;			/* the last of ro and rw */
-	bool wait_forever;		/* rootwait */
-	u64 wait_seconds;		/* rootwait=N (6.7 and newer), 0 if not given */
-	u64 delay_seconds;		/* rootdelay=N */
-	char break_at[64];		/* megamod.break=, a comma-separated list */
-	char skip[VALUE_ROOM];			/* every megamod.skip=, joined by commas */
-	char run[VALUE_ROOM];			/* the same of megamod.run=, which takes back the plan's skips */
-	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM];	/* "" if not given */
+	bool writable;	       /* the last of ro and rw */
+	bool wait_forever;     /* rootwait */
+	u64 wait_seconds;      /* rootwait=N (6.7 and newer), 0 if not given */
+	u64 delay_seconds;     /* rootdelay=N */
+	char break_at[64];     /* megamod.break=, a comma-separated list */
+	char skip[VALUE_ROOM]; /* every megamod.skip=, joined by commas */
+	char run[VALUE_ROOM];  /* the same of megamod.run=, which takes back the plan's skips */
+	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM]; /* "" if not given */
 };
 
 /* Reads every option of the loader's own from the command line. */

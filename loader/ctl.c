@@ -18,7 +18,7 @@ static struct keeper keeper;
 
 static void print(const char *s, size_t size)
 {
-	write_all(1, s, size);	/* a reader that has gone has gone */
+	write_all(1, s, size); /* a reader that has gone has gone */
 }
 
 static int open_folder(const char *path)
@@ -98,7 +98,7 @@ static int be_keeper(void)
 	write_mask(&boot, false);
 	write_status(&boot);
 	sys_symlinkat("image/ctl", boot.run, "megamod/ctl");
-	sys_close(PASS_READY);	/* PID 1 may hand over */
+	sys_close(PASS_READY); /* PID 1 may hand over */
 	keep(&keeper);
 	return 0;
 }
@@ -129,7 +129,7 @@ static int trigger(const char *name)
 	if (!read_all() || !(s = find_stage(name)))
 		return 1;
 	if (s->state != STATE_WAITING)
-		return 0;	/* asked for before, or its own trigger was first */
+		return 0; /* asked for before, or its own trigger was first */
 	err = fd = reach_keeper();
 	if (err >= 0) {
 		text_format(&line, "%s\n", name);
@@ -245,7 +245,8 @@ static int list_modules(void)
 
 static int usage(void)
 {
-	static const char text[] = "usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over\n";
+	static const char text[] =
+		"usage: megamod-ctl [--at FOLDER] status [--json] | lsmod | trigger STAGE | take-over\n";
 
 	write_all(2, text, sizeof(text) - 1);
 	return 2;

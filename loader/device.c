@@ -93,7 +93,7 @@ static bool matches_partition(const struct search *s, const char *name)
 
 	text_format(&path, "class/block/%s/partition", name);
 	if (read_small(s->boot->sys, path.data, number, sizeof(number)) <= 0 || !take_number(&at, &n))
-		return false;	/* a whole disk */
+		return false; /* a whole disk */
 	text_reset(&path);
 	text_format(&path, "class/block/%s", name);
 	fd = sys_readlinkat(s->boot->sys, path.data, link, sizeof(link) - 1);

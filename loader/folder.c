@@ -13,7 +13,7 @@ static bool is_dots(const char *name)
 
 long walk(int at, const char *path, visit *each, void *context)
 {
-	u64 room[ENTRIES_ROOM / 8];	/* aligned for struct dirent64 */
+	u64 room[ENTRIES_ROOM / 8]; /* aligned for struct dirent64 */
 	const struct dirent64 *entry;
 	long fd, got, offset;
 

@@ -28,7 +28,7 @@ static int mount_one(u32 i)
 
 	if (err >= 0 || err == -EEXIST)
 		err = sys_mount(mounts[i].type, mounts[i].path, mounts[i].type, mounts[i].flags, mounts[i].data);
-	if (err < 0 && err != -EBUSY)	/* -EBUSY: mounted already */
+	if (err < 0 && err != -EBUSY) /* -EBUSY: mounted already */
 		warn("%s cannot be mounted: %s", mounts[i].path, errno_name(err));
 	return (int)sys_openat(AT_FDCWD, mounts[i].path, O_RDONLY | O_DIRECTORY, 0);
 }
@@ -60,7 +60,7 @@ static void open_console(int dev)
 	if (fd < 0)
 		fd = sys_openat(dev, "null", O_RDWR, 0);
 	if (fd < 0)
-		return;	/* init gets none */
+		return; /* init gets none */
 	for (stream = 0; stream < 3; stream++)
 		sys_dup3((int)fd, stream);
 	sys_close((int)fd);
@@ -142,7 +142,7 @@ static void load_critical(struct boot *boot)
 /* Returns only if it failed, and has said why. */
 static void hand_over(struct boot *boot)
 {
-	static bool mounted;	/* a second attempt may come after the mount */
+	static bool mounted; /* a second attempt may come after the mount */
 	const struct plan *p = &boot->plan;
 
 	switch (p->handover) {

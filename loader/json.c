@@ -84,8 +84,8 @@ static void add_stage(struct text *t, struct boot *boot, const struct stage *s)
 	add_named(t, "state", state_name(s->state));
 	add_named(t, "trigger", kind_name(s->kind));
 	add_named(t, "triggered", s->fired == KIND_NONE ? NULL : kind_name(s->fired));
-	text_format(t, "\"fallback\": %s, \"errno\": %d, \"nanoseconds\": %llu, ", c.originals ? "true" : "false", c.error,
-		    (unsigned long long)c.nanoseconds);
+	text_format(t, "\"fallback\": %s, \"errno\": %d, \"nanoseconds\": %llu, ", c.originals ? "true" : "false",
+		    c.error, (unsigned long long)c.nanoseconds);
 	text_format(t, "\"ok\": %u, \"failed\": %u, \"skipped\": %u, \"loads\": [\n", c.ok, c.failed, c.skipped);
 	for (i = 0; i < s->load_count; i++) {
 		add_load(t, boot, boot->plan.loads + s->load + i);

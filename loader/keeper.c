@@ -124,7 +124,7 @@ static void read_control(struct keeper *k)
 			if (k->line_used)
 				take_line(k, k->line);
 			k->line_used = 0;
-		} else if (k->line_used < CONTROL_ROOM - 1) {	/* a longer line is nobody's name */
+		} else if (k->line_used < CONTROL_ROOM - 1) { /* a longer line is nobody's name */
 			k->line[k->line_used++] = c;
 		}
 	}
@@ -160,7 +160,7 @@ static void load_and_tell(struct keeper *k, struct stage *s)
 	write_status(k->boot);
 	load_stage(k->boot, s, s->fired);
 	save_outcome(k->boot);
-	write_mask(k->boot, true);	/* who reads that the stage is done finds the mask as it is then */
+	write_mask(k->boot, true); /* who reads that the stage is done finds the mask as it is then */
 	write_status(k->boot);
 	write_json(k->boot);
 	if (has_dependents(&k->boot->plan, s))
@@ -177,7 +177,7 @@ static bool load_ready(struct keeper *k)
 	while (s < end_of_stages(k)) {
 		if (s->state == STATE_WAITING && s->fired != KIND_NONE && !needs_others(k, s)) {
 			load_and_tell(k, s);
-			s = first_deferred(k);	/* it may be what another waited for */
+			s = first_deferred(k); /* it may be what another waited for */
 			left = false;
 			continue;
 		}
@@ -208,7 +208,7 @@ static u64 next_time(const struct keeper *k)
 static void wait_and_look(struct keeper *k)
 {
 	struct pollfd polls[4] = {
-		{ .fd = k->alive, .events = POLLIN },	/* a negative handle is left out by the kernel */
+		{ .fd = k->alive, .events = POLLIN }, /* a negative handle is left out by the kernel */
 		{ .fd = k->inotify, .events = POLLIN },
 		{ .fd = k->alive < 0 ? k->mounts : -1, .events = POLLPRI },
 		{ .fd = k->control, .events = POLLIN },
@@ -222,7 +222,7 @@ static void wait_and_look(struct keeper *k)
 		left.sec = (s64)divide(next - t, 1000000000, &rest);
 		left.nsec = rest;
 	}
-	sys_ppoll(polls, 4, next ? &left : NULL);	/* interrupted: revents are 0, and the loop goes round */
+	sys_ppoll(polls, 4, next ? &left : NULL); /* interrupted: revents are 0, and the loop goes round */
 	if (polls[0].revents)
 		start_user_space(k);
 	if (polls[1].revents)
@@ -256,8 +256,8 @@ failed:
 }
 
 /*
- * With `chain` the next generator removes the files, so they are held open; a stage may have many. Each costs the kernel
- * some 256 bytes.
+ * With `chain` the next generator removes the files, so they are held open; a stage may have many. Each costs the
+ * kernel some 256 bytes.
  */
 static void hold(struct keeper *k, struct held *file)
 {
@@ -277,7 +277,7 @@ static void hold_files(struct keeper *k)
 
 	if (sys_get_nofile(&limit) >= 0) {
 		limit.soft = limit.hard;
-		sys_set_nofile(&limit);	/* if it stays low, opening fails below and is reported there */
+		sys_set_nofile(&limit); /* if it stays low, opening fails below and is reported there */
 	}
 	for (i = first_deferred(k)->load; i < p->load_count; i++)
 		hold(k, &p->loads[i].file);
@@ -312,7 +312,7 @@ void keep(struct keeper *k)
 		open_watches(k);
 		open_control(k);
 		if (k->boot->plan.dependents_count)
-			write_mask(k->boot, true);	/* it takes longer than PID 1 should wait for */
+			write_mask(k->boot, true); /* it takes longer than PID 1 should wait for */
 	}
 	for (s = first_deferred(k); s < end_of_stages(k); s++) {
 		if (!is_pending(s))

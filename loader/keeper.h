@@ -11,11 +11,11 @@ enum { CONTROL_ROOM = 256 };
 
 struct keeper {
 	struct boot *boot;
-	int alive;		/* read end of the pipe; -1 once user space has started */
-	int inotify, mounts, control;	/* -1: not there */
-	u64 ask_at;			/* when to announce devices without a driver again, monotonic ns; 0 never */
-	bool chain;			/* another generator empties the initramfs */
-	char line[CONTROL_ROOM];	/* an unfinished line from the control FIFO */
+	int alive;		      /* read end of the pipe; -1 once user space has started */
+	int inotify, mounts, control; /* -1: not there */
+	u64 ask_at;		      /* when to announce devices without a driver again, monotonic ns; 0 never */
+	bool chain;		      /* another generator empties the initramfs */
+	char line[CONTROL_ROOM];      /* an unfinished line from the control FIFO */
 	size_t line_used;
 };
 

@@ -79,7 +79,7 @@ void drop_file(const struct boot *boot, struct held *file)
 	file->fd = -1;
 	path = below_image(boot, file->path, &at);
 	if (at != AT_FDCWD)
-		sys_unlinkat(at, path, 0);	/* another generator may have removed it already */
+		sys_unlinkat(at, path, 0); /* another generator may have removed it already */
 }
 
 /* ---- what came of it ---- */
@@ -211,7 +211,7 @@ static void run_originals(struct boot *boot, struct load *load)
 	u32 i;
 
 	say("load %s: its %u modules are loaded one by one", load->name, load->member_count);
-	set_all(boot, load, FATE_FAILED);	/* until its own turn nobody is there */
+	set_all(boot, load, FATE_FAILED); /* until its own turn nobody is there */
 	load->way = WAY_ORIGINALS;
 	one.merged = false;
 	one.original = true;

@@ -13,8 +13,8 @@ static inline struct member *members_of(struct boot *boot, const struct load *lo
 	return boot->plan.members + load->member;
 }
 
-/* arguments.c: the text for the call, NULL if there is no room for it; `skips` for a megamodule that leaves some out. It
- * lives until the next call. */
+/* arguments.c: the text for the call, NULL if there is no room for it; `skips` for a megamodule that leaves some out.
+ * It lives until the next call. */
 const char *arguments(struct boot *boot, const struct load *load, bool skips);
 
 /* results.c */

@@ -13,7 +13,7 @@
 
 enum {
 	MASK_ROOM = 4 << 20,
-	SEEN = 1 << 14,		/* places for names that were written; when they are full, one is written twice */
+	SEEN = 1 << 14, /* places for names that were written; when they are full, one is written twice */
 };
 
 static void mask_one(struct text *t, const char *name, bool good)
@@ -28,7 +28,7 @@ static bool is_new(const char **seen, const char *name)
 	const char *s;
 
 	for (s = name; *s; s++)
-		place = (place ^ (u8)*s) * 16777619u;	/* FNV-1a */
+		place = (place ^ (u8)*s) * 16777619u; /* FNV-1a */
 	for (tries = 0; seen && tries < 16; tries++, place++) {
 		if (!seen[place & (SEEN - 1)]) {
 			seen[place & (SEEN - 1)] = name;
@@ -77,7 +77,8 @@ void write_mask(const struct boot *boot, bool waiting)
 	err = -ENOMEM;
 	if (!t.data)
 		goto out;
-	text_add(&t, "# Written by the megamod loader: these modules are in the kernel already, or must stay out of it.\n");
+	text_add(&t,
+		 "# Written by the megamod loader: these modules are in the kernel already, or must stay out of it.\n");
 	for (i = 0; i < last; i++)
 		mask_one(&t, p->members[i].name, !is_bad(&p->members[i]));
 	for (i = 0; i < p->softdep_count; i++)

@@ -29,8 +29,8 @@ struct member_outcome {
 	u32 fate;
 };
 
-/* A mapping that has room for all of them, one after the other, and for read_small() to see the end; nothing in it needs
- * padding. */
+/* A mapping that has room for all of them, one after the other, and for read_small() to see the end; nothing in it
+ * needs padding. */
 struct outcome {
 	size_t size;
 	struct counted *counted;
@@ -64,8 +64,8 @@ void save_outcome(const struct boot *boot)
 		for (i = 0; i < p->stage_count; i++)
 			o.stages[i] = (struct stage_outcome){ p->stages[i].state, p->stages[i].fired };
 		for (i = 0; i < p->load_count; i++)
-			o.loads[i] = (struct load_outcome){ p->loads[i].nanoseconds, p->loads[i].error,
-							    p->loads[i].way };
+			o.loads[i] =
+				(struct load_outcome){ p->loads[i].nanoseconds, p->loads[i].error, p->loads[i].way };
 		for (i = 0; i < p->member_count; i++)
 			o.members[i] = (struct member_outcome){ p->members[i].nanoseconds, p->members[i].result,
 								p->members[i].fate };

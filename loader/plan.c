@@ -38,7 +38,7 @@ static int hex(char c)
 static bool cut_line(struct reader *r, char *s, const char *end, struct fields *fields)
 {
 	char *to = s;
-	bool empty = true;	/* nothing of the present field was read yet */
+	bool empty = true; /* nothing of the present field was read yet */
 	int high, low;
 
 	fields->first = s;
@@ -56,7 +56,7 @@ static bool cut_line(struct reader *r, char *s, const char *end, struct fields *
 			return refuse(r, "a byte that ought to be escaped", NULL);
 		if (*s != '%') {
 			*to++ = *s;
-		} else if (!(empty && (s + 1 == end || s[1] == ' '))) {	/* else: an empty field */
+		} else if (!(empty && (s + 1 == end || s[1] == ' '))) { /* else: an empty field */
 			high = end - s > 2 ? hex(s[1]) : -1;
 			low = high < 0 ? -1 : hex(s[2]);
 			if (low < 0 || !(high | low))
@@ -68,7 +68,7 @@ static bool cut_line(struct reader *r, char *s, const char *end, struct fields *
 	}
 	if (empty)
 		return refuse(r, "an empty line, or a space at its end", NULL);
-	*to = 0;	/* at the latest where the newline was */
+	*to = 0; /* at the latest where the newline was */
 	return true;
 }
 
@@ -79,7 +79,7 @@ static char *read_file(int at, const char *path, size_t *size, long *err)
 	char *text = NULL;
 	long fd;
 
-	fd = at < 0 && at != AT_FDCWD ? at : sys_openat(at, path, O_RDONLY, 0);	/* no folder: its errno */
+	fd = at < 0 && at != AT_FDCWD ? at : sys_openat(at, path, O_RDONLY, 0); /* no folder: its errno */
 	*err = fd;
 	if (fd < 0)
 		goto out;
@@ -91,7 +91,7 @@ static char *read_file(int at, const char *path, size_t *size, long *err)
 		goto close;
 	*size = (size_t)st.size;
 	*err = -ENOMEM;
-	text = sys_map(*size + 2);	/* a NUL, and room to see the end */
+	text = sys_map(*size + 2); /* a NUL, and room to see the end */
 	if (!text)
 		goto close;
 	*err = read_small(at, path, text, *size + 2);

@@ -10,10 +10,12 @@
 struct reader {
 	u32 line;
 	struct plan *plan;
-	enum place { HEAD, BODY, TAIL } place;	/* records come in this order */
+
+	enum place { HEAD, BODY, TAIL } place; /* records come in this order */
+
 	bool have_root;
-	const char *problem;	/* the first one */
-	const char *detail;	/* what it is about, or NULL */
+	const char *problem; /* the first one */
+	const char *detail;  /* what it is about, or NULL */
 };
 
 /* Keeps the first problem; always false. */

@@ -342,7 +342,8 @@ bool take_record(struct reader *r, struct fields fields)
 	u32 i;
 
 	if (r->line == 1)
-		return (fields.count == 2 && same(fields.first, "megamod-plan") && same(next_field(fields.first), "1")) ||
+		return (fields.count == 2 && same(fields.first, "megamod-plan") &&
+			same(next_field(fields.first), "1")) ||
 		       refuse(r, "the first line is not: megamod-plan 1", NULL);
 	while (record < end && !same(record->word, fields.first))
 		record++;
@@ -357,7 +358,7 @@ bool take_record(struct reader *r, struct fields fields)
 	rest.first = next_field(fields.first);
 	for (i = 0; i < record->fixed; i++, rest.count--) {
 		f[i] = rest.first;
-		if (rest.count > 1)	/* nothing lies behind the last field */
+		if (rest.count > 1) /* nothing lies behind the last field */
 			rest.first = next_field(rest.first);
 	}
 	/* `dependents ID NAME…`: the first name was counted as fixed, to be required. */

@@ -10,8 +10,8 @@
 #include "say.h"
 
 enum {
-	VALUES_ROOM = 4096,	/* a sysfs file is at most a page */
-	CHUNK = 256,		/* members in one result parameter */
+	VALUES_ROOM = 4096, /* a sysfs file is at most a page */
+	CHUNK = 256,	    /* members in one result parameter */
 };
 
 /* What the glue leaves in its result parameters, besides 0 and a negative errno. */
@@ -53,7 +53,7 @@ u32 choose(struct boot *boot, const struct load *load)
 		m[i].fate = FATE_PENDING;
 		if (is_skipped(boot, m[i].name))
 			m[i].fate = FATE_ASKED;
-		else if (m[i].needs.count && missing_for(boot, &m[i], load->member))	/* within it, the glue decides */
+		else if (m[i].needs.count && missing_for(boot, &m[i], load->member)) /* within it, the glue decides */
 			m[i].fate = FATE_NEEDS;
 		out += m[i].fate != FATE_PENDING;
 	}
@@ -74,7 +74,7 @@ void set_all(struct boot *boot, const struct load *load, enum fate fate)
 static void take_result(struct member *m, s64 result)
 {
 	if (m->fate != FATE_PENDING)
-		return;	/* left out by us: the glue only says that we asked */
+		return; /* left out by us: the glue only says that we asked */
 	if (result == RESULT_OK)
 		m->fate = FATE_OK;
 	else if (result == RESULT_ASKED)
@@ -139,7 +139,7 @@ void read_array(struct boot *boot, const struct load *load, const char *what, u3
 void read_results(struct boot *boot, const struct load *load)
 {
 	read_array(boot, load, "result", CHUNK, take_result);
-	set_all(boot, load, FATE_FAILED);	/* not knowing is no ground to run what needs them */
+	set_all(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
 }
 
 bool is_live(const struct boot *boot, const char *name)

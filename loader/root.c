@@ -11,8 +11,8 @@
 #include "superblock.h"
 
 enum {
-	WAIT_SECONDS = 30,	/* without rootwait: longer than a slow USB disk takes */
-	HURRY_SECONDS = 5,	/* when the critical stage failed: only built-in drivers can help */
+	WAIT_SECONDS = 30, /* without rootwait: longer than a slow USB disk takes */
+	HURRY_SECONDS = 5, /* when the critical stage failed: only built-in drivers can help */
 };
 
 #define SECOND 1000000000ull
@@ -21,29 +21,23 @@ static const struct {
 	const char *word;
 	u32 set, clear;
 } flag_words[] = {
-	{ "defaults", 0, 0 },
-	{ "ro", MS_RDONLY, 0 },
-	{ "rw", 0, MS_RDONLY },
-	{ "nosuid", MS_NOSUID, 0 },
-	{ "nodev", MS_NODEV, 0 },
-	{ "noexec", MS_NOEXEC, 0 },
-	{ "sync", MS_SYNCHRONOUS, 0 },
-	{ "dirsync", MS_DIRSYNC, 0 },
-	{ "noatime", MS_NOATIME, 0 },
-	{ "nodiratime", MS_NODIRATIME, 0 },
-	{ "relatime", MS_RELATIME, 0 },
-	{ "strictatime", MS_STRICTATIME, 0 },
+	{ "defaults", 0, 0 },		{ "ro", MS_RDONLY, 0 },
+	{ "rw", 0, MS_RDONLY },		{ "nosuid", MS_NOSUID, 0 },
+	{ "nodev", MS_NODEV, 0 },	{ "noexec", MS_NOEXEC, 0 },
+	{ "sync", MS_SYNCHRONOUS, 0 },	{ "dirsync", MS_DIRSYNC, 0 },
+	{ "noatime", MS_NOATIME, 0 },	{ "nodiratime", MS_NODIRATIME, 0 },
+	{ "relatime", MS_RELATIME, 0 }, { "strictatime", MS_STRICTATIME, 0 },
 	{ "lazytime", MS_LAZYTIME, 0 },
 };
 
 struct mounting {
 	struct boot *boot;
-	char source[VALUE_ROOM];	/* what mount() gets */
-	char name[256];			/* below /dev */
+	char source[VALUE_ROOM]; /* what mount() gets */
+	char name[256];		 /* below /dev */
 	u32 flags;
-	char data[VALUE_ROOM];		/* rootflags= without the words that became flags */
-	long error;			/* of the last attempt */
-	bool told;			/* why it failed */
+	char data[VALUE_ROOM]; /* rootflags= without the words that became flags */
+	long error;	       /* of the last attempt */
+	bool told;	       /* why it failed */
 };
 
 static bool take_flag(const char *word, size_t size, u32 *flags)
@@ -132,7 +126,7 @@ static long mount_as_known(struct mounting *m)
 		if (!*end)
 			break;
 		*end = 0;
-		if (line[0] == '\t')	/* the others read `nodev\tNAME` */
+		if (line[0] == '\t') /* the others read `nodev\tNAME` */
 			err = mount_as(m, line + 1);
 	}
 	return err;
@@ -164,7 +158,8 @@ static long attempt(struct mounting *m)
 	struct text source = { m->source, sizeof(m->source), 0, false };
 	long err = find_device(m->boot, o->root, m->name, sizeof(m->name));
 
-	if (err == -EINVAL && o->fstype[0] && !m->boot->plan.verity.count) {	/* a virtiofs tag, ubi0:name, host:/path: not a block device */
+	if (err == -EINVAL && o->fstype[0] &&
+	    !m->boot->plan.verity.count) { /* a virtiofs tag, ubi0:name, host:/path: not a block device */
 		text_reset(&source);
 		text_add(&source, o->root);
 		return mount_as_any(m, o->fstype) < 0 ? -ENODEV : 0;
@@ -176,10 +171,10 @@ static long attempt(struct mounting *m)
 	}
 	if (err >= 0) {
 		err = mount_device(m);
-		if (err == -ENXIO || err == -ENOMEDIUM)	/* the node is there, what it stands for is not */
+		if (err == -ENXIO || err == -ENOMEDIUM) /* the node is there, what it stands for is not */
 			err = -ENODEV;
 		else if (err == -ENODEV)
-			err = -EOPNOTSUPP;	/* mount()'s word for an unknown type */
+			err = -EOPNOTSUPP; /* mount()'s word for an unknown type */
 	}
 	return err;
 }
@@ -222,7 +217,7 @@ static bool wait_event(long fd, u64 until)
 	sys_ppoll(&poll, fd < 0 ? 0 : 1, until || fd < 0 ? &left : NULL);
 	while (fd >= 0 && sys_read((int)fd, event, sizeof(event)) > 0)
 		;
-	return true;	/* an interrupted or overrun wait only means one look more */
+	return true; /* an interrupted or overrun wait only means one look more */
 }
 
 static void say_missing(struct boot *boot, const char *why)
@@ -293,7 +288,8 @@ bool mount_root(struct boot *boot, bool hurry)
 		text_format(&why, "it did not appear within %llu s", (unsigned long long)seconds);
 	else
 		text_format(&why, "%s cannot be mounted: %s (%s)", m.source, errno_name(m.error),
-			    m.error == -ENODEV ? "no driver for its file system" : "the kernel may have said why, above");
+			    m.error == -ENODEV ? "no driver for its file system"
+					       : "the kernel may have said why, above");
 	say_missing(boot, why.data);
 	return false;
 }

@@ -9,7 +9,7 @@
 /* A longer write is refused: LOG_LINE_MAX is 1024 less a prefix of 32 (48 later), kernel/printk/printk.c. */
 enum { LINE_ROOM = 960 };
 
-static int log_dev_plus_one;	/* 0: none; so that there is no initialised data */
+static int log_dev_plus_one; /* 0: none; so that there is no initialised data */
 static bool debugging;
 
 #define ERROR(name) { name, #name }
@@ -18,10 +18,10 @@ static const struct {
 	u8 number;
 	char name[13];
 } errors[] = {
-	ERROR(EPERM),	  ERROR(ENOENT),  ERROR(EIO),	    ERROR(ENXIO),  ERROR(E2BIG),  ERROR(ENOEXEC),
-	ERROR(EAGAIN),	  ERROR(ENOMEM),  ERROR(EACCES),    ERROR(EFAULT), ERROR(EBUSY),  ERROR(EEXIST),
-	ERROR(ENODEV),	  ERROR(ENOTDIR), ERROR(EISDIR),    ERROR(EINVAL), ERROR(EFBIG),  ERROR(ENOSPC),
-	ERROR(EROFS),	  ERROR(ENOSYS),  ERROR(ENODATA),   ERROR(EBADMSG), ERROR(EOPNOTSUPP), ERROR(ENOBUFS),
+	ERROR(EPERM),	  ERROR(ENOENT),  ERROR(EIO),	    ERROR(ENXIO),	 ERROR(E2BIG),	    ERROR(ENOEXEC),
+	ERROR(EAGAIN),	  ERROR(ENOMEM),  ERROR(EACCES),    ERROR(EFAULT),	 ERROR(EBUSY),	    ERROR(EEXIST),
+	ERROR(ENODEV),	  ERROR(ENOTDIR), ERROR(EISDIR),    ERROR(EINVAL),	 ERROR(EFBIG),	    ERROR(ENOSPC),
+	ERROR(EROFS),	  ERROR(ENOSYS),  ERROR(ENODATA),   ERROR(EBADMSG),	 ERROR(EOPNOTSUPP), ERROR(ENOBUFS),
 	ERROR(ETIMEDOUT), ERROR(ENOKEY),  ERROR(ENOMEDIUM), ERROR(EKEYREJECTED),
 };
 

@@ -17,10 +17,10 @@ _Noreturn static void become_shell(const struct boot *boot)
 	char *argv[] = { (char[]){ "sh" }, NULL };
 	long fd, err;
 
-	sys_setsid();	/* cannot fail in a fresh child */
+	sys_setsid(); /* cannot fail in a fresh child */
 	fd = sys_openat(boot->dev, "console", O_RDWR, 0);
 	if (fd >= 0) {
-		sys_ioctl((int)fd, TIOCSCTTY, 1);	/* no job control without it, else a shell all the same */
+		sys_ioctl((int)fd, TIOCSCTTY, 1); /* no job control without it, else a shell all the same */
 		sys_dup3((int)fd, 0);
 		sys_dup3((int)fd, 1);
 		sys_dup3((int)fd, 2);
@@ -41,6 +41,6 @@ void run_shell(const struct boot *boot)
 	if (!child)
 		become_shell(boot);
 	do
-		got = sys_wait(NULL);	/* other children of PID 1 come along */
+		got = sys_wait(NULL); /* other children of PID 1 come along */
 	while (got != child && (got > 0 || got == -EINTR));
 }

@@ -14,7 +14,7 @@
 
 #define PROGRAM "/megamod/ctl"
 
-enum { KEEPER_SECONDS = 5 };	/* it needs about a millisecond */
+enum { KEEPER_SECONDS = 5 }; /* it needs about a millisecond */
 
 static void show_image(const struct boot *boot)
 {
@@ -38,7 +38,7 @@ _Noreturn static void become_keeper(const struct boot *boot, int alive, int read
 
 	for (i = 0; i < sizeof(handles) / sizeof(handles[0]); i++)
 		if (handles[i] >= 0)
-			sys_dup3(handles[i], PASS_DEV + (int)i);	/* without close-on-exec */
+			sys_dup3(handles[i], PASS_DEV + (int)i); /* without close-on-exec */
 	err = sys_execve(PROGRAM, argv, argv + 1);
 	error(PROGRAM " cannot be executed: %s", errno_name(err));
 	sys_exit(127);
@@ -64,7 +64,7 @@ void start_keeper(struct boot *boot)
 		goto failed;
 	if (!child)
 		become_keeper(boot, alive[0], ready[1]);
-	boot->alive = alive[1];	/* close-on-exec */
+	boot->alive = alive[1]; /* close-on-exec */
 	boot->ready = ready[0];
 	boot->kept = !chain;
 	sys_close(alive[0]);

@@ -37,7 +37,7 @@ static void put_uuid(char *to, const u8 *bytes)
 /* The first three groups of a GUID are stored little-endian. */
 static void put_guid(char *to, const u8 *b)
 {
-	const u8 turned[16] = { b[3], b[2], b[1], b[0], b[5], b[4], b[7],  b[6],
+	const u8 turned[16] = { b[3], b[2], b[1],  b[0],  b[5],	 b[4],	b[7],  b[6],
 				b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15] };
 
 	put_uuid(to, turned);
@@ -85,9 +85,9 @@ static bool is_ext(const u8 *b, struct superblock *s)
 {
 	const u8 *e = b + 1024;
 
-	if (le16(e + 56) != 0xEF53 || le32(e + 96) & 8)	/* incompat JOURNAL_DEV: somebody's external journal */
+	if (le16(e + 56) != 0xEF53 || le32(e + 96) & 8) /* incompat JOURNAL_DEV: somebody's external journal */
 		return false;
-	s->types = "ext4,ext3,ext2";	/* ext4's driver takes all three where it is the only one */
+	s->types = "ext4,ext3,ext2"; /* ext4's driver takes all three where it is the only one */
 	put_uuid(s->uuid, e + 104);
 	put_label(s->label, e + 120, 16);
 	return true;

@@ -9,13 +9,13 @@
 
 enum {
 	MAX_ARGUMENTS = 256,
-	MAX_DEPTH = 32,		/* of folders in the initramfs */
+	MAX_DEPTH = 32, /* of folders in the initramfs */
 };
 
 struct emptying {
-	u32 major, minor;	/* of the initramfs: nothing beyond is touched */
+	u32 major, minor; /* of the initramfs: nothing beyond is touched */
 	u32 depth;
-	const char *spared;	/* a folder of the top level, or NULL */
+	const char *spared; /* a folder of the top level, or NULL */
 };
 
 static const char *const mounts[] = { "/dev", "/proc", "/sys", "/run" };
@@ -36,7 +36,7 @@ static bool is_program(const char *path)
 static const char *init_at(const struct boot *boot, u32 i)
 {
 	if (boot->options.init[0])
-		return i ? NULL : boot->options.init;	/* as the kernel has it: this one or none */
+		return i ? NULL : boot->options.init; /* as the kernel has it: this one or none */
 	return i < INITS ? inits[i] : NULL;
 }
 
@@ -93,15 +93,13 @@ static bool remove_entry(void *context, int folder, const char *name, u8 type)
  */
 static void empty_initramfs(const struct boot *boot, int old, const struct statx *st)
 {
-	struct emptying e = { .major = st->dev_major,
-			      .minor = st->dev_minor,
-			      .spared = boot->kept ? "megamod" : NULL };
+	struct emptying e = { .major = st->dev_major, .minor = st->dev_minor, .spared = boot->kept ? "megamod" : NULL };
 	long child = sys_fork();
 
 	if (child > 0)
 		return;
 	if (!child)
-		sys_close(boot->alive);	/* or the keeper would wait for us too */
+		sys_close(boot->alive); /* or the keeper would wait for us too */
 	walk(old, ".", remove_entry, &e);
 	if (!child)
 		sys_exit(0);
@@ -120,7 +118,7 @@ static void move_mounts(void)
 		if (err >= 0)
 			continue;
 		say("%s is not carried over to the root file system: %s", mounts[i], errno_name(err));
-		sys_umount(mounts[i], MNT_DETACH);	/* or it would keep the initramfs from being emptied */
+		sys_umount(mounts[i], MNT_DETACH); /* or it would keep the initramfs from being emptied */
 	}
 }
 
@@ -189,8 +187,8 @@ void switch_root(struct boot *boot)
 		error("/: %s", errno_name(old));
 		return;
 	}
-	if ((type != (s64)RAMFS_MAGIC && type != (s64)TMPFS_MAGIC) ||
-	    sys_statx(AT_FDCWD, "/", 0, &old_st) < 0 || sys_statx(AT_FDCWD, "/root", 0, &new_st) < 0 ||
+	if ((type != (s64)RAMFS_MAGIC && type != (s64)TMPFS_MAGIC) || sys_statx(AT_FDCWD, "/", 0, &old_st) < 0 ||
+	    sys_statx(AT_FDCWD, "/root", 0, &new_st) < 0 ||
 	    (old_st.dev_major == new_st.dev_major && old_st.dev_minor == new_st.dev_minor)) {
 		error("/ is not an initramfs, or /root is not mounted: nothing is removed, the root stays");
 		return;

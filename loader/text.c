@@ -67,7 +67,7 @@ bool take_number(const char **at, u64 *value)
 	u64 n = 0;
 
 	for (; *s >= '0' && *s <= '9'; s++) {
-		if (n > 100000000000000000u)	/* the next digit still fits into 64 bits */
+		if (n > 100000000000000000u) /* the next digit still fits into 64 bits */
 			return false;
 		n = n * 10 + (u64)(*s - '0');
 	}
@@ -154,7 +154,7 @@ void text_format_list(struct text *t, const char *format, va_list list)
 	char c;
 	int d;
 
-	text_add(t, "");	/* terminated even if nothing follows */
+	text_add(t, ""); /* terminated even if nothing follows */
 	while (*format) {
 		for (s = format; *s && *s != '%'; s++)
 			;
@@ -176,7 +176,7 @@ void text_format_list(struct text *t, const char *format, va_list list)
 		case 'u':
 			add_number(t, va_arg(list, unsigned));
 			break;
-		case 'l':	/* %llu */
+		case 'l': /* %llu */
 			add_number(t, va_arg(list, unsigned long long));
 			format += 2;
 			break;
@@ -219,7 +219,7 @@ long read_small(int at, const char *path, char *data, size_t size)
 	sys_close((int)fd);
 	if (got < 0)
 		return got;
-	return got ? -E2BIG : (long)used;	/* the buffer is full, and the end was not seen */
+	return got ? -E2BIG : (long)used; /* the buffer is full, and the end was not seen */
 }
 
 long write_all(int fd, const char *data, size_t size)
@@ -242,6 +242,6 @@ u64 now(void)
 {
 	struct timespec64 t = { 0, 0 };
 
-	sys_clock_gettime(&t);	/* cannot fail for CLOCK_MONOTONIC */
+	sys_clock_gettime(&t); /* cannot fail for CLOCK_MONOTONIC */
 	return (u64)t.sec * 1000000000u + (u64)t.nsec;
 }

@@ -7,10 +7,10 @@
 #include "say.h"
 
 enum {
-	TIMES = 128,		/* members in one `nanoseconds` parameter */
-	LINE = 800,		/* a line of the kernel's log takes little more */
+	TIMES = 128, /* members in one `nanoseconds` parameter */
+	LINE = 800,  /* a line of the kernel's log takes little more */
 	FILE_ROOM = 16384,
-	BUSY = 7,		/* which number of a processor's line */
+	BUSY = 7, /* which number of a processor's line */
 };
 
 static void take_time(struct member *m, s64 nanoseconds)
@@ -25,8 +25,8 @@ void take_times(struct boot *boot, const struct load *load)
 }
 
 /*
- * Nanoseconds in which tasks ran, of all processors: rq_cpu_time, the seventh number of a line `cpuN …` (show_schedstat,
- * kernel/sched/stats.c, 5.10 to 7.2). Needs CONFIG_SCHEDSTATS.
+ * Nanoseconds in which tasks ran, of all processors: rq_cpu_time, the seventh number of a line `cpuN …`
+ * (show_schedstat, kernel/sched/stats.c, 5.10 to 7.2). Needs CONFIG_SCHEDSTATS.
  */
 static bool busy_time(const struct boot *boot, u64 *busy)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * While a stage waits, the mask keeps out what needs its members, so a request of udev's for it has come to nothing. When
- * the stage has come, devices that have a modalias and no driver are announced again: `add` in their file uevent, as
- * `udevadm trigger` writes it.
+ * While a stage waits, the mask keeps out what needs its members, so a request of udev's for it has come to nothing.
+ * When the stage has come, devices that have a modalias and no driver are announced again: `add` in their file uevent,
+ * as `udevadm trigger` writes it.
  */
 #include "folder.h"
 #include "keeper.h"
@@ -25,7 +25,7 @@ static bool announce(void *context, int folder, const char *device, u8 type)
 	text_format(&path, "%s/uevent", device);
 	fd = sys_openat(folder, path.data, O_WRONLY, 0);
 	if (fd >= 0) {
-		sys_write((int)fd, "add", 3);	/* one that has gone meanwhile needs no driver */
+		sys_write((int)fd, "add", 3); /* one that has gone meanwhile needs no driver */
 		sys_close((int)fd);
 	}
 	return false;

@@ -5,14 +5,17 @@
  *
  *   verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
  *
- * HASH-DEVICE is written as root= is, or `-` for the same device; HASH-START counts hash blocks; SALT is `-` if there is
- * none. They become the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst).
+ * HASH-DEVICE is written as root= is, or `-` for the same device; HASH-START counts hash blocks; SALT is `-` if there
+ * is none. They become the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst).
  */
 #include "boot.h"
 #include "say.h"
 
 enum {
-	DM_DEV_CREATE = 3, DM_DEV_REMOVE = 4, DM_DEV_SUSPEND = 6, DM_TABLE_LOAD = 9,	/* linux/dm-ioctl.h */
+	DM_DEV_CREATE = 3,
+	DM_DEV_REMOVE = 4,
+	DM_DEV_SUSPEND = 6,
+	DM_TABLE_LOAD = 9, /* linux/dm-ioctl.h */
 	DM_READONLY_FLAG = 1,
 	TABLE_ROOM = 1024,
 };
@@ -25,6 +28,7 @@ struct request {
 	u32 flags, event_nr, padding;
 	u64 dev;
 	char name[128], uuid[129], data[7];
+
 	struct {
 		u64 start, length;
 		s32 status;
@@ -64,7 +68,7 @@ static bool write_table(struct request *r, const char *data, const char *hash, s
 	for (; f.count; f.count--, f.first = next_field(f.first))
 		text_format(&t, " %s", f.first);
 	at = field[2];
-	take_number(&at, &size);	/* both were checked when the plan was read */
+	take_number(&at, &size); /* both were checked when the plan was read */
 	at = field[4];
 	take_number(&at, &blocks);
 	r->target.length = blocks * (size >> 9);
@@ -81,16 +85,16 @@ static long make_device(const struct boot *boot, struct request *r)
 		return control;
 	text_add(&name, "root");
 	text_add(&type, "verity");
-	ask((int)control, r, DM_DEV_REMOVE, 0);	/* of an attempt before this one */
+	ask((int)control, r, DM_DEV_REMOVE, 0); /* of an attempt before this one */
 	err = ask((int)control, r, DM_DEV_CREATE, DM_READONLY_FLAG);
-	r->dev = 0;	/* by its name from now on */
+	r->dev = 0; /* by its name from now on */
 	r->target_count = 1;
 	if (err >= 0)
 		err = ask((int)control, r, DM_TABLE_LOAD, DM_READONLY_FLAG);
 	r->target_count = 0;
 	r->dev = 0;
 	if (err >= 0)
-		err = ask((int)control, r, DM_DEV_SUSPEND, DM_READONLY_FLAG);	/* without DM_SUSPEND_FLAG: resume */
+		err = ask((int)control, r, DM_DEV_SUSPEND, DM_READONLY_FLAG); /* without DM_SUSPEND_FLAG: resume */
 	sys_close((int)control);
 	return err;
 }

@@ -47,7 +47,7 @@ bool was_idle(struct keeper *k, struct stage *s)
 		return false;
 	while (*at == 'c' || *at == 'p' || *at == 'u' || *at == ' ')
 		at++;
-	for (i = 0; i < 8 && take_number(&at, &n); i++) {	/* user nice system idle iowait irq softirq steal */
+	for (i = 0; i < 8 && take_number(&at, &n); i++) { /* user nice system idle iowait irq softirq steal */
 		total += n;
 		if (i == 3)
 			idle = n;

@@ -78,7 +78,7 @@ static long fk_statx(long at, const char *path, long flags, long mask, struct st
 	long err = real_sys(NR_statx, at, (long)fk_path(path, 0), flags, mask, (long)st, 0);
 
 	if (err >= 0 && same(path, "/root"))
-		st->dev_minor++;	/* something is mounted there */
+		st->dev_minor++; /* something is mounted there */
 	return err;
 }
 
@@ -107,8 +107,15 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 	case NR_fchdir:
 		fk_inside = false;
 		return 0;
-	case NR_mount: case NR_umount2: case NR_setsid: case NR_prctl: case NR_ioctl: case NR_finit_module:
-	case NR_prlimit64: case NR_bind: case NR_unlinkat:	/* the next run finds all files again */
+	case NR_mount:
+	case NR_umount2:
+	case NR_setsid:
+	case NR_prctl:
+	case NR_ioctl:
+	case NR_finit_module:
+	case NR_prlimit64:
+	case NR_bind:
+	case NR_unlinkat: /* the next run finds all files again */
 		return 0;
 	case NR_dup3:
 		return b;
@@ -129,13 +136,17 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 		return 0;
 	case NR_statx:
 		return fk_statx(a, path, c, d, (struct statx *)e);
-	case NR_openat:	/* the log is a file here, and O_APPEND keeps its lines; nothing must wait for a FIFO */
-		return real_sys(number, a, (long)fk_path(path, 0), c | O_NONBLOCK | (find(path, 'k') ? 02000 : 0), d, e, f);
+	case NR_openat: /* the log is a file here, and O_APPEND keeps its lines; nothing must wait for a FIFO */
+		return real_sys(number, a, (long)fk_path(path, 0), c | O_NONBLOCK | (find(path, 'k') ? 02000 : 0), d, e,
+				f);
 	case NR_renameat2:
 		return real_sys(number, a, (long)fk_path(path, 0), c, (long)fk_path((const char *)d, 1), e, f);
 	case NR_symlinkat:
 		return real_sys(number, a, b, (long)fk_path((const char *)c, 0), d, e, f);
-	case NR_mkdirat: case NR_mknodat: case NR_readlinkat: case NR_faccessat:
+	case NR_mkdirat:
+	case NR_mknodat:
+	case NR_readlinkat:
+	case NR_faccessat:
 	case NR_inotify_add_watch:
 		return real_sys(number, a, (long)fk_path(path, 0), c, d, e, f);
 	}

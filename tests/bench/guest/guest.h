@@ -47,8 +47,8 @@ static long long now(void)
 
 /*
  * Let deferred work end: freed init sections, RCU callbacks, the kernel's own start, and what an init leaves to other
- * threads (ecdh_generic's self-tests, 0.2 s on 6.12): it would run during the next call, or the next init, as it happens.
- * settle=MILLISECONDS on the kernel command line is for runs in real time.
+ * threads (ecdh_generic's self-tests, 0.2 s on 6.12): it would run during the next call, or the next init, as it
+ * happens. settle=MILLISECONDS on the kernel command line is for runs in real time.
  */
 static void settle(void)
 {
@@ -130,7 +130,8 @@ static UNUSED void print_initcalls(void)
 		long long microseconds;
 		int result;
 
-		if (!call || !returned || sscanf(returned, " returned %d after %lld usecs", &result, &microseconds) != 2)
+		if (!call || !returned ||
+		    sscanf(returned, " returned %d after %lld usecs", &result, &microseconds) != 2)
 			continue;
 		*returned = 0;
 		name = strchr(call, '[');

@@ -109,7 +109,8 @@ static void print_symbols(void)
 	char line[512], address[32], kind, name[256];
 
 	while (file && fgets(line, sizeof(line), file))
-		if (!strchr(line, '[') && sscanf(line, "%31s %c %255s", address, &kind, name) == 3 && strchr("tTwW", kind))
+		if (!strchr(line, '[') && sscanf(line, "%31s %c %255s", address, &kind, name) == 3 &&
+		    strchr("tTwW", kind))
 			printf("symbol %s %s\n", address, name);
 	if (file)
 		fclose(file);

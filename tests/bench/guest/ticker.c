@@ -2,9 +2,9 @@
  * ticker.c: a process that wants to run every millisecond, and remembers when it did not. Linked statically, it is
  * /sbin/init of a root whose initramfs loads deferred stages meanwhile.
  *
- * It sleeps with clock_nanosleep to absolute times 1 ms apart; a gap is the time between two wake-ups. After 100 ticks it
- * makes /run/ticking, which a `path` trigger can wait for. It ends 500 ms after /run/megamod/status says that every stage
- * is done, or after the milliseconds of `ticker=` on the kernel command line. Then it prints, one line each:
+ * It sleeps with clock_nanosleep to absolute times 1 ms apart; a gap is the time between two wake-ups. After 100 ticks
+ * it makes /run/ticking, which a `path` trigger can wait for. It ends 500 ms after /run/megamod/status says that every
+ * stage is done, or after the milliseconds of `ticker=` on the kernel command line. Then it prints, one line each:
  *
  *   ticks COUNT OVER2 OVER10       wake-ups, gaps of more than 2 ms, of more than 10 ms
  *   gap MICROSECONDS AT            the longest gaps, longest first; AT is their start on the kernel's clock, in us

@@ -2,8 +2,8 @@
  * waves.c: modules loaded by several threads, as Android's first stage does. Linked statically, it is /init.
  *
  * /list has lines "PATH WAVE", in the order of the waves from 0: a module needs only what is in earlier waves. Threads
- * (threads=N on the kernel command line) take the modules of a wave one by one, each with one finit_module, and wait for
- * each other at its end. Then it prints what guest.h names, and
+ * (threads=N on the kernel command line) take the modules of a wave one by one, each with one finit_module, and wait
+ * for each other at its end. Then it prints what guest.h names, and
  *
  *   elapsed NANOSECONDS            from before the first call to after the last
  *   load NAME ERRNO                a call's result
@@ -42,7 +42,8 @@ static int read_list(void)
 	return read;
 }
 
-/* The next module of a wave, or -1: `next` moves only over modules of the wave, so the barrier finds it at the next one. */
+/* The next module of a wave, or -1: `next` moves only over modules of the wave, so the barrier finds it at the next
+ * one. */
 static int take(int wave)
 {
 	int mine = __atomic_load_n(&next, __ATOMIC_SEQ_CST);

@@ -5,8 +5,8 @@
  *
  * Counts from the instruction at `begin` to that at `end`. In between the count stops when `leave` is executed and goes
  * on with the first instruction in [return, limit): so what a function called from there does is left out, however it
- * comes back. Each translation block has a counter; FILE gets a line "ADDRESS INSTRUCTIONS TIMES" for each that ran. One
- * processor only. A block that an exception ends early counts whole, which is a page fault's worth of instructions.
+ * comes back. Each translation block has a counter; FILE gets a line "ADDRESS INSTRUCTIONS TIMES" for each that ran.
+ * One processor only. A block that an exception ends early counts whole, which is a page fault's worth of instructions.
  *
  * What is used of the plugin interface (include/qemu/qemu-plugin.h, tried with QEMU 7.2) is declared here, for
  * distributions do not package the header. API_VERSION is given by the caller.
@@ -25,7 +25,9 @@ typedef uint64_t qemu_plugin_id_t;
 typedef struct qemu_info qemu_info_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
+
 enum { QEMU_PLUGIN_CB_NO_REGS };
+
 typedef void (*translated_cb)(qemu_plugin_id_t id, struct qemu_plugin_tb *block);
 typedef void (*executed_cb)(unsigned int processor, void *data);
 typedef void (*exit_cb)(qemu_plugin_id_t id, void *data);
@@ -127,7 +129,8 @@ PUBLIC int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 		const char *name;
 		uint64_t *value;
 	} numbers[] = {
-		{ "begin=", &begin }, { "end=", &end }, { "leave=", &leave }, { "return=", &back }, { "limit=", &limit },
+		{ "begin=", &begin }, { "end=", &end },	    { "leave=", &leave },
+		{ "return=", &back }, { "limit=", &limit },
 	};
 
 	for (int i = 0; i < count; i++) {
