@@ -3,7 +3,7 @@
  * The argument text of a call: the profile's words, then those of the kernel command line that belong to the load
  * (later ones win, as parse_args takes them in turn), then the members to leave out, then async_probe.
  */
-#include "load.h"
+#include "arguments.h"
 
 enum {
 	ARGUMENT_ROOM = 65536, /* the command line is at most 4 KiB almost everywhere, a skip list 5 bytes a member */
@@ -90,7 +90,7 @@ static void add_skips(struct boot *boot, const struct load *load, struct text *t
 	}
 }
 
-const char *arguments(struct boot *boot, const struct load *load, bool skips)
+const char *call_arguments(struct boot *boot, const struct load *load, bool skips)
 {
 	static char room[ARGUMENT_ROOM];
 	struct text t = { room, sizeof(room), 0, false };

@@ -61,7 +61,7 @@ bool key_is(const struct word *word, const char *key)
 	return same_module(word->key, word->key_size, key);
 }
 
-static void keep(char *to, size_t room, const struct word *word)
+static void copy_value(char *to, size_t room, const struct word *word)
 {
 	struct text t = { to, room, 0, false };
 
@@ -73,7 +73,7 @@ static void keep(char *to, size_t room, const struct word *word)
 }
 
 /* Joins the values of a repeated option by commas. */
-static void join(char *to, size_t room, const struct word *word)
+static void append_value(char *to, size_t room, const struct word *word)
 {
 	struct text t = { to, room, length(to), false };
 
@@ -83,7 +83,7 @@ static void join(char *to, size_t room, const struct word *word)
 		text_add_bytes(&t, word->value, word->value_size);
 }
 
-static u64 number(const struct word *word)
+static u64 number_of(const struct word *word)
 {
 	const char *s = word->value;
 	u64 n = 0;
@@ -96,16 +96,15 @@ static bool value_is(const struct word *word, const char *value)
 	return word->value && word->value_size == length(value) && !memcmp(word->value, value, word->value_size);
 }
 
+#define TEXT_OPTION(key, field) { key, offsetof(struct options, field), sizeof(((struct options *)0)->field) }
+
 /* Options whose value is kept as text. */
 static const struct {
 	const char *key;
 	u16 offset, room;
 } texts[] = {
-
-#define KEPT(key, field) { key, offsetof(struct options, field), sizeof(((struct options *)0)->field) }
-	KEPT("megamod.break", break_at), KEPT("root", root), KEPT("rootfstype", fstype),
-	KEPT("rootflags", flags),	 KEPT("init", init),
-#undef KEPT
+	TEXT_OPTION("megamod.break", break_at), TEXT_OPTION("root", root), TEXT_OPTION("rootfstype", fstype),
+	TEXT_OPTION("rootflags", flags),	TEXT_OPTION("init", init),
 };
 
 void read_options(const char *cmdline, struct options *o)
@@ -116,7 +115,7 @@ void read_options(const char *cmdline, struct options *o)
 	while (next_word(&cmdline, &w)) {
 		for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 			if (key_is(&w, texts[i].key))
-				keep((char *)o + texts[i].offset, texts[i].room, &w);
+				copy_value((char *)o + texts[i].offset, texts[i].room, &w);
 		if (key_is(&w, "megamod"))
 			o->off = value_is(&w, "off");
 		else if (key_is(&w, "megamod.debug"))
@@ -124,9 +123,9 @@ void read_options(const char *cmdline, struct options *o)
 		else if (key_is(&w, "megamod.times"))
 			o->times = !value_is(&w, "0");
 		else if (key_is(&w, "megamod.skip"))
-			join(o->skip, sizeof(o->skip), &w);
+			append_value(o->skip, sizeof(o->skip), &w);
 		else if (key_is(&w, "megamod.run"))
-			join(o->run, sizeof(o->run), &w);
+			append_value(o->run, sizeof(o->run), &w);
 		else if (key_is(&w, "megamod.deferred")) {
 			o->deferred_now = value_is(&w, "now");
 			o->deferred_off = value_is(&w, "off");
@@ -135,9 +134,9 @@ void read_options(const char *cmdline, struct options *o)
 				o->writable = w.key[1] == 'w';
 		} else if (key_is(&w, "rootwait")) {
 			o->wait_forever = !w.value;
-			o->wait_seconds = number(&w);
+			o->wait_seconds = number_of(&w);
 		} else if (key_is(&w, "rootdelay"))
-			o->delay_seconds = number(&w);
+			o->delay_seconds = number_of(&w);
 	}
 }
 

@@ -7,11 +7,19 @@
  *
  * FOLDER is where a deployment on the real root has its plan and its state, in place of /megamod and /run.
  *
- * Exit status: 0 done, 1 not done, and it has said why, 2 for a call that it does not understand.
+ * Exit status: 0 done, 1 not done, with the reason logged, 2 for a call that it does not understand.
  */
+#include "files.h"
+#include "image_files.h"
 #include "keeper.h"
-#include "list.h"
-#include "say.h"
+#include "load.h"
+#include "log.h"
+#include "lsmod.h"
+#include "mask.h"
+#include "read_plan.h"
+#include "run_hook.h"
+#include "saved_state.h"
+#include "status.h"
 
 static struct boot boot;
 static struct keeper keeper;
@@ -42,9 +50,9 @@ static void read_command_line(void)
 	long err = read_small(boot.proc, "cmdline", boot.cmdline, sizeof(boot.cmdline));
 
 	if (err < 0)
-		warn("/proc/cmdline cannot be read: %s", errno_name(err));
+		log_warning("/proc/cmdline cannot be read: %s", errno_name(err));
 	read_options(boot.cmdline, &boot.options);
-	say_debug(boot.options.debug);
+	log_enable_debug(boot.options.debug);
 }
 
 /* The plan. */
@@ -52,44 +60,45 @@ static bool read_image(void)
 {
 	read_command_line();
 	if (boot.image < 0) {
-		error("neither /run/megamod/image nor /megamod is there: this system was not booted by megamod");
+		log_error("neither /run/megamod/image nor /megamod is there: this system was not booted by megamod");
 		return false;
 	}
 	return read_plan(boot.image, "plan", &boot.plan);
 }
 
 /* The plan and what has come of it so far. */
-static bool read_all(void)
+static bool read_plan_and_state(void)
 {
 	if (!read_image())
 		return false;
-	if (restore_outcome(&boot))
+	if (restore_state(&boot))
 		return true;
-	error("what has been loaded is not known: the file outcome beside the plan cannot be read, or is of another plan");
+	log_error(
+		"what has been loaded is not known: the file outcome beside the plan cannot be read, or is of another plan");
 	return false;
 }
 
-static void no_keeper(void)
+static void prepare_keeper(void)
 {
-	keeper.boot = &boot;
-	keeper.alive = keeper.inotify = keeper.mounts = keeper.control = -1;
+	keeper.boot = keeper.watches.boot = &boot;
+	keeper.alive = keeper.watches.inotify = keeper.watches.mounts = keeper.control = -1;
 }
 
 /* Started by the loader: handles come with it, the file systems may have moved already. */
-static int be_keeper(void)
+static int keeper_main(void)
 {
-	no_keeper();
+	prepare_keeper();
 	boot.dev = PASS_DEV;
 	boot.proc = PASS_PROC;
 	boot.sys = PASS_SYS;
 	boot.run = PASS_RUN;
 	boot.image = PASS_IMAGE;
-	say_through(boot.dev);
+	log_to(boot.dev);
 	detach(&keeper);
 	if (!read_image())
 		return 1;
-	if (!restore_outcome(&boot)) {
-		warn("/megamod/outcome cannot be read: /sys/module tells what is there");
+	if (!restore_state(&boot)) {
+		log_warning("/megamod/outcome cannot be read: /sys/module tells what is there");
 		find_loaded(&boot, boot.plan.stages);
 	}
 	keeper.alive = PASS_ALIVE;
@@ -99,7 +108,7 @@ static int be_keeper(void)
 	write_status(&boot);
 	sys_symlinkat("image/ctl", boot.run, "megamod/ctl");
 	sys_close(PASS_READY); /* PID 1 may hand over */
-	keep(&keeper);
+	run_keeper(&keeper);
 	return 0;
 }
 
@@ -108,9 +117,9 @@ static struct stage *find_stage(const char *name)
 	u32 i;
 
 	for (i = 1; i < boot.plan.stage_count; i++)
-		if (same(boot.plan.stages[i].name, name))
+		if (streq(boot.plan.stages[i].name, name))
 			return &boot.plan.stages[i];
-	error("no deferred stage is called %s", name);
+	log_error("no deferred stage is called %s", name);
 	return NULL;
 }
 
@@ -120,13 +129,13 @@ static long reach_keeper(void)
 	return sys_openat(boot.run, "megamod/control", O_WRONLY | O_NONBLOCK, 0);
 }
 
-static int trigger(const char *name)
+static int trigger_stage(const char *name)
 {
 	const struct stage *s;
 	long fd, err;
 	TEXT(line, CONTROL_ROOM);
 
-	if (!read_all() || !(s = find_stage(name)))
+	if (!read_plan_and_state() || !(s = find_stage(name)))
 		return 1;
 	if (s->state != STATE_WAITING)
 		return 0; /* asked for before, or its own trigger was first */
@@ -136,9 +145,9 @@ static int trigger(const char *name)
 		err = write_all((int)fd, line.data, line.used);
 	}
 	if (err == -ENXIO || err == -ENOENT)
-		error("no keeper runs: `megamod-ctl take-over` starts one");
+		log_error("no keeper runs: `megamod-ctl take-over` starts one");
 	else if (err < 0)
-		error("/run/megamod/control: %s", errno_name(err));
+		log_error("/run/megamod/control: %s", errno_name(err));
 	return err < 0;
 }
 
@@ -149,10 +158,10 @@ static bool have_files(const struct stage *s)
 	long fd;
 
 	for (; l < end; l++) {
-		fd = open_held(&boot, &l->file);
+		fd = open_image_file(&boot, &l->file);
 		if (fd < 0) {
-			error("stage %s cannot be loaded by another keeper: %s: %s", s->name, l->file.path,
-			      errno_name(fd));
+			log_error("stage %s cannot be loaded by another keeper: %s: %s", s->name, l->file.path,
+				  errno_name(fd));
 			return false;
 		}
 		sys_close((int)fd);
@@ -167,11 +176,11 @@ static int take_over(void)
 	struct stage *s;
 	long child;
 
-	if (!read_all())
+	if (!read_plan_and_state())
 		return 1;
 	child = reach_keeper();
 	if (child >= 0) {
-		error("a keeper runs already");
+		log_error("a keeper runs already");
 		return 1;
 	}
 	for (i = 1; i < boot.plan.stage_count; i++) {
@@ -179,7 +188,7 @@ static int take_over(void)
 		if (s->state == STATE_LOADING)
 			s->state = STATE_WAITING;
 		else
-			s->fired = s->state == STATE_WAITING ? KIND_NONE : s->fired;
+			s->fired = s->state == STATE_WAITING ? TRIGGER_NONE : s->fired;
 		if (s->state == STATE_WAITING && !have_files(s))
 			return 1;
 		waiting += s->state == STATE_WAITING;
@@ -188,14 +197,14 @@ static int take_over(void)
 		return 0;
 	child = sys_fork();
 	if (child < 0) {
-		error("fork: %s", errno_name(child));
+		log_error("fork: %s", errno_name(child));
 		return 1;
 	}
 	if (child)
 		return 0;
-	say_through(boot.dev);
+	log_to(boot.dev);
 	detach(&keeper);
-	keep(&keeper);
+	run_keeper(&keeper);
 	return 0;
 }
 
@@ -205,7 +214,7 @@ static int show_file(const char *name)
 	long fd = sys_openat(boot.run, name, O_RDONLY, 0), got;
 
 	if (fd < 0) {
-		error("/run/%s: %s", name, errno_name(fd));
+		log_error("/run/%s: %s", name, errno_name(fd));
 		return 1;
 	}
 	while ((got = sys_read((int)fd, block, sizeof(block))) > 0)
@@ -227,18 +236,18 @@ static int show_status(void)
 	return 0;
 }
 
-static int list_modules(void)
+static int show_lsmod(void)
 {
-	struct text t = { NULL, LIST_ROOM, 0, false };
+	struct text t = { NULL, LSMOD_ROOM, 0, false };
 
-	if (!read_all())
+	if (!read_plan_and_state())
 		return 1;
-	t.data = sys_map(LIST_ROOM);
+	t.data = sys_map(LSMOD_ROOM);
 	if (!t.data) {
-		error("no memory");
+		log_error("no memory");
 		return 1;
 	}
-	write_list(&boot, &t);
+	write_lsmod(&boot, &t);
 	print(t.data, t.used);
 	return 0;
 }
@@ -259,30 +268,30 @@ int main(int argc, char **argv, char **envp)
 
 	(void)envp;
 	if (argc && argv[0][0] == '@')
-		return be_keeper();
-	if (argc > 2 && same(argv[1], "--at")) {
+		return keeper_main();
+	if (argc > 2 && streq(argv[1], "--at")) {
 		run = image = argv[2];
 		argc -= 2;
 		argv += 2;
 	}
 	command = argc > 1 ? argv[1] : "";
-	hook = argc == 2 && same(command, "--hook");
+	hook = argc == 2 && streq(command, "--hook");
 	open_folders(run, image, hook);
-	no_keeper();
+	prepare_keeper();
 	if (hook) {
-		say_through(boot.dev);
+		log_to(boot.dev);
 		read_command_line();
 		return run_hook(&keeper);
 	}
-	if (argc == 2 && same(command, "status"))
+	if (argc == 2 && streq(command, "status"))
 		return show_status();
-	if (argc == 3 && same(command, "status") && same(argv[2], "--json"))
+	if (argc == 3 && streq(command, "status") && streq(argv[2], "--json"))
 		return show_file("megamod/status.json");
-	if (argc == 2 && same(command, "lsmod"))
-		return list_modules();
-	if (argc == 3 && same(command, "trigger"))
-		return trigger(argv[2]);
-	if (argc == 2 && same(command, "take-over"))
+	if (argc == 2 && streq(command, "lsmod"))
+		return show_lsmod();
+	if (argc == 3 && streq(command, "trigger"))
+		return trigger_stage(argv[2]);
+	if (argc == 2 && streq(command, "take-over"))
 		return take_over();
 	return usage();
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * From what root= says to the name of a block device: /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL=, MAJ:MIN, and the
+ * From root= to the name of a block device: /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL=, MAJ:MIN, and the
  * links below /dev/disk that udev would make for the first four. There is no udev here, so names are the kernel's own
  * (devtmpfs), and contents are looked at directly.
  */
-#include "boot.h"
-#include "folder.h"
+#include "device.h"
+#include "files.h"
 #include "superblock.h"
 
 enum by { BY_UUID, BY_LABEL, BY_PARTUUID, BY_PARTLABEL };
@@ -65,7 +65,7 @@ static bool matches_contents(const struct search *s, const char *name)
 		return false;
 	known = read_superblock((int)fd, &found);
 	sys_close((int)fd);
-	return known && (s->by == BY_UUID ? same_nocase(found.uuid, s->value) : same(found.label, s->value));
+	return known && (s->by == BY_UUID ? streq_nocase(found.uuid, s->value) : streq(found.label, s->value));
 }
 
 /* `class/block/sda1` is a link that ends in `block/sda/sda1`: cuts it down to the disk, or returns NULL. */
@@ -109,8 +109,8 @@ static bool matches_partition(const struct search *s, const char *name)
 	known = read_partition((int)fd, (u32)n, &found);
 	sys_close((int)fd);
 	if (s->by == BY_PARTUUID)
-		return known && same_nocase(found.uuid, s->value);
-	return known && found.label[0] && same(found.label, s->value);
+		return known && streq_nocase(found.uuid, s->value);
+	return known && found.label[0] && streq(found.label, s->value);
 }
 
 static bool visit_device(void *context, int folder, const char *name, u8 type)
@@ -154,14 +154,14 @@ long find_device(const struct boot *boot, const char *wanted, char *name, size_t
 	size_t i;
 
 	for (i = 0; i < sizeof(forms) / sizeof(forms[0]); i++)
-		if (starts(wanted, forms[i].prefix)) {
+		if (starts_with(wanted, forms[i].prefix)) {
 			s.by = forms[i].by;
 			s.value = wanted + length(forms[i].prefix);
-			return walk(boot->sys, "class/block", visit_device, &s) == 1 ? 0 : -ENODEV;
+			return walk_folder(boot->sys, "class/block", visit_device, &s) == 1 ? 0 : -ENODEV;
 		}
 	if (is_number(wanted))
 		return find_number(boot, wanted, name, room);
-	if (!starts(wanted, "/dev/"))
+	if (!starts_with(wanted, "/dev/"))
 		return -EINVAL;
 	if (!set_name(wanted + 5, name, room))
 		return -ENAMETOOLONG;
@@ -179,5 +179,5 @@ static bool visit_name(void *context, int folder, const char *name, u8 type)
 
 void list_devices(const struct boot *boot, struct text *names)
 {
-	walk(boot->sys, "class/block", visit_name, names);
+	walk_folder(boot->sys, "class/block", visit_name, names);
 }

@@ -3,13 +3,18 @@
  * The loader: /init in the image, the first program after the kernel. It loads the critical stage, hands over to the
  * root file system or a program in the image, and leaves a keeper behind for the deferred stages. main() is the recipe.
  *
- * As PID 1 it must not end by accident: every failure is told on the console, then there is a shell if the image has
+ * As PID 1 it must not end by accident: every failure is logged, then there is a shell if the image has
  * one, and then it ends on purpose, so that the kernel panics and panic= decides what becomes of the machine.
  */
 #include "boot.h"
-#include "say.h"
-
-#define SOMEBODY_NANOSECONDS 2000000000ull
+#include "files.h"
+#include "load.h"
+#include "log.h"
+#include "read_plan.h"
+#include "root.h"
+#include "shell.h"
+#include "start_keeper.h"
+#include "switch_root.h"
 
 static const struct {
 	const char *path, *type, *data;
@@ -29,7 +34,7 @@ static int mount_one(u32 i)
 	if (err >= 0 || err == -EEXIST)
 		err = sys_mount(mounts[i].type, mounts[i].path, mounts[i].type, mounts[i].flags, mounts[i].data);
 	if (err < 0 && err != -EBUSY) /* -EBUSY: mounted already */
-		warn("%s cannot be mounted: %s", mounts[i].path, errno_name(err));
+		log_warning("%s cannot be mounted: %s", mounts[i].path, errno_name(err));
 	return (int)sys_openat(AT_FDCWD, mounts[i].path, O_RDONLY | O_DIRECTORY, 0);
 }
 
@@ -71,7 +76,7 @@ static void mount_all(struct boot *boot)
 	bool bare = hold_streams();
 
 	boot->dev = mount_one(0);
-	say_through(boot->dev);
+	log_to(boot->dev);
 	boot->proc = mount_one(1);
 	boot->sys = mount_one(2);
 	boot->run = mount_one(3);
@@ -85,44 +90,18 @@ static void read_command_line(struct boot *boot)
 	long err = read_small(boot->proc, "cmdline", boot->cmdline, sizeof(boot->cmdline));
 
 	if (err < 0)
-		warn("/proc/cmdline cannot be read: %s", errno_name(err));
+		log_warning("/proc/cmdline cannot be read: %s", errno_name(err));
 	read_options(boot->cmdline, &boot->options);
-	say_debug(boot->options.debug);
+	log_enable_debug(boot->options.debug);
 }
 
 /* How long the processor has run: the kernel's clock begins later, after firmware and decompression. */
-static void say_counter(const struct boot *boot)
+static void log_counter(const struct boot *boot)
 {
 	u64 hertz, count = sys_counter(&hertz);
 
 	if (boot->options.times && count)
-		say("counter %llu of %llu a second", (unsigned long long)count, (unsigned long long)hertz);
-}
-
-static void break_at(const struct boot *boot, const char *point)
-{
-	if (!in_list(boot->options.break_at, point))
-		return;
-	say("break at %s", point);
-	if (have_shell())
-		run_shell(boot);
-	else
-		warn("no shell: the image has no /bin/sh");
-}
-
-/*
- * Nothing else is left: the shell, if there is one. True if it is worth another try, after somebody was there; a shell
- * that ended at once had no one at its console, and a machine that nobody looks at must come to panic=.
- */
-static bool last_resort(struct boot *boot)
-{
-	u64 start = now();
-
-	if (!have_shell())
-		return false;
-	warn("emergency shell; when it ends, the last step is tried again");
-	run_shell(boot);
-	return now() - start > SOMEBODY_NANOSECONDS;
+		log_info("counter %llu of %llu a second", (unsigned long long)count, (unsigned long long)hertz);
 }
 
 static void load_critical(struct boot *boot)
@@ -130,16 +109,16 @@ static void load_critical(struct boot *boot)
 	struct stage *critical = &boot->plan.stages[0];
 
 	if (boot->options.off && !boot->plan.fallback) {
-		say("off: nothing is loaded");
+		log_info("off: nothing is loaded");
 		return;
 	}
-	load_stage(boot, critical, KIND_NOW);
+	load_stage(boot, critical, TRIGGER_NOW);
 	if (critical->state == STATE_FAILED)
-		error("the critical stage failed; going on with what the kernel has built in");
+		log_error("the critical stage failed; going on with what the kernel has built in");
 	start_keeper(boot);
 }
 
-/* Returns only if it failed, and has said why. */
+/* Returns only if it failed, and has logged why. */
 static void hand_over(struct boot *boot)
 {
 	static bool mounted; /* a second attempt may come after the mount */
@@ -160,7 +139,7 @@ static void hand_over(struct boot *boot)
 	case HAND_CHAIN:
 		break_at(boot, "pre-switch");
 		wait_for_keeper(boot);
-		execute(boot, p->command, p->handover == HAND_CHAIN);
+		exec_program(boot, p->command, p->handover == HAND_CHAIN);
 	}
 }
 
@@ -173,15 +152,15 @@ int main(int argc, char **argv, char **envp)
 	boot.argv = argv;
 	boot.envp = envp;
 	if (sys_getpid() != 1) {
-		if (argc == 2 && same(argv[1], "--hook"))
+		if (argc == 2 && streq(argv[1], "--hook"))
 			sys_execve("/megamod/ctl", argv, envp);
-		error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
+		log_error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
 		return 1;
 	}
 	mount_all(&boot);
-	say("start");
+	log_info("start");
 	read_command_line(&boot);
-	say_counter(&boot);
+	log_counter(&boot);
 	if (!read_plan(boot.image, "plan", &boot.plan)) {
 		last_resort(&boot);
 		goto panic;
@@ -192,6 +171,6 @@ int main(int argc, char **argv, char **envp)
 		hand_over(&boot);
 	while (last_resort(&boot));
 panic:
-	error("nothing is left to try: the kernel panics now, and panic= decides what follows");
+	log_error("nothing is left to try: the kernel panics now, and panic= decides what follows");
 	return 1;
 }

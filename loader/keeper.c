@@ -4,17 +4,23 @@
  * stage when its trigger fires. It is an event loop around ppoll() and ends after the last stage.
  *
  * - Files of deferred loads stay in /megamod, which is not emptied; each goes when its stage has been through.
- * - The read end of a close-on-exec pipe, whose only write end PID 1 has, tells of the exec of the real init.
+ * - The read end of a close-on-exec pipe, whose only write end PID 1 has, has its end when the real init is executed.
  * - A stage is loaded when its trigger has fired and every earlier stage that it needs has been through; stages that do
  *   not need each other do not wait for each other.
  */
 #include "keeper.h"
-#include "say.h"
+#include "image_files.h"
+#include "load.h"
+#include "log.h"
+#include "mask.h"
+#include "saved_state.h"
+#include "status.h"
+#include "uevents.h"
 
 #define MILLISECOND 1000000ull
 
 /* udev looks for a change of the mask only if its last look was 3 s ago (on_uevent, src/udev/udevd.c, 252; 257 too). */
-#define ASK_MILLISECONDS 3500
+#define ANNOUNCE_MILLISECONDS 3500
 
 static bool has_passed(const struct stage *s)
 {
@@ -24,27 +30,27 @@ static bool has_passed(const struct stage *s)
 /* ---- files ---- */
 
 /* The files of a stage that has been through are of no use to anybody. */
-static void drop_files(struct keeper *k, const struct stage *s)
+static void remove_stage_files(struct keeper *k, const struct stage *s)
 {
 	struct plan *p = &k->boot->plan;
 	struct load *l = p->loads + s->load, *end = l + s->load_count;
 	u32 i;
 
 	for (; l < end; l++) {
-		drop_file(k->boot, &l->file);
+		remove_image_file(k->boot, &l->file);
 		for (i = 0; i < l->original_count; i++)
-			drop_file(k->boot, &p->originals[l->originals + i]);
+			remove_image_file(k->boot, &p->originals[l->originals + i]);
 	}
 }
 
 /* User space is there: what was needed before it may go. */
-static void tidy(struct keeper *k)
+static void remove_loaded_files(struct keeper *k)
 {
 	const struct stage *s;
 
-	for (s = k->boot->plan.stages; s < end_of_stages(k); s++)
+	for (s = k->boot->plan.stages; s < end_of_stages(k->boot); s++)
 		if (has_passed(s))
-			drop_files(k, s);
+			remove_stage_files(k, s);
 	sys_unlinkat(k->boot->image, "manifest.json", 0);
 }
 
@@ -53,50 +59,50 @@ static void tidy(struct keeper *k)
 /* The real init is being executed: the clock of delays and timeouts starts here. */
 static void start_user_space(struct keeper *k)
 {
-	u64 t = now();
+	u64 t = monotonic_ns();
 	struct stage *s;
 
 	sys_close(k->alive);
 	k->alive = -1;
-	debug("user space has started");
-	write_json(k->boot);
+	log_debug("user space has started");
+	write_status_json(k->boot);
 	if (!k->chain)
-		tidy(k);
-	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+		remove_loaded_files(k);
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;
 		if (s->timeout)
 			s->expires = t + s->timeout * MILLISECOND;
-		if (s->kind == KIND_USERSPACE)
-			fire(k, s, KIND_USERSPACE);
-		else if (s->kind == KIND_DELAY || s->kind == KIND_IDLE)
+		if (s->trigger == TRIGGER_USERSPACE)
+			fire(&k->watches, s, TRIGGER_USERSPACE);
+		else if (s->trigger == TRIGGER_DELAY || s->trigger == TRIGGER_IDLE)
 			s->due = t + s->milliseconds * MILLISECOND;
-		if (s->kind == KIND_IDLE)
-			was_idle(k, s);
+		if (s->trigger == TRIGGER_IDLE)
+			was_idle(k->boot, s);
 	}
-	look_for_paths(k);
+	look_for_paths(&k->watches);
 }
 
 static void look_at_clock(struct keeper *k)
 {
-	u64 t = now();
+	u64 t = monotonic_ns();
 	struct stage *s;
 
-	if (k->ask_at && t >= k->ask_at) {
-		k->ask_at = 0;
-		ask_again(k->boot);
+	if (k->announce_at && t >= k->announce_at) {
+		k->announce_at = 0;
+		announce_devices(k->boot->sys);
 	}
-	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;
 		if (s->due && t >= s->due) {
-			if (s->kind == KIND_DELAY || was_idle(k, s))
-				fire(k, s, s->kind);
+			if (s->trigger == TRIGGER_DELAY || was_idle(k->boot, s))
+				fire(&k->watches, s, s->trigger);
 			else
 				s->due = t + s->milliseconds * MILLISECOND;
 		}
-		if (s->fired == KIND_NONE && s->expires && t >= s->expires)
-			fire(k, s, KIND_TIMEOUT);
+		if (s->fired == TRIGGER_NONE && s->expires && t >= s->expires)
+			fire(&k->watches, s, TRIGGER_TIMEOUT);
 	}
 }
 
@@ -105,13 +111,13 @@ static void take_line(struct keeper *k, const char *line)
 {
 	struct stage *s;
 
-	for (s = first_deferred(k); s < end_of_stages(k); s++)
-		if (same(s->name, line)) {
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++)
+		if (streq(s->name, line)) {
 			if (is_pending(s))
-				fire(k, s, KIND_MANUAL);
+				fire(&k->watches, s, TRIGGER_MANUAL);
 			return;
 		}
-	say("control: no stage is called %s", line);
+	log_info("control: no stage is called %s", line);
 }
 
 static void read_control(struct keeper *k)
@@ -136,7 +142,7 @@ static bool needs_others(const struct keeper *k, const struct stage *s)
 {
 	const struct stage *other;
 
-	for (other = first_deferred(k); other < s; other++)
+	for (other = first_deferred(k->boot); other < s; other++)
 		if ((s->needs >> (other - k->boot->plan.stages) & 1) && !has_passed(other))
 			return true;
 	return false;
@@ -153,31 +159,31 @@ static bool has_dependents(const struct plan *p, const struct stage *s)
 	return false;
 }
 
-static void load_and_tell(struct keeper *k, struct stage *s)
+static void load_and_report(struct keeper *k, struct stage *s)
 {
 	s->state = STATE_LOADING;
-	save_outcome(k->boot);
+	save_state(k->boot);
 	write_status(k->boot);
 	load_stage(k->boot, s, s->fired);
-	save_outcome(k->boot);
+	save_state(k->boot);
 	write_mask(k->boot, true); /* who reads that the stage is done finds the mask as it is then */
 	write_status(k->boot);
-	write_json(k->boot);
+	write_status_json(k->boot);
 	if (has_dependents(&k->boot->plan, s))
-		k->ask_at = now() + ASK_MILLISECONDS * MILLISECOND;
-	drop_files(k, s);
+		k->announce_at = monotonic_ns() + ANNOUNCE_MILLISECONDS * MILLISECOND;
+	remove_stage_files(k, s);
 }
 
 /* Loads what may be loaded; false when nothing is left to wait for. */
 static bool load_ready(struct keeper *k)
 {
-	struct stage *s = first_deferred(k);
+	struct stage *s = first_deferred(k->boot);
 	bool left = false;
 
-	while (s < end_of_stages(k)) {
-		if (s->state == STATE_WAITING && s->fired != KIND_NONE && !needs_others(k, s)) {
-			load_and_tell(k, s);
-			s = first_deferred(k); /* it may be what another waited for */
+	while (s < end_of_stages(k->boot)) {
+		if (s->state == STATE_WAITING && s->fired != TRIGGER_NONE && !needs_others(k, s)) {
+			load_and_report(k, s);
+			s = first_deferred(k->boot); /* it may be what another waited for */
 			left = false;
 			continue;
 		}
@@ -192,9 +198,9 @@ static bool load_ready(struct keeper *k)
 static u64 next_time(const struct keeper *k)
 {
 	const struct stage *s;
-	u64 next = k->ask_at;
+	u64 next = k->announce_at;
 
-	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;
 		if (s->due && (!next || s->due < next))
@@ -209,12 +215,12 @@ static void wait_and_look(struct keeper *k)
 {
 	struct pollfd polls[4] = {
 		{ .fd = k->alive, .events = POLLIN }, /* a negative handle is left out by the kernel */
-		{ .fd = k->inotify, .events = POLLIN },
-		{ .fd = k->alive < 0 ? k->mounts : -1, .events = POLLPRI },
+		{ .fd = k->watches.inotify, .events = POLLIN },
+		{ .fd = k->alive < 0 ? k->watches.mounts : -1, .events = POLLPRI },
 		{ .fd = k->control, .events = POLLIN },
 	};
 	struct timespec64 left = { 0, 0 };
-	u64 next = next_time(k), t = now();
+	u64 next = next_time(k), t = monotonic_ns();
 	char event[1024];
 	u32 rest;
 
@@ -226,10 +232,10 @@ static void wait_and_look(struct keeper *k)
 	if (polls[0].revents)
 		start_user_space(k);
 	if (polls[1].revents)
-		while (sys_read(k->inotify, event, sizeof(event)) > 0)
+		while (sys_read(k->watches.inotify, event, sizeof(event)) > 0)
 			;
 	if (polls[1].revents || (polls[2].revents & (POLLPRI | POLLERR)))
-		look_for_paths(k);
+		look_for_paths(&k->watches);
 	if (polls[3].revents)
 		read_control(k);
 	look_at_clock(k);
@@ -252,37 +258,7 @@ static void open_control(struct keeper *k)
 	return;
 failed:
 	k->control = -1;
-	warn("/run/megamod/control cannot be made: %s", errno_name(err));
-}
-
-/*
- * With `chain` the next generator removes the files, so they are held open; a stage may have many. Each costs the
- * kernel some 256 bytes.
- */
-static void hold(struct keeper *k, struct held *file)
-{
-	long fd = open_held(k->boot, file);
-
-	if (fd < 0)
-		warn("%s cannot be opened: %s", file->path, errno_name(fd));
-	else
-		file->fd = (int)fd;
-}
-
-static void hold_files(struct keeper *k)
-{
-	struct plan *p = &k->boot->plan;
-	struct rlimit64 limit;
-	u32 i;
-
-	if (sys_get_nofile(&limit) >= 0) {
-		limit.soft = limit.hard;
-		sys_set_nofile(&limit); /* if it stays low, opening fails below and is reported there */
-	}
-	for (i = first_deferred(k)->load; i < p->load_count; i++)
-		hold(k, &p->loads[i].file);
-	for (i = p->loads[first_deferred(k)->load].originals; i < p->original_count; i++)
-		hold(k, &p->originals[i]);
+	log_warning("/run/megamod/control cannot be made: %s", errno_name(err));
 }
 
 void detach(const struct keeper *k)
@@ -304,32 +280,32 @@ static bool is_over(const struct keeper *k)
 	return k->boot->options.deferred_off || k->boot->plan.stage_count < 2;
 }
 
-void keep(struct keeper *k)
+void run_keeper(struct keeper *k)
 {
 	struct stage *s;
 
 	if (!is_over(k)) {
-		open_watches(k);
+		open_watches(&k->watches);
 		open_control(k);
 		if (k->boot->plan.dependents_count)
 			write_mask(k->boot, true); /* it takes longer than PID 1 should wait for */
 	}
-	for (s = first_deferred(k); s < end_of_stages(k); s++) {
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;
-		if (s->kind == KIND_NOW || k->boot->options.deferred_now)
-			s->fired = KIND_NOW;
-		else if (s->kind == KIND_USERSPACE && s->timeout)
-			s->expires = now() + s->timeout * MILLISECOND;
+		if (s->trigger == TRIGGER_NOW || k->boot->options.deferred_now)
+			s->fired = TRIGGER_NOW;
+		else if (s->trigger == TRIGGER_USERSPACE && s->timeout)
+			s->expires = monotonic_ns() + s->timeout * MILLISECOND;
 	}
 	if (k->alive < 0)
 		start_user_space(k);
-	while ((!is_over(k) && load_ready(k)) || k->alive >= 0 || k->ask_at)
+	while ((!is_over(k) && load_ready(k)) || k->alive >= 0 || k->announce_at)
 		wait_and_look(k);
-	write_json(k->boot);
+	write_status_json(k->boot);
 	if (!is_over(k))
 		sys_unlinkat(k->boot->run, "megamod/control", 0);
-	debug("the keeper ends");
+	log_debug("the keeper ends");
 }
 
 void prepare_chain(struct keeper *k)
@@ -337,7 +313,7 @@ void prepare_chain(struct keeper *k)
 	long image;
 
 	if (k->boot->plan.load_count && !is_over(k))
-		hold_files(k);
+		hold_image_files(k->boot);
 	image = copy_image(k->boot);
 	if (image >= 0)
 		k->boot->image = (int)image;

@@ -3,11 +3,16 @@
  * One finit_module call a load, and the fallback: when the kernel refuses a megamodule, or with megamod=off, its
  * members' original files go in instead, one call each, in the order in which the glue would have run their inits.
  *
- * A call that fails has run no init: the glue's own init never fails (initramfs/prelink/glue.py), and everything before
- * it comes to an end without one.
+ * A call that fails has run no init: the glue's own init never fails (initramfs/megamod/prelink/glue.py), and
+ * everything before it comes to an end without one.
  */
 #include "load.h"
-#include "say.h"
+#include "arguments.h"
+#include "files.h"
+#include "image_files.h"
+#include "log.h"
+#include "results.h"
+#include "times.h"
 
 /* ---- /proc/sys/kernel/modprobe ---- */
 
@@ -37,7 +42,7 @@ static bool exchange_modprobe(const struct boot *boot, const char *path, char *s
 	if (err >= 0)
 		err = put_modprobe(boot, path);
 	if (err < 0)
-		debug("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
+		log_debug("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
 	return err >= 0;
 }
 
@@ -46,80 +51,22 @@ static void restore_modprobe(const struct boot *boot, const char *saved)
 	long err = put_modprobe(boot, saved);
 
 	if (err < 0)
-		warn("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
-}
-
-/* ---- files ---- */
-
-/* Files of the image are reached through its folder, wherever that is by now. */
-static const char *below_image(const struct boot *boot, const char *path, int *at)
-{
-	*at = starts(path, IMAGE_FOLDER) ? boot->image : AT_FDCWD;
-	return *at == AT_FDCWD ? path : path + length(IMAGE_FOLDER);
-}
-
-long open_held(const struct boot *boot, const struct held *file)
-{
-	const char *path;
-	int at;
-
-	if (file->fd >= 0)
-		return file->fd;
-	path = below_image(boot, file->path, &at);
-	return sys_openat(at, path, O_RDONLY, 0);
-}
-
-void drop_file(const struct boot *boot, struct held *file)
-{
-	const char *path;
-	int at;
-
-	if (file->fd >= 0)
-		sys_close(file->fd);
-	file->fd = -1;
-	path = below_image(boot, file->path, &at);
-	if (at != AT_FDCWD)
-		sys_unlinkat(at, path, 0); /* another generator may have removed it already */
+		log_warning("/proc/%s cannot be changed: %s", MODPROBE, errno_name(err));
 }
 
 /* ---- what came of it ---- */
 
-static void say_skipped(const struct boot *boot, const struct member *m)
+static void log_skipped(const struct boot *boot, const struct member *m)
 {
 	const char *other = missing_for(boot, m, ~0ull);
 
 	if (m->fate == FATE_ASKED)
-		say("member %s skipped: asked for", m->name);
+		log_info("member %s skipped: asked for", m->name);
 	else
-		warn("member %s skipped: needs %s", m->name, other ? other : "a member that is not there");
+		log_warning("member %s skipped: needs %s", m->name, other ? other : "a member that is not there");
 }
 
-void add_counts(const struct boot *boot, const struct load *load, struct counts *counts)
-{
-	const struct member *m = boot->plan.members + load->member, *end = m + load->member_count;
-
-	for (; m < end; m++) {
-		counts->ok += m->fate == FATE_OK;
-		counts->failed += m->fate == FATE_FAILED;
-		counts->skipped += m->fate == FATE_ASKED || m->fate == FATE_NEEDS;
-	}
-	counts->nanoseconds += load->nanoseconds;
-	counts->originals |= load->way == WAY_ORIGINALS;
-	if (!counts->error)
-		counts->error = load->error;
-}
-
-void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts)
-{
-	const struct load *load = boot->plan.loads + stage->load;
-	u32 i;
-
-	*counts = (struct counts){ 0 };
-	for (i = 0; i < stage->load_count; i++)
-		add_counts(boot, load + i, counts);
-}
-
-static void say_outcome(struct boot *boot, const struct load *load)
+static void log_result(struct boot *boot, const struct load *load)
 {
 	const struct member *m = members_of(boot, load);
 	struct counts c = { 0 };
@@ -127,16 +74,16 @@ static void say_outcome(struct boot *boot, const struct load *load)
 
 	for (i = 0; i < load->member_count; i++)
 		if (m[i].fate == FATE_ASKED || m[i].fate == FATE_NEEDS)
-			say_skipped(boot, &m[i]);
+			log_skipped(boot, &m[i]);
 	add_counts(boot, load, &c);
 	if (load->nanoseconds)
-		say("load %s took %llu us: %u ok, %u failed, %u skipped", load->name,
-		    (unsigned long long)divide(load->nanoseconds, 1000, NULL), c.ok, c.failed, c.skipped);
-	say_times(boot, load);
+		log_info("load %s took %llu us: %u ok, %u failed, %u skipped", load->name,
+			 (unsigned long long)divide(load->nanoseconds, 1000, NULL), c.ok, c.failed, c.skipped);
+	log_init_times(boot, load);
 }
 
-/* ENOEXEC is what a module of another kernel gives: says so if that is what it is. */
-static void say_release(const struct boot *boot)
+/* ENOEXEC is what a module of another kernel gives: logs that if it is the reason. */
+static void log_wrong_release(const struct boot *boot)
 {
 	char release[128];
 	size_t n;
@@ -146,23 +93,23 @@ static void say_release(const struct boot *boot)
 	for (n = 0; release[n] && release[n] != '\n'; n++)
 		;
 	release[n] = 0;
-	if (!same(release, boot->plan.release))
-		warn("the image is for kernel %s, this is %s", boot->plan.release, release);
+	if (!streq(release, boot->plan.release))
+		log_warning("the image is for kernel %s, this is %s", boot->plan.release, release);
 }
 
 /* ---- the call ---- */
 
 static long call(struct boot *boot, struct load *load, bool skips)
 {
-	const char *text = arguments(boot, load, skips);
+	const char *text = call_arguments(boot, load, skips);
 	long fd, err = -E2BIG;
 
 	if (!text)
 		return err;
-	fd = open_held(boot, &load->file);
+	fd = open_image_file(boot, &load->file);
 	if (fd < 0)
 		return fd;
-	debug("load %s: %s", load->name, text);
+	log_debug("load %s: %s", load->name, text);
 	err = sys_finit_module((int)fd, text);
 	sys_close((int)fd);
 	load->file.fd = -1;
@@ -175,44 +122,44 @@ static long call(struct boot *boot, struct load *load, bool skips)
  */
 static int timed_call(struct boot *boot, struct load *load, bool skips)
 {
-	u64 start = now();
+	u64 start = monotonic_ns();
 	long err = call(boot, load, skips);
 
-	start = now() - start;
+	start = monotonic_ns() - start;
 	load->nanoseconds += start ? start : 1;
 	if (err == -EEXIST && is_live(boot, load->name))
 		err = 0;
 	if (err >= 0)
 		return 0;
-	warn("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
+	log_warning("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
 	if (err == -ENOEXEC)
-		say_release(boot);
+		log_wrong_release(boot);
 	return (int)-err;
 }
 
-static void run_alone(struct boot *boot, struct load *load)
+static void load_by_itself(struct boot *boot, struct load *load)
 {
 	struct member *m = members_of(boot, load);
 
-	load->way = WAY_OWN;
-	if (!choose(boot, load)) {
+	load->method = METHOD_OWN;
+	if (!mark_skipped(boot, load)) {
 		load->error = timed_call(boot, load, false);
 		m->result = -load->error;
 		m->nanoseconds = load->nanoseconds;
 		m->fate = load->error ? FATE_FAILED : FATE_OK;
 	}
-	say_outcome(boot, load);
+	log_result(boot, load);
 }
 
 /* Each member's original, in the members' order, as a single. */
-static void run_originals(struct boot *boot, struct load *load)
+static void load_originals(struct boot *boot, struct load *load)
 {
 	struct load one = *load;
 	u32 i;
 
-	say("load %s: its %u modules are loaded one by one", load->name, load->member_count);
-	set_all(boot, load, FATE_FAILED); /* until its own turn nobody is there */
-	load->way = WAY_ORIGINALS;
+	log_info("load %s: its %u modules are loaded one by one", load->name, load->member_count);
+	set_pending(boot, load, FATE_FAILED); /* until its own turn nobody is there */
+	load->method = METHOD_ORIGINALS;
 	one.merged = false;
 	one.original = true;
 	one.member_count = 1;
@@ -222,40 +169,40 @@ static void run_originals(struct boot *boot, struct load *load)
 		one.file = boot->plan.originals[load->originals + i];
 		one.nanoseconds = 0;
 		one.error = 0;
-		run_alone(boot, &one);
+		load_by_itself(boot, &one);
 		boot->plan.originals[load->originals + i].fd = one.file.fd;
 		load->nanoseconds += one.nanoseconds;
 	}
 }
 
-static void run_merged(struct boot *boot, struct load *load)
+static void load_merged(struct boot *boot, struct load *load)
 {
 	bool fallback = load->original_count > 0;
-	u32 out = choose(boot, load);
+	u32 out = mark_skipped(boot, load);
 
 	if (fallback && (boot->options.off || (out && !load->results))) {
-		run_originals(boot, load);
+		load_originals(boot, load);
 		return;
 	}
-	load->way = WAY_OWN;
+	load->method = METHOD_OWN;
 	/* A megamodule that cannot leave a member out is not loaded when it ought to. */
 	if (out && !load->results) {
-		set_all(boot, load, FATE_NEEDS);
-		say_outcome(boot, load);
+		set_pending(boot, load, FATE_NEEDS);
+		log_result(boot, load);
 		return;
 	}
 	load->error = timed_call(boot, load, out > 0);
 	if (load->error && fallback) {
-		run_originals(boot, load);
+		load_originals(boot, load);
 		return;
 	}
 	if (load->error)
-		set_all(boot, load, FATE_FAILED);
+		set_pending(boot, load, FATE_FAILED);
 	else if (load->results)
 		read_results(boot, load);
 	else
-		set_all(boot, load, FATE_OK);
-	say_outcome(boot, load);
+		set_pending(boot, load, FATE_OK);
+	log_result(boot, load);
 }
 
 bool find_loaded(struct boot *boot, struct stage *stage)
@@ -269,11 +216,11 @@ bool find_loaded(struct boot *boot, struct stage *stage)
 		m = members_of(boot, load);
 		if (load->merged && is_live(boot, load->name)) {
 			any = true;
-			load->way = WAY_OWN;
-			choose(boot, load);
+			load->method = METHOD_OWN;
+			mark_skipped(boot, load);
 			if (load->results)
 				read_results(boot, load);
-			set_all(boot, load, FATE_OK);
+			set_pending(boot, load, FATE_OK);
 			continue;
 		}
 		/* Not there, or its members one by one. */
@@ -281,34 +228,34 @@ bool find_loaded(struct boot *boot, struct stage *stage)
 			m[i].fate = is_live(boot, m[i].name) ? FATE_OK : FATE_FAILED;
 			any |= m[i].fate == FATE_OK;
 		}
-		load->way = load->merged ? WAY_ORIGINALS : WAY_OWN;
+		load->method = load->merged ? METHOD_ORIGINALS : METHOD_OWN;
 	}
 	if (any)
 		stage->state = STATE_DONE;
 	return any;
 }
 
-void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
+void load_stage(struct boot *boot, struct stage *stage, enum trigger fired)
 {
 	struct load *load = boot->plan.loads + stage->load, *end = load + stage->load_count;
 	bool critical = stage == boot->plan.stages, exchanged, refused = false;
 	struct counts counts;
 	char modprobe[256];
 
-	say("stage %s triggered by %s", stage->name, kind_name(fired));
-	say_used(boot);
+	log_info("stage %s triggered by %s", stage->name, trigger_name(fired));
+	log_cpu_time(boot);
 	exchanged = critical && load < end && exchange_modprobe(boot, NO_MODPROBE, modprobe, sizeof(modprobe));
 	for (; load < end; load++) {
 		if (!critical && load->modprobe) {
 			exchanged = exchange_modprobe(boot, load->modprobe, modprobe, sizeof(modprobe));
 			if (load->modprobe[0] != '/')
-				say("load %s: request_module is off during this call", load->name);
+				log_info("load %s: request_module is off during this call", load->name);
 		}
 		if (load->merged)
-			run_merged(boot, load);
+			load_merged(boot, load);
 		else
-			run_alone(boot, load);
-		refused |= load->error && load->merged && load->way == WAY_OWN;
+			load_by_itself(boot, load);
+		refused |= load->error && load->merged && load->method == METHOD_OWN;
 		if (!critical && exchanged) {
 			restore_modprobe(boot, modprobe);
 			exchanged = false;
@@ -318,5 +265,5 @@ void load_stage(struct boot *boot, struct stage *stage, enum kind fired)
 		restore_modprobe(boot, modprobe);
 	count_stage(boot, stage, &counts);
 	stage->state = refused || (!counts.ok && counts.failed) ? STATE_FAILED : STATE_DONE;
-	say("stage %s done", stage->name);
+	log_info("stage %s done", stage->name);
 }

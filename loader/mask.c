@@ -8,8 +8,9 @@
  * coming, and must not come twice; what needs it is kept out until then (it would find no symbols), and the keeper asks
  * udev again when the stage has come. With megamod.deferred=off it is not coming, so modprobe may have it.
  */
-#include "boot.h"
-#include "say.h"
+#include "mask.h"
+#include "files.h"
+#include "log.h"
 
 enum {
 	MASK_ROOM = 4 << 20,
@@ -34,7 +35,7 @@ static bool is_new(const char **seen, const char *name)
 			seen[place & (SEEN - 1)] = name;
 			return true;
 		}
-		if (same(seen[place & (SEEN - 1)], name))
+		if (streq(seen[place & (SEEN - 1)], name))
 			return false;
 	}
 	return true;
@@ -88,5 +89,5 @@ void write_mask(const struct boot *boot, bool waiting)
 	sys_unmap(t.data, MASK_ROOM);
 out:
 	if (err < 0)
-		warn("/run/modprobe.d/megamod.conf cannot be written: %s", errno_name(err));
+		log_warning("/run/modprobe.d/megamod.conf cannot be written: %s", errno_name(err));
 }

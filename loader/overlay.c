@@ -4,8 +4,8 @@
  * is switched off. The lower file system and the tmpfs stay mounted below the real root, where nobody sees them; the
  * overlay holds them (Documentation/filesystems/overlayfs.rst).
  */
-#include "boot.h"
-#include "say.h"
+#include "overlay.h"
+#include "log.h"
 
 #define LOWER "/lower"
 #define UPPER "/upper"
@@ -40,18 +40,18 @@ static long mount_layers(const char *options)
 	return err;
 }
 
-bool cover_root(const struct boot *boot)
+bool mount_overlay(const struct boot *boot)
 {
 	struct fields overlay = boot->plan.overlay;
 	const char *options = overlay.count > 1 ? next_field(overlay.first) : NULL;
 	long err = mount_layers(options);
 
 	if (err >= 0) {
-		say("root covered by a tmpfs: what is written to it is gone at the next boot");
+		log_info("root covered by a tmpfs: what is written to it is gone at the next boot");
 		return true;
 	}
-	error("the overlay over the root cannot be mounted: %s (%s)", errno_name(err),
-	      err == -ENODEV ? "no driver for it" : "the kernel may have said why, above");
+	log_error("the overlay over the root cannot be mounted: %s (%s)", errno_name(err),
+		  err == -ENODEV ? "no driver for it" : "the kernel may have said why, above");
 	sys_umount(UPPER, MNT_DETACH);
 	sys_umount(LOWER, MNT_DETACH);
 	sys_umount("/root", MNT_DETACH);

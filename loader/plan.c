@@ -1,155 +1,41 @@
 /* SPDX-License-Identifier: MIT
  *
- * See plan.h. The file is read into one mapping and cut in place: a line's escapes are undone and its fields closed up,
- * each ended by NUL, so names are pointers into that text and nothing is copied. Every table gets room for one entry a
- * line; memory that is not touched is not there.
+ * See plan.h.
  */
-#include "reader.h"
-#include "say.h"
-
-enum { MAX_PLAN = 64 << 20 };
-
-bool refuse(struct reader *r, const char *problem, const char *detail)
-{
-	if (!r->problem) {
-		r->problem = problem;
-		r->detail = detail;
-	}
-	return false;
-}
+#include "plan.h"
 
 const char *next_field(const char *field)
 {
 	return field + length(field) + 1;
 }
 
-static int hex(char c)
+u32 stage_of(const struct plan *p, u32 id)
 {
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return -1;
-}
+	u32 i;
+	const struct stage *s;
+	const struct load *l;
 
-/* Cuts the line [s, end) into fields, in place. */
-static bool cut_line(struct reader *r, char *s, const char *end, struct fields *fields)
-{
-	char *to = s;
-	bool empty = true; /* nothing of the present field was read yet */
-	int high, low;
-
-	fields->first = s;
-	fields->count = 1;
-	for (; s < end; s++) {
-		if (*s == ' ') {
-			if (empty)
-				return refuse(r, "two spaces, or a space at an end", NULL);
-			*to++ = 0;
-			fields->count++;
-			empty = true;
+	for (i = 0; i + 1 < p->stage_count; i++) {
+		s = &p->stages[i];
+		if (!s->load_count)
 			continue;
-		}
-		if (*s < 0x21 || *s > 0x7e)
-			return refuse(r, "a byte that ought to be escaped", NULL);
-		if (*s != '%') {
-			*to++ = *s;
-		} else if (!(empty && (s + 1 == end || s[1] == ' '))) { /* else: an empty field */
-			high = end - s > 2 ? hex(s[1]) : -1;
-			low = high < 0 ? -1 : hex(s[2]);
-			if (low < 0 || !(high | low))
-				return refuse(r, "a bad %XX escape", NULL);
-			*to++ = (char)(high << 4 | low);
-			s += 2;
-		}
-		empty = false;
+		l = &p->loads[s->load + s->load_count - 1];
+		if (id < l->member + l->member_count)
+			break;
 	}
-	if (empty)
-		return refuse(r, "an empty line, or a space at its end", NULL);
-	*to = 0; /* at the latest where the newline was */
-	return true;
+	return i;
 }
 
-/* The whole file in a mapping of its own; *size is its length. */
-static char *read_file(int at, const char *path, size_t *size, long *err)
+const char *trigger_name(enum trigger trigger)
 {
-	struct statx st;
-	char *text = NULL;
-	long fd;
+	static const char *const names[] = { "-", "now", "userspace", "delay", "path", "idle", "manual", "timeout" };
 
-	fd = at < 0 && at != AT_FDCWD ? at : sys_openat(at, path, O_RDONLY, 0); /* no folder: its errno */
-	*err = fd;
-	if (fd < 0)
-		goto out;
-	*err = sys_statx((int)fd, "", AT_EMPTY_PATH, &st);
-	if (*err < 0)
-		goto close;
-	*err = -EFBIG;
-	if (st.size > MAX_PLAN)
-		goto close;
-	*size = (size_t)st.size;
-	*err = -ENOMEM;
-	text = sys_map(*size + 2); /* a NUL, and room to see the end */
-	if (!text)
-		goto close;
-	*err = read_small(at, path, text, *size + 2);
-	if (*err >= 0 && (size_t)*err != *size)
-		*err = -EIO;
-close:
-	sys_close((int)fd);
-out:
-	return *err < 0 ? NULL : text;
+	return names[trigger];
 }
 
-static bool make_tables(struct plan *p, size_t lines)
+const char *stage_state_name(enum stage_state state)
 {
-	p->loads = sys_map(lines * sizeof(*p->loads));
-	p->members = sys_map(lines * sizeof(*p->members));
-	p->originals = sys_map(lines * sizeof(*p->originals));
-	p->arguments = sys_map(lines * sizeof(*p->arguments));
-	p->prefixes = sys_map(lines * sizeof(*p->prefixes));
-	p->softdeps = sys_map(lines * sizeof(*p->softdeps));
-	p->skips = sys_map(lines * sizeof(*p->skips));
-	p->dependents = sys_map(lines * sizeof(*p->dependents));
-	return p->loads && p->members && p->originals && p->arguments && p->prefixes && p->softdeps && p->skips &&
-	       p->dependents;
-}
+	static const char *const names[] = { "waiting", "loading", "done", "failed" };
 
-bool read_plan(int at, const char *path, struct plan *p)
-{
-	struct reader r = { .line = 0, .plan = p };
-	struct fields fields;
-	size_t size = 0, lines = 1;
-	char *text, *end, *s, *newline;
-	long err = 0;
-
-	text = read_file(at, path, &size, &err);
-	if (!text) {
-		error("%s: cannot be read: %s", PLAN_PATH, errno_name(err));
-		return false;
-	}
-	end = text + size;
-	for (s = text; s < end; s++)
-		lines += *s == '\n';
-	if (!make_tables(p, lines)) {
-		error("%s: no memory for its tables", PLAN_PATH);
-		return false;
-	}
-	for (s = text; s < end && !r.problem; s = newline + 1) {
-		r.line++;
-		for (newline = s; newline < end && *newline != '\n'; newline++)
-			;
-		if (newline == end)
-			refuse(&r, "the last line has no end: the file was cut off", NULL);
-		else if (cut_line(&r, s, newline, &fields))
-			take_record(&r, fields);
-	}
-	if (!r.problem && !p->stage_count)
-		refuse(&r, "no stage: the file was cut off", NULL);
-	check_originals(&r);
-	if (r.problem)
-		error("%s:%u: %s%s%s", PLAN_PATH, r.line, r.problem, r.detail ? " " : "", r.detail ? r.detail : "");
-	return !r.problem;
+	return names[state];
 }

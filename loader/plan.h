@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * The plan: what the builder wants loaded, in which stages, and how the boot goes on. The grammar's home is
- * initramfs/plan.py; this is its only consumer.
+ * initramfs/megamod/build/plan.py; read_plan.c is its only consumer.
  */
 #ifndef PLAN_H
 #define PLAN_H
 
 #include "text.h"
-
-#define PLAN_PATH "/megamod/plan"
 
 /* Below the handle boot->image, the folder /megamod of the image. */
 #define IMAGE_FOLDER "/megamod/"
@@ -18,7 +16,16 @@ enum {
 	VERITY_FIELDS = 8, /* of a verity record, options aside */
 };
 
-enum kind { KIND_NONE, KIND_NOW, KIND_USERSPACE, KIND_DELAY, KIND_PATH, KIND_IDLE, KIND_MANUAL, KIND_TIMEOUT };
+enum trigger {
+	TRIGGER_NONE,
+	TRIGGER_NOW,
+	TRIGGER_USERSPACE,
+	TRIGGER_DELAY,
+	TRIGGER_PATH,
+	TRIGGER_IDLE,
+	TRIGGER_MANUAL,
+	TRIGGER_TIMEOUT,
+};
 
 /* Words of one record, one after the other, each ended by NUL. */
 struct fields {
@@ -44,15 +51,15 @@ struct member {
 };
 
 /* A file of the image. */
-struct held {
+struct image_file {
 	const char *path;
 	int fd; /* held open by the keeper, else -1 */
 };
 
-enum way {
-	WAY_NONE,      /* not tried yet */
-	WAY_OWN,       /* by the load's own file */
-	WAY_ORIGINALS, /* the fallback: its members' original files, one call each */
+enum load_method {
+	METHOD_NONE,	  /* not tried yet */
+	METHOD_OWN,	  /* by the load's own file */
+	METHOD_ORIGINALS, /* the fallback: its members' original files, one call each */
 };
 
 /* A path that has request_module() fail at once. */
@@ -60,7 +67,7 @@ enum way {
 
 /* One finit_module call. */
 struct load {
-	struct held file;
+	struct image_file file;
 	const char *name;
 	bool merged;
 	bool results;	      /* it has result parameters and takes skip= */
@@ -72,26 +79,26 @@ struct load {
 	u32 originals, original_count; /* into plan.originals, one a member or none */
 
 	/* the course of events */
-	enum way way;
+	enum load_method method;
 	int error;	 /* of the call, positive */
 	u64 nanoseconds; /* in its calls */
 };
 
-enum state { STATE_WAITING, STATE_LOADING, STATE_DONE, STATE_FAILED };
+enum stage_state { STATE_WAITING, STATE_LOADING, STATE_DONE, STATE_FAILED };
 
 struct stage {
 	const char *name, *path;
-	enum kind kind;
+	enum trigger trigger;
 	u64 milliseconds, timeout;
 	u32 load, load_count;
 	u64 needs; /* bit n: a member of stage n is needed */
 
 	/* the course of events */
-	enum state state;
-	enum kind fired;  /* KIND_NONE until its trigger fires */
-	u64 due, expires; /* monotonic ns, 0 none */
-	int watch;	  /* inotify watch on the deepest existing folder, -1 none */
-	u64 idle, total;  /* /proc/stat at the last look */
+	enum stage_state state;
+	enum trigger fired; /* TRIGGER_NONE until its trigger fires */
+	u64 due, expires;   /* monotonic ns, 0 none */
+	int watch;	    /* inotify watch on the deepest existing folder, -1 none */
+	u64 idle, total;    /* /proc/stat at the last look */
 };
 
 /* `dependents ID NAME…` */
@@ -113,18 +120,22 @@ struct plan {
 	struct stage stages[MAX_STAGES];
 	struct load *loads;
 	struct member *members;
-	struct held *originals;
+	struct image_file *originals;
 	const char **arguments, **prefixes, **softdeps, **skips;
 	struct dependents *dependents;
 	u32 stage_count, load_count, member_count, original_count, argument_count, prefix_count, softdep_count,
 		skip_count, dependents_count;
 };
 
+/* Waits for its trigger. */
+static inline bool is_pending(const struct stage *s)
+{
+	return s->state == STATE_WAITING && s->fired == TRIGGER_NONE;
+}
+
 const char *next_field(const char *field);
-/* Reads and checks the whole plan, which is called `plan` below the handle. On failure it has said so (`megamod: error:
- * /megamod/plan:LINE: …`) and returns false. */
-bool read_plan(int at, const char *path, struct plan *plan);
-const char *kind_name(enum kind kind);
+const char *trigger_name(enum trigger trigger);
+const char *stage_state_name(enum stage_state state);
 /* The stage that a plan id belongs to, as an index. */
 u32 stage_of(const struct plan *plan, u32 id);
 

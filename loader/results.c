@@ -6,8 +6,9 @@
  * A member is left out when the user asks for it or when one that it needs is not there: its init would call into code
  * that was never initialised.
  */
-#include "load.h"
-#include "say.h"
+#include "results.h"
+#include "files.h"
+#include "log.h"
 
 enum {
 	VALUES_ROOM = 4096, /* a sysfs file is at most a page */
@@ -44,7 +45,7 @@ static bool is_skipped(const struct boot *boot, const char *name)
 	return false;
 }
 
-u32 choose(struct boot *boot, const struct load *load)
+u32 mark_skipped(struct boot *boot, const struct load *load)
 {
 	struct member *m = members_of(boot, load);
 	u32 i, out = 0;
@@ -60,7 +61,7 @@ u32 choose(struct boot *boot, const struct load *load)
 	return out;
 }
 
-void set_all(struct boot *boot, const struct load *load, enum fate fate)
+void set_pending(struct boot *boot, const struct load *load, enum fate fate)
 {
 	struct member *m = members_of(boot, load);
 	u32 i;
@@ -74,7 +75,7 @@ void set_all(struct boot *boot, const struct load *load, enum fate fate)
 static void take_result(struct member *m, s64 result)
 {
 	if (m->fate != FATE_PENDING)
-		return; /* left out by us: the glue only says that we asked */
+		return; /* left out by us: the glue only repeats it */
 	if (result == RESULT_OK)
 		m->fate = FATE_OK;
 	else if (result == RESULT_ASKED)
@@ -85,13 +86,13 @@ static void take_result(struct member *m, s64 result)
 		m->fate = FATE_FAILED;
 	if (result < 0) {
 		m->result = (int)result;
-		warn("member %s failed: -%s", m->name, errno_name((long)result));
+		log_warning("member %s failed: -%s", m->name, errno_name((long)result));
 	} else if (m->fate == FATE_FAILED) {
-		warn("member %s failed: it was not run", m->name);
+		log_warning("member %s failed: it was not run", m->name);
 	}
 }
 
-/* One parameter; returns how many members it told of, or a negative errno. */
+/* One parameter; returns how many members it had, or a negative errno. */
 static long read_chunk(const struct boot *boot, const char *path, struct member *m, u32 count, take_value *take)
 {
 	static char values[VALUES_ROOM + 1];
@@ -131,15 +132,15 @@ void read_array(struct boot *boot, const struct load *load, const char *what, u3
 		count = load->member_count - i < room ? load->member_count - i : room;
 		got = read_chunk(boot, path.data, m + i, count, take);
 		if (got != (long)count)
-			warn("load %s: %s %u to %u cannot be read: %s", load->name, what, i, i + count - 1,
-			     got < 0 ? errno_name(got) : "too few");
+			log_warning("load %s: %s %u to %u cannot be read: %s", load->name, what, i, i + count - 1,
+				    got < 0 ? errno_name(got) : "too few");
 	}
 }
 
 void read_results(struct boot *boot, const struct load *load)
 {
 	read_array(boot, load, "result", CHUNK, take_result);
-	set_all(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
+	set_pending(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
 }
 
 bool is_live(const struct boot *boot, const char *name)
@@ -148,5 +149,30 @@ bool is_live(const struct boot *boot, const char *name)
 	char state[16];
 
 	text_format(&path, "module/%s/initstate", name);
-	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts(state, "live");
+	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts_with(state, "live");
+}
+
+void add_counts(const struct boot *boot, const struct load *load, struct counts *counts)
+{
+	const struct member *m = boot->plan.members + load->member, *end = m + load->member_count;
+
+	for (; m < end; m++) {
+		counts->ok += m->fate == FATE_OK;
+		counts->failed += m->fate == FATE_FAILED;
+		counts->skipped += m->fate == FATE_ASKED || m->fate == FATE_NEEDS;
+	}
+	counts->nanoseconds += load->nanoseconds;
+	counts->originals |= load->method == METHOD_ORIGINALS;
+	if (!counts->error)
+		counts->error = load->error;
+}
+
+void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts)
+{
+	const struct load *load = boot->plan.loads + stage->load;
+	u32 i;
+
+	*counts = (struct counts){ 0 };
+	for (i = 0; i < stage->load_count; i++)
+		add_counts(boot, load + i, counts);
 }

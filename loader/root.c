@@ -6,9 +6,15 @@
  * Waiting is on the kernel's uevents. The socket is opened before the second look, so an event between the look and
  * the wait cannot be lost; a device's node exists before its event is sent (device_add, drivers/base/core.c).
  */
-#include "boot.h"
-#include "say.h"
+#include "root.h"
+#include "device.h"
+#include "files.h"
+#include "log.h"
+#include "overlay.h"
 #include "superblock.h"
+#include "times.h"
+#include "uevents.h"
+#include "verity.h"
 
 enum {
 	WAIT_SECONDS = 30, /* without rootwait: longer than a slow USB disk takes */
@@ -37,7 +43,7 @@ struct mounting {
 	u32 flags;
 	char data[VALUE_ROOM]; /* rootflags= without the words that became flags */
 	long error;	       /* of the last attempt */
-	bool told;	       /* why it failed */
+	bool logged;	       /* why it failed */
 };
 
 static bool take_flag(const char *word, size_t size, u32 *flags)
@@ -81,12 +87,12 @@ static long mount_as(struct mounting *m, const char *type)
 	if ((err == -EACCES || err == -EROFS) && !(m->flags & MS_RDONLY))
 		err = sys_mount(m->source, "/root", type, m->flags | MS_RDONLY, data);
 	if (err < 0) {
-		debug("%s is not mounted as %s: %s", m->source, type, errno_name(err));
+		log_debug("%s is not mounted as %s: %s", m->source, type, errno_name(err));
 		m->error = err;
 		return err;
 	}
-	say("root %s %s mounted", m->source, type);
-	say_used(m->boot);
+	log_info("root %s %s mounted", m->source, type);
+	log_cpu_time(m->boot);
 	return 0;
 }
 
@@ -158,8 +164,8 @@ static long attempt(struct mounting *m)
 	struct text source = { m->source, sizeof(m->source), 0, false };
 	long err = find_device(m->boot, o->root, m->name, sizeof(m->name));
 
-	if (err == -EINVAL && o->fstype[0] &&
-	    !m->boot->plan.verity.count) { /* a virtiofs tag, ubi0:name, host:/path: not a block device */
+	if (err == -EINVAL && o->fstype[0] && !m->boot->plan.verity.count) {
+		/* a virtiofs tag, ubi0:name, host:/path: not a block device */
 		text_reset(&source);
 		text_add(&source, o->root);
 		return mount_as_any(m, o->fstype) < 0 ? -ENODEV : 0;
@@ -167,7 +173,7 @@ static long attempt(struct mounting *m)
 	if (err >= 0 && m->boot->plan.verity.count) {
 		err = open_verity(m->boot, m->name, sizeof(m->name));
 		if (err < 0 && err != -ENODEV)
-			m->told = true;
+			m->logged = true;
 	}
 	if (err >= 0) {
 		err = mount_device(m);
@@ -179,60 +185,19 @@ static long attempt(struct mounting *m)
 	return err;
 }
 
-static long open_events(void)
-{
-	struct sockaddr_nl address = { .family = AF_NETLINK, .groups = 1 };
-	long fd = sys_socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT), err;
-
-	if (fd < 0)
-		return fd;
-	err = sys_bind((int)fd, &address, sizeof(address));
-	if (err < 0) {
-		sys_close((int)fd);
-		return err;
-	}
-	return fd;
-}
-
-/* Waits for an event, at most until `until` (0: for ever); false if that passed. Takes all events that are there. */
-static bool wait_event(long fd, u64 until)
-{
-	struct pollfd poll = { .fd = (int)fd, .events = POLLIN };
-	struct timespec64 left = { 0, 0 };
-	char event[2048];
-	u32 rest;
-	u64 t = now();
-
-	if (until && t >= until)
-		return false;
-	if (until) {
-		left.sec = (s64)divide(until - t, 1000000000, &rest);
-		left.nsec = rest;
-	}
-	/* A kernel without CONFIG_NET has no events: then it is ten looks a second. */
-	if (fd < 0 && (!until || left.sec || left.nsec > 100000000)) {
-		left.sec = 0;
-		left.nsec = 100000000;
-	}
-	sys_ppoll(&poll, fd < 0 ? 0 : 1, until || fd < 0 ? &left : NULL);
-	while (fd >= 0 && sys_read((int)fd, event, sizeof(event)) > 0)
-		;
-	return true; /* an interrupted or overrun wait only means one look more */
-}
-
-static void say_missing(struct boot *boot, const char *why)
+static void log_no_root(struct boot *boot, const char *why)
 {
 	TEXT(names, 512);
 
 	text_reset(&names);
 	list_devices(boot, &names);
-	error("root %s: %s; block devices:%s", boot->options.root, why, names.used ? names.data : " none");
+	log_error("root %s: %s; block devices:%s", boot->options.root, why, names.used ? names.data : " none");
 }
 
 /* Waits for the device and mounts it; the seconds are the most it waits, 0 for ever. */
 static long mount_when_there(struct mounting *m, u64 seconds)
 {
-	u64 until = seconds ? now() + seconds * SECOND : 0;
+	u64 until = seconds ? monotonic_ns() + seconds * SECOND : 0;
 	long events = -EAGAIN, err;
 
 	for (;;) {
@@ -240,11 +205,11 @@ static long mount_when_there(struct mounting *m, u64 seconds)
 		if (err != -ENODEV)
 			break;
 		if (events == -EAGAIN) {
-			say("waiting for root %s", m->boot->options.root);
-			events = open_events();
+			log_info("waiting for root %s", m->boot->options.root);
+			events = open_uevents();
 			if (events < 0)
-				debug("no uevents: %s", errno_name(events));
-		} else if (!wait_event(events, until)) {
+				log_debug("no uevents: %s", errno_name(events));
+		} else if (!wait_uevent(events, until)) {
 			break;
 		}
 	}
@@ -262,7 +227,7 @@ bool mount_root(struct boot *boot, bool hurry)
 	long err;
 
 	if (!o->root[0]) {
-		error("no root= on the kernel command line");
+		log_error("no root= on the kernel command line");
 		return false;
 	}
 	if (hurry)
@@ -271,16 +236,16 @@ bool mount_root(struct boot *boot, bool hurry)
 		seconds = o->wait_seconds;
 	m.boot = boot;
 	m.error = 0;
-	m.told = false;
+	m.logged = false;
 	split_flags(&m);
 	if (o->delay_seconds) {
-		debug("rootdelay: %llu s", (unsigned long long)o->delay_seconds);
+		log_debug("rootdelay: %llu s", (unsigned long long)o->delay_seconds);
 		sys_ppoll(NULL, 0, &(struct timespec64){ .sec = (s64)o->delay_seconds });
 	}
 	err = mount_when_there(&m, seconds);
 	if (err >= 0)
-		return !boot->plan.overlay.count || cover_root(boot);
-	if (m.told)
+		return !boot->plan.overlay.count || mount_overlay(boot);
+	if (m.logged)
 		return false;
 	if (err == -EINVAL && !m.error)
 		text_format(&why, "neither /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL= nor MAJ:MIN");
@@ -290,6 +255,6 @@ bool mount_root(struct boot *boot, bool hurry)
 		text_format(&why, "%s cannot be mounted: %s (%s)", m.source, errno_name(m.error),
 			    m.error == -ENODEV ? "no driver for its file system"
 					       : "the kernel may have said why, above");
-	say_missing(boot, why.data);
+	log_no_root(boot, why.data);
 	return false;
 }

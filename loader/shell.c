@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * A shell on the console, if the image has one: for megamod.break= and when nothing else is left.
+ * See shell.h.
  */
-#include "boot.h"
-#include "say.h"
+#include "shell.h"
+#include "log.h"
 
 #define SHELL "/bin/sh"
 
-bool have_shell(void)
+/* A shell that ends sooner had nobody at its console. */
+#define SOMEBODY_NANOSECONDS 2000000000ull
+
+static bool have_shell(void)
 {
 	return sys_faccessat(AT_FDCWD, SHELL, X_OK) >= 0;
 }
@@ -26,16 +29,16 @@ _Noreturn static void become_shell(const struct boot *boot)
 		sys_dup3((int)fd, 2);
 	}
 	err = sys_execve(SHELL, argv, boot->envp);
-	warn("%s cannot be executed: %s", SHELL, errno_name(err));
+	log_warning("%s cannot be executed: %s", SHELL, errno_name(err));
 	sys_exit(127);
 }
 
-void run_shell(const struct boot *boot)
+static void run_shell(const struct boot *boot)
 {
 	long child = sys_fork(), got;
 
 	if (child < 0) {
-		warn("no shell: fork: %s", errno_name(child));
+		log_warning("no shell: fork: %s", errno_name(child));
 		return;
 	}
 	if (!child)
@@ -43,4 +46,26 @@ void run_shell(const struct boot *boot)
 	do
 		got = sys_wait(NULL); /* other children of PID 1 come along */
 	while (got != child && (got > 0 || got == -EINTR));
+}
+
+void break_at(const struct boot *boot, const char *point)
+{
+	if (!in_list(boot->options.break_at, point))
+		return;
+	log_info("break at %s", point);
+	if (have_shell())
+		run_shell(boot);
+	else
+		log_warning("no shell: the image has no /bin/sh");
+}
+
+bool last_resort(struct boot *boot)
+{
+	u64 start = monotonic_ns();
+
+	if (!have_shell())
+		return false;
+	log_warning("emergency shell; when it ends, the last step is tried again");
+	run_shell(boot);
+	return monotonic_ns() - start > SOMEBODY_NANOSECONDS;
 }

@@ -1,42 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
  * /run/megamod/status: one line a stage, eight fields: name, state, errno, milliseconds in load calls, members ok,
- * failed, skipped, and `merged` or `fallback`. The file is always whole: it is replaced, not rewritten.
+ * failed, skipped, and `merged` or `fallback`. /run/megamod/status.json, for programs: README.md has its fields;
+ * members of a megamodule have their times in its parameters, which are read when the file is written.
+ *
+ * Both files are always whole: they are replaced, not rewritten.
  */
-#include "boot.h"
-#include "say.h"
+#include "status.h"
+#include "files.h"
+#include "log.h"
+#include "results.h"
+#include "times.h"
 
-enum { STATUS_ROOM = 16384 };
-
-long replace_file(int at, const char *folder, const char *name, const char *data, size_t size)
-{
-	TEXT(path, 128);
-	TEXT(other, 128);
-	long fd, err;
-
-	err = sys_mkdirat(at, folder, 0755);
-	if (err < 0 && err != -EEXIST)
-		return err;
-	text_format(&path, "%s/%s", folder, name);
-	text_format(&other, "%s/.%s", folder, name);
-	fd = sys_openat(at, other.data, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-	if (fd < 0)
-		return fd;
-	err = write_all((int)fd, data, size);
-	sys_close((int)fd);
-	if (err >= 0)
-		err = sys_renameat(at, other.data, path.data);
-	if (err < 0)
-		sys_unlinkat(at, other.data, 0);
-	return err;
-}
-
-const char *state_name(enum state state)
-{
-	static const char *const states[] = { "waiting", "loading", "done", "failed" };
-
-	return states[state];
-}
+enum { STATUS_ROOM = 16384, JSON_ROOM = 16 << 20 };
 
 void write_status(const struct boot *boot)
 {
@@ -48,11 +24,119 @@ void write_status(const struct boot *boot)
 
 	for (s = boot->plan.stages; s < boot->plan.stages + boot->plan.stage_count; s++) {
 		count_stage(boot, s, &c);
-		text_format(&t, "%s %s %d %llu %u %u %u %s\n", s->name, state_name(s->state), c.error,
+		text_format(&t, "%s %s %d %llu %u %u %u %s\n", s->name, stage_state_name(s->state), c.error,
 			    (unsigned long long)divide(c.nanoseconds, 1000000, NULL), c.ok, c.failed, c.skipped,
 			    c.originals ? "fallback" : "merged");
 	}
 	err = replace_file(boot->run, "megamod", "status", t.data, t.used);
 	if (err < 0)
-		warn("/run/megamod/status cannot be written: %s", errno_name(err));
+		log_warning("/run/megamod/status cannot be written: %s", errno_name(err));
+}
+
+/* A string, or null. Names are ASCII; a byte that is not becomes an escape, so the file is always valid. */
+static void add_string(struct text *t, const char *s)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	if (!s) {
+		text_add(t, "null");
+		return;
+	}
+	text_add(t, "\"");
+	for (; *s; s++) {
+		if (*s < ' ' || *s > '~')
+			text_format(t, "\\u00%c%c", digits[(u8)*s >> 4], digits[*s & 15]);
+		else
+			text_format(t, *s == '"' || *s == '\\' ? "\\%c" : "%c", *s);
+	}
+	text_add(t, "\"");
+}
+
+static void add_named(struct text *t, const char *name, const char *value)
+{
+	text_format(t, "\"%s\": ", name);
+	add_string(t, value);
+	text_add(t, ", ");
+}
+
+static void add_member(struct text *t, const struct boot *boot, const struct member *m)
+{
+	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped" };
+
+	text_add(t, "      {");
+	add_named(t, "name", m->name);
+	add_named(t, "state", fates[m->fate]);
+	/* The errno of a failed one is not known if the kernel refused the whole megamodule. */
+	if (m->fate == FATE_OK || (m->fate == FATE_FAILED && m->result))
+		text_format(t, "\"result\": %d, ", m->result);
+	else
+		text_add(t, "\"result\": null, ");
+	text_format(t, "\"nanoseconds\": %llu, ", (unsigned long long)m->nanoseconds);
+	add_named(t, "because", m->fate == FATE_ASKED ? "asked" : m->fate == FATE_NEEDS ? "needs" : NULL);
+	text_add(t, "\"needs\": ");
+	add_string(t, m->fate == FATE_NEEDS ? missing_for(boot, m, ~0ull) : NULL);
+	text_add(t, "}");
+}
+
+static void add_load(struct text *t, struct boot *boot, const struct load *load)
+{
+	static const char *const methods[] = { "none", "own", "originals" };
+	u32 i;
+
+	read_times(boot, load);
+	text_add(t, "    {");
+	add_named(t, "name", load->name);
+	add_named(t, "kind", load->merged ? "merged" : "single");
+	add_named(t, "loaded", methods[load->method]);
+	text_format(t, "\"errno\": %d, \"nanoseconds\": %llu, \"members\": [\n", load->error,
+		    (unsigned long long)load->nanoseconds);
+	for (i = 0; i < load->member_count; i++) {
+		add_member(t, boot, boot->plan.members + load->member + i);
+		text_add(t, i + 1 < load->member_count ? ",\n" : "\n");
+	}
+	text_add(t, "    ]}");
+}
+
+static void add_stage(struct text *t, struct boot *boot, const struct stage *s)
+{
+	struct counts c;
+	u32 i;
+
+	count_stage(boot, s, &c);
+	text_add(t, "  {");
+	add_named(t, "name", s->name);
+	add_named(t, "state", stage_state_name(s->state));
+	add_named(t, "trigger", trigger_name(s->trigger));
+	add_named(t, "triggered", s->fired == TRIGGER_NONE ? NULL : trigger_name(s->fired));
+	text_format(t, "\"fallback\": %s, \"errno\": %d, \"nanoseconds\": %llu, ", c.originals ? "true" : "false",
+		    c.error, (unsigned long long)c.nanoseconds);
+	text_format(t, "\"ok\": %u, \"failed\": %u, \"skipped\": %u, \"loads\": [\n", c.ok, c.failed, c.skipped);
+	for (i = 0; i < s->load_count; i++) {
+		add_load(t, boot, boot->plan.loads + s->load + i);
+		text_add(t, i + 1 < s->load_count ? ",\n" : "\n");
+	}
+	text_add(t, "  ]}");
+}
+
+void write_status_json(struct boot *boot)
+{
+	struct text t = { NULL, JSON_ROOM, 0, false };
+	u32 i;
+	long err = -ENOMEM;
+
+	t.data = sys_map(JSON_ROOM);
+	if (t.data) {
+		text_add(&t, "{\"version\": 1, ");
+		add_named(&t, "kernel", boot->plan.release);
+		text_format(&t, "\"off\": %s, \"stages\": [\n", boot->options.off ? "true" : "false");
+		for (i = 0; i < boot->plan.stage_count; i++) {
+			add_stage(&t, boot, boot->plan.stages + i);
+			text_add(&t, i + 1 < boot->plan.stage_count ? ",\n" : "\n");
+		}
+		text_add(&t, "]}\n");
+		err = t.cut ? -E2BIG : replace_file(boot->run, "megamod", "status.json", t.data, t.used);
+		sys_unmap(t.data, JSON_ROOM);
+	}
+	if (err < 0)
+		log_warning("/run/megamod/status.json cannot be written: %s", errno_name(err));
 }

@@ -14,7 +14,7 @@ size_t length(const char *s)
 	return (size_t)(end - s);
 }
 
-bool same(const char *left, const char *right)
+bool streq(const char *left, const char *right)
 {
 	while (*left && *left == *right) {
 		left++;
@@ -28,7 +28,7 @@ static char lower(char c)
 	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
 
-bool same_nocase(const char *left, const char *right)
+bool streq_nocase(const char *left, const char *right)
 {
 	while (*left && lower(*left) == lower(*right)) {
 		left++;
@@ -45,7 +45,7 @@ bool same_module(const char *name, size_t size, const char *other)
 	return !size && !*other;
 }
 
-bool starts(const char *s, const char *prefix)
+bool starts_with(const char *s, const char *prefix)
 {
 	while (*prefix)
 		if (*s++ != *prefix++)
@@ -53,7 +53,7 @@ bool starts(const char *s, const char *prefix)
 	return true;
 }
 
-const char *find(const char *s, char wanted)
+const char *find_char(const char *s, char wanted)
 {
 	for (; *s; s++)
 		if (*s == wanted)
@@ -197,51 +197,4 @@ void text_format(struct text *t, const char *format, ...)
 	va_start(list, format);
 	text_format_list(t, format, list);
 	va_end(list);
-}
-
-long read_small(int at, const char *path, char *data, size_t size)
-{
-	long fd = sys_openat(at, path, O_RDONLY, 0);
-	size_t used = 0;
-	long got = 1;
-
-	data[0] = 0;
-	if (fd < 0)
-		return fd;
-	while (got > 0 && used < size - 1) {
-		got = sys_read((int)fd, data + used, size - 1 - used);
-		if (got == -EINTR)
-			got = 1;
-		else if (got > 0)
-			used += (size_t)got;
-	}
-	data[used] = 0;
-	sys_close((int)fd);
-	if (got < 0)
-		return got;
-	return got ? -E2BIG : (long)used; /* the buffer is full, and the end was not seen */
-}
-
-long write_all(int fd, const char *data, size_t size)
-{
-	long put;
-
-	while (size) {
-		put = sys_write(fd, data, size);
-		if (put == -EINTR)
-			continue;
-		if (put <= 0)
-			return put ? put : -EIO;
-		data += put;
-		size -= (size_t)put;
-	}
-	return 0;
-}
-
-u64 now(void)
-{
-	struct timespec64 t = { 0, 0 };
-
-	sys_clock_gettime(&t); /* cannot fail for CLOCK_MONOTONIC */
-	return (u64)t.sec * 1000000000u + (u64)t.nsec;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Strings and numbers without libc: comparison, decimal numbers, a bounded text builder, whole small files.
+ * Strings and numbers without libc: comparison, decimal numbers, a bounded text builder.
  */
 #ifndef TEXT_H
 #define TEXT_H
@@ -18,19 +18,15 @@ struct text {
 	char name##_buffer[room]; \
 	struct text name = { name##_buffer, (room), 0, false }
 
-void *memcpy(void *to, const void *from, size_t size);
-void *memset(void *to, int byte, size_t size);
-int memcmp(const void *left, const void *right, size_t size);
-
 size_t length(const char *s);
-bool same(const char *left, const char *right);
+bool streq(const char *left, const char *right);
 /* Equal when upper and lower case are not told apart (UUIDs). */
-bool same_nocase(const char *left, const char *right);
+bool streq_nocase(const char *left, const char *right);
 /* Module names: '-' and '_' are equal. Compares `size` bytes of name with the whole of other. */
 bool same_module(const char *name, size_t size, const char *other);
-bool starts(const char *s, const char *prefix);
+bool starts_with(const char *s, const char *prefix);
 /* The first `wanted` in s, or NULL. */
-const char *find(const char *s, char wanted);
+const char *find_char(const char *s, char wanted);
 
 /* Reads decimal digits, moves *at behind them; false if there are none or the value does not fit. */
 bool take_number(const char **at, u64 *value);
@@ -47,13 +43,5 @@ void text_add(struct text *t, const char *s);
 /* Takes %s, %d, %u, %llu, %c and %% only. */
 void text_format(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_format_list(struct text *t, const char *format, va_list list);
-
-/* Reads a small file whole and terminates it with NUL; returns its length, or a negative errno (-E2BIG: no room). */
-long read_small(int at, const char *path, char *data, size_t size);
-/* Writes everything, or returns a negative errno. */
-long write_all(int fd, const char *data, size_t size);
-
-/* Monotonic nanoseconds. */
-u64 now(void);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * With megamod.times on the command line: lines for `megamod chart`, of what no other line tells. The members' own
+ * With megamod.times on the command line: lines for `megamod chart`, with what no other line has. The members' own
  * times, and how much time the processors have been in use, so that waits can be told from work.
  */
-#include "load.h"
-#include "say.h"
+#include "times.h"
+#include "files.h"
+#include "log.h"
+#include "results.h"
 
 enum {
 	TIMES = 128, /* members in one `nanoseconds` parameter */
@@ -18,9 +20,9 @@ static void take_time(struct member *m, s64 nanoseconds)
 	m->nanoseconds = (u64)nanoseconds;
 }
 
-void take_times(struct boot *boot, const struct load *load)
+void read_times(struct boot *boot, const struct load *load)
 {
-	if (load->way == WAY_OWN && load->merged && load->results && !load->error && load->nanoseconds)
+	if (load->method == METHOD_OWN && load->merged && load->results && !load->error && load->nanoseconds)
 		read_array(boot, load, "nanoseconds", TIMES, take_time);
 }
 
@@ -39,7 +41,7 @@ static bool busy_time(const struct boot *boot, u64 *busy)
 	if (read_small(boot->proc, "schedstat", data, sizeof(data)) <= 0)
 		return false;
 	for (; *s; s += *s == '\n') {
-		if (starts(s, "cpu")) {
+		if (starts_with(s, "cpu")) {
 			for (i = 0, s += 3; take_number(&s, &number); s += *s == ' ')
 				*busy += i++ == BUSY ? number : 0;
 		}
@@ -49,7 +51,7 @@ static bool busy_time(const struct boot *boot, u64 *busy)
 	return true;
 }
 
-void say_used(const struct boot *boot)
+void log_cpu_time(const struct boot *boot)
 {
 	struct timespec64 moment = { 0, 1 };
 	u64 busy;
@@ -59,25 +61,25 @@ void say_used(const struct boot *boot)
 	/* A task's time is added when it leaves the processor (sched_info_depart, kernel/sched/stats.h, 6.1). */
 	sys_ppoll(NULL, 0, &moment);
 	if (busy_time(boot, &busy))
-		say("used %llu ns", (unsigned long long)busy);
+		log_info("used %llu ns", (unsigned long long)busy);
 }
 
-void say_times(struct boot *boot, const struct load *load)
+void log_init_times(struct boot *boot, const struct load *load)
 {
 	const struct member *m = members_of(boot, load), *end = m + load->member_count;
 	TEXT(line, LINE + 128);
 
 	if (!boot->options.times)
 		return;
-	if (load->merged && load->way == WAY_OWN && !load->error) {
-		take_times(boot, load);
+	if (load->merged && load->method == METHOD_OWN && !load->error) {
+		read_times(boot, load);
 		for (; m < end; m++) {
 			text_format(&line, " %s=%llu", m->name, (unsigned long long)m->nanoseconds);
 			if (line.used < LINE && m + 1 < end)
 				continue;
-			say("inits %s%s", load->name, line.data);
+			log_info("inits %s%s", load->name, line.data);
 			text_reset(&line);
 		}
 	}
-	say_used(boot);
+	log_cpu_time(boot);
 }

@@ -1,12 +1,55 @@
 /* SPDX-License-Identifier: MIT
  *
+ * See uevents.h.
+ */
+#include "uevents.h"
+#include "files.h"
+
+long open_uevents(void)
+{
+	struct sockaddr_nl address = { .family = AF_NETLINK, .groups = 1 };
+	long fd = sys_socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT), err;
+
+	if (fd < 0)
+		return fd;
+	err = sys_bind((int)fd, &address, sizeof(address));
+	if (err < 0) {
+		sys_close((int)fd);
+		return err;
+	}
+	return fd;
+}
+
+bool wait_uevent(long fd, u64 until)
+{
+	struct pollfd poll = { .fd = (int)fd, .events = POLLIN };
+	struct timespec64 left = { 0, 0 };
+	char event[2048];
+	u32 rest;
+	u64 t = monotonic_ns();
+
+	if (until && t >= until)
+		return false;
+	if (until) {
+		left.sec = (s64)divide(until - t, 1000000000, &rest);
+		left.nsec = rest;
+	}
+	/* A kernel without CONFIG_NET has no events: then it is ten looks a second. */
+	if (fd < 0 && (!until || left.sec || left.nsec > 100000000)) {
+		left.sec = 0;
+		left.nsec = 100000000;
+	}
+	sys_ppoll(&poll, fd < 0 ? 0 : 1, until || fd < 0 ? &left : NULL);
+	while (fd >= 0 && sys_read((int)fd, event, sizeof(event)) > 0)
+		;
+	return true; /* an interrupted or overrun wait only means one look more */
+}
+
+/*
  * While a stage waits, the mask keeps out what needs its members, so a request of udev's for it has come to nothing.
  * When the stage has come, devices that have a modalias and no driver are announced again: `add` in their file uevent,
  * as `udevadm trigger` writes it.
  */
-#include "folder.h"
-#include "keeper.h"
-
 static bool announce(void *context, int folder, const char *device, u8 type)
 {
 	TEXT(path, 320);
@@ -37,11 +80,11 @@ static bool visit_bus(void *context, int folder, const char *bus, u8 type)
 
 	(void)type;
 	text_format(&path, "%s/devices", bus);
-	walk(folder, path.data, announce, context);
+	walk_folder(folder, path.data, announce, context);
 	return false;
 }
 
-void ask_again(const struct boot *boot)
+void announce_devices(int sys)
 {
-	walk(boot->sys, "bus", visit_bus, NULL);
+	walk_folder(sys, "bus", visit_bus, NULL);
 }

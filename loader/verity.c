@@ -8,17 +8,14 @@
  * HASH-DEVICE is written as root= is, or `-` for the same device; HASH-START counts hash blocks; SALT is `-` if there
  * is none. They become the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst).
  */
-#include "boot.h"
-#include "say.h"
+#include "verity.h"
+#include "device.h"
+#include "log.h"
 
-enum {
-	DM_DEV_CREATE = 3,
-	DM_DEV_REMOVE = 4,
-	DM_DEV_SUSPEND = 6,
-	DM_TABLE_LOAD = 9, /* linux/dm-ioctl.h */
-	DM_READONLY_FLAG = 1,
-	TABLE_ROOM = 1024,
-};
+enum { TABLE_ROOM = 1024 };
+
+/* include/uapi/linux/dm-ioctl.h */
+enum { DM_DEV_CREATE = 3, DM_DEV_REMOVE = 4, DM_DEV_SUSPEND = 6, DM_TABLE_LOAD = 9, DM_READONLY_FLAG = 1 };
 
 /* include/uapi/linux/dm-ioctl.h: struct dm_ioctl, and behind it one struct dm_target_spec with its text. */
 struct request {
@@ -108,15 +105,16 @@ long open_verity(const struct boot *boot, char *data, size_t room)
 	long err = 0;
 
 	memset(&r, 0, sizeof(r));
-	if (!same(f.first, "-"))
+	if (!streq(f.first, "-"))
 		err = find_device(boot, f.first, hash, sizeof(hash));
 	if (err == -ENODEV)
 		return err;
 	if (err >= 0)
-		err = write_table(&r, data, same(f.first, "-") ? data : hash, f) ? make_device(boot, &r) : -E2BIG;
+		err = write_table(&r, data, streq(f.first, "-") ? data : hash, f) ? make_device(boot, &r) : -E2BIG;
 	if (err < 0) {
-		error("no dm-verity device over /dev/%s with the hashes of %s: %s (%s)", data, f.first, errno_name(err),
-		      err == -ENOENT ? "is dm_mod in the critical stage?" : "the kernel may have said why, above");
+		log_error("no dm-verity device over /dev/%s with the hashes of %s: %s (%s)", data, f.first,
+			  errno_name(err),
+			  err == -ENOENT ? "is dm_mod in the critical stage?" : "the kernel may have said why, above");
 		return err == -ENODEV ? -EIO : err;
 	}
 	text_reset(&name);

@@ -1,46 +1,47 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the keeper looks at: paths, by inotify, and /proc/stat. See keeper.h.
+ * What the keeper looks at: paths, by inotify, and /proc/stat. See watch.h.
  *
  * Paths are looked up from PID 1's root, entered through the handle on /proc, and from whatever is mounted over it
  * (`/..` at a root follows mounts: follow_dotdot and step_into, fs/namei.c, 6.1), because a generator's init moves the
  * real root there only later. A change of the mounts is an event too (mounts_poll, fs/proc_namespace.c, 6.1).
  */
-#include "keeper.h"
-#include "say.h"
+#include "watch.h"
+#include "files.h"
+#include "log.h"
 
 enum { PATH_ROOM = 4096 };
 
 /* Stages may share a watch, as it belongs to a folder: the last one takes it away. */
-static void drop_watch(struct keeper *k, struct stage *s)
+static void drop_watch(struct watches *w, struct stage *s)
 {
 	const struct stage *other;
 	int watch = s->watch;
 
 	s->watch = -1;
-	for (other = first_deferred(k); other < end_of_stages(k); other++)
+	for (other = first_deferred(w->boot); other < end_of_stages(w->boot); other++)
 		if (other->watch == watch)
 			return;
 	if (watch >= 0)
-		sys_inotify_rm_watch(k->inotify, watch);
+		sys_inotify_rm_watch(w->inotify, watch);
 }
 
-void fire(struct keeper *k, struct stage *s, enum kind by)
+void fire(struct watches *w, struct stage *s, enum trigger by)
 {
 	s->fired = by;
-	drop_watch(k, s);
+	drop_watch(w, s);
 }
 
 /*
  * Idle: in the time that the profile names, at least nine tenths of the processors' ticks were idle ones. Waiting for a
  * disk does not count as idle: that is what a busy boot does. False too if /proc/stat cannot be read.
  */
-bool was_idle(struct keeper *k, struct stage *s)
+bool was_idle(const struct boot *boot, struct stage *s)
 {
 	char line[256];
 	const char *at = line;
 	u64 n, idle = 0, total = 0, idle_before = s->idle, total_before = s->total;
-	long err = read_small(k->boot->proc, "stat", line, sizeof(line));
+	long err = read_small(boot->proc, "stat", line, sizeof(line));
 	u32 i;
 
 	if (err < 0 && err != -E2BIG)
@@ -59,10 +60,10 @@ bool was_idle(struct keeper *k, struct stage *s)
 }
 
 /* Follows PID 1 to where its root is now. */
-static void enter_root(struct keeper *k)
+static void enter_root(const struct boot *boot)
 {
-	if (sys_fchdir(k->boot->proc) < 0 || sys_chroot("1/root") < 0 || sys_chroot("/..") < 0 || sys_chdir("/") < 0)
-		debug("the keeper stays in the initramfs");
+	if (sys_fchdir(boot->proc) < 0 || sys_chroot("1/root") < 0 || sys_chroot("/..") < 0 || sys_chdir("/") < 0)
+		log_debug("the keeper stays in the initramfs");
 }
 
 static bool exists(const char *path)
@@ -88,7 +89,7 @@ static bool go_up(char *path)
 }
 
 /* Watches the deepest existing folder above the stage's path; returns its watch, or a negative errno. */
-static long watch_above(struct keeper *k, const struct stage *s)
+static long watch_above(struct watches *w, const struct stage *s)
 {
 	static char path[PATH_ROOM];
 	struct text t = { path, sizeof(path), 0, false };
@@ -97,7 +98,7 @@ static long watch_above(struct keeper *k, const struct stage *s)
 	text_reset(&t);
 	text_add(&t, s->path);
 	while (!t.cut && go_up(path)) {
-		watch = sys_inotify_add_watch(k->inotify, path,
+		watch = sys_inotify_add_watch(w->inotify, path,
 					      IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR);
 		if (watch != -ENOENT && watch != -ENOTDIR)
 			break;
@@ -109,49 +110,49 @@ static long watch_above(struct keeper *k, const struct stage *s)
  * Looks for the path, and watches for it if it is not there. What comes into being between the two is found by the
  * second round: it ends only when a round has neither found the path nor moved the watch.
  */
-static void look_for_path(struct keeper *k, struct stage *s)
+static void look_for_path(struct watches *w, struct stage *s)
 {
 	long watch;
 
 	for (;;) {
 		if (exists(s->path)) {
-			fire(k, s, KIND_PATH);
+			fire(w, s, TRIGGER_PATH);
 			return;
 		}
-		watch = watch_above(k, s);
+		watch = watch_above(w, s);
 		if (watch == s->watch)
 			return;
-		drop_watch(k, s);
+		drop_watch(w, s);
 		s->watch = (int)watch;
 		if (watch < 0) {
-			debug("stage %s: nothing to watch: %s", s->name, errno_name(watch));
+			log_debug("stage %s: nothing to watch: %s", s->name, errno_name(watch));
 			return;
 		}
 	}
 }
 
-void look_for_paths(struct keeper *k)
+void look_for_paths(struct watches *w)
 {
 	struct stage *s;
 
-	enter_root(k);
-	for (s = first_deferred(k); s < end_of_stages(k); s++)
-		if (is_pending(s) && s->kind == KIND_PATH)
-			look_for_path(k, s);
+	enter_root(w->boot);
+	for (s = first_deferred(w->boot); s < end_of_stages(w->boot); s++)
+		if (is_pending(s) && s->trigger == TRIGGER_PATH)
+			look_for_path(w, s);
 }
 
-void open_watches(struct keeper *k)
+void open_watches(struct watches *w)
 {
-	const struct stage *s = first_deferred(k);
+	const struct stage *s = first_deferred(w->boot);
 
-	k->inotify = k->mounts = -1;
-	while (s < end_of_stages(k) && s->kind != KIND_PATH)
+	w->inotify = w->mounts = -1;
+	while (s < end_of_stages(w->boot) && s->trigger != TRIGGER_PATH)
 		s++;
-	if (s == end_of_stages(k))
+	if (s == end_of_stages(w->boot))
 		return;
-	k->inotify = (int)sys_inotify_init();
-	k->mounts = (int)sys_openat(k->boot->proc, "1/mountinfo", O_RDONLY, 0);
-	if (k->inotify < 0 || k->mounts < 0)
-		warn("paths cannot be watched (%s), only their timeouts count",
-		     errno_name(k->inotify < 0 ? k->inotify : k->mounts));
+	w->inotify = (int)sys_inotify_init();
+	w->mounts = (int)sys_openat(w->boot->proc, "1/mountinfo", O_RDONLY, 0);
+	if (w->inotify < 0 || w->mounts < 0)
+		log_warning("paths cannot be watched (%s), only their timeouts count",
+			    errno_name(w->inotify < 0 ? w->inotify : w->mounts));
 }

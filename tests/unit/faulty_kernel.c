@@ -10,9 +10,10 @@
  * returns in the child. At the end there is a line on standard output: how many calls there were, the number of the one
  * that failed, and how it ended: `exit N`, `exec PATH` or `hang`.
  */
-#define sys real_sys
-#include "entry.h"
-#undef sys
+#define ARCH_CODE
+#define syscall6 real_syscall6
+#include "sys.h"
+#undef syscall6
 #define SYS_BY_TEST
 #include "sys.c"
 #undef P
@@ -30,7 +31,7 @@ static u32 fk_polls;
 
 static void fk_print(const char *s)
 {
-	real_sys(NR_write, 1, (long)s, (long)length(s), 0, 0, 0);
+	real_syscall6(NR_write, 1, (long)s, (long)length(s), 0, 0, 0);
 }
 
 _Noreturn static void fk_end(const char *how, const char *what, int code)
@@ -40,7 +41,7 @@ _Noreturn static void fk_end(const char *how, const char *what, int code)
 	text_format(&line, "%llu %d %s %s\n", (unsigned long long)fk_calls, (int)fk_failed, how, what);
 	fk_print(line.data);
 	for (;;)
-		real_sys(NR_exit_group, code, 0, 0, 0, 0, 0);
+		real_syscall6(NR_exit_group, code, 0, 0, 0, 0, 0);
 }
 
 /* Absolute paths are below the folder, and below its /root once that is the root. */
@@ -75,9 +76,9 @@ static long fk_poll(struct pollfd *fds, long count, const struct timespec64 *tim
 
 static long fk_statx(long at, const char *path, long flags, long mask, struct statx *st)
 {
-	long err = real_sys(NR_statx, at, (long)fk_path(path, 0), flags, mask, (long)st, 0);
+	long err = real_syscall6(NR_statx, at, (long)fk_path(path, 0), flags, mask, (long)st, 0);
 
-	if (err >= 0 && same(path, "/root"))
+	if (err >= 0 && streq(path, "/root"))
 		st->dev_minor++; /* something is mounted there */
 	return err;
 }
@@ -99,10 +100,10 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 	case NR_wait4:
 		return FAKE_CHILD;
 	case NR_chroot:
-		fk_root = same((const char *)a, "/root") || fk_inside ? "/root" : "";
+		fk_root = streq((const char *)a, "/root") || fk_inside ? "/root" : "";
 		return 0;
 	case NR_chdir:
-		fk_inside = same((const char *)a, "/root");
+		fk_inside = streq((const char *)a, "/root");
 		return 0;
 	case NR_fchdir:
 		fk_inside = false;
@@ -120,7 +121,7 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 	case NR_dup3:
 		return b;
 	case NR_close:
-		return a < 3 ? 0 : real_sys(NR_close, a, 0, 0, 0, 0, 0);
+		return a < 3 ? 0 : real_syscall6(NR_close, a, 0, 0, 0, 0, 0);
 	case NR_ppoll:
 		return fk_poll((struct pollfd *)a, b, (const struct timespec64 *)c);
 	case NR_clock_gettime:
@@ -130,30 +131,30 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 		t->nsec = (s64)(fk_clock % 1000000000);
 		return 0;
 	case NR_socket:
-		return real_sys(NR_inotify_init1, IN_CLOEXEC | IN_NONBLOCK, 0, 0, 0, 0, 0);
+		return real_syscall6(NR_inotify_init1, IN_CLOEXEC | IN_NONBLOCK, 0, 0, 0, 0, 0);
 	case NR_statfs:
 		*(unsigned long *)b = RAMFS_MAGIC;
 		return 0;
 	case NR_statx:
 		return fk_statx(a, path, c, d, (struct statx *)e);
 	case NR_openat: /* the log is a file here, and O_APPEND keeps its lines; nothing must wait for a FIFO */
-		return real_sys(number, a, (long)fk_path(path, 0), c | O_NONBLOCK | (find(path, 'k') ? 02000 : 0), d, e,
-				f);
+		return real_syscall6(number, a, (long)fk_path(path, 0),
+				     c | O_NONBLOCK | (find_char(path, 'k') ? 02000 : 0), d, e, f);
 	case NR_renameat2:
-		return real_sys(number, a, (long)fk_path(path, 0), c, (long)fk_path((const char *)d, 1), e, f);
+		return real_syscall6(number, a, (long)fk_path(path, 0), c, (long)fk_path((const char *)d, 1), e, f);
 	case NR_symlinkat:
-		return real_sys(number, a, b, (long)fk_path((const char *)c, 0), d, e, f);
+		return real_syscall6(number, a, b, (long)fk_path((const char *)c, 0), d, e, f);
 	case NR_mkdirat:
 	case NR_mknodat:
 	case NR_readlinkat:
 	case NR_faccessat:
 	case NR_inotify_add_watch:
-		return real_sys(number, a, (long)fk_path(path, 0), c, d, e, f);
+		return real_syscall6(number, a, (long)fk_path(path, 0), c, d, e, f);
 	}
-	return real_sys(number, a, b, c, d, e, f);
+	return real_syscall6(number, a, b, c, d, e, f);
 }
 
-long sys(long number, long a, long b, long c, long d, long e, long f)
+long syscall6(long number, long a, long b, long c, long d, long e, long f)
 {
 	if (++fk_calls > MANY_CALLS)
 		fk_end("hang", "", 99);
@@ -171,9 +172,9 @@ static void fk_pass(long number, const char *name)
 	long fd;
 
 	text_format(&path, "%s/%s", fk_folder, name);
-	fd = real_sys(NR_openat, AT_FDCWD, (long)path.data, O_RDONLY, 0, 0, 0);
-	real_sys(NR_dup3, fd, number, 0, 0, 0, 0);
-	real_sys(NR_close, fd, 0, 0, 0, 0, 0);
+	fd = real_syscall6(NR_openat, AT_FDCWD, (long)path.data, O_RDONLY, 0, 0, 0);
+	real_syscall6(NR_dup3, fd, number, 0, 0, 0, 0);
+	real_syscall6(NR_close, fd, 0, 0, 0, 0, 0);
 }
 
 int main(int argc, char **argv, char **envp)

@@ -78,7 +78,7 @@ _PROGRAMS = ("megamod/ctl", "bin/app", "root/sbin/init")
 
 
 def _number(name: str) -> int:
-    source = (data_folder("loader") / "sys.h").read_text()
+    source = (data_folder("loader") / "arch/x86_64.h").read_text()
     found = re.search(rf"{name} = (\d+)", source)
     assert found is not None
     return int(found[1])

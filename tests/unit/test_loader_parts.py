@@ -17,6 +17,7 @@ from megamod.loader import programs as build
 
 _WORDS = """
 #include "cmdline.h"
+#include "files.h"
 static void put(const char *s, size_t n) { write_all(1, s, n); }
 int main(int argc, char **argv, char **envp)
 {
@@ -38,8 +39,8 @@ int main(int argc, char **argv, char **envp)
 """
 
 _PLAN = """
-#include "plan.h"
-#include "say.h"
+#include "files.h"
+#include "read_plan.h"
 int main(int argc, char **argv, char **envp)
 {
     static struct plan plan;
@@ -50,7 +51,7 @@ int main(int argc, char **argv, char **envp)
         return 1;
     text_format(&t, "%u %u %u\\n", plan.stage_count, plan.load_count, plan.member_count);
     for (i = 0; i < plan.stage_count; i++)
-        text_format(&t, "%s %s %s %llu %llu needs %llu\\n", plan.stages[i].name, kind_name(plan.stages[i].kind),
+        text_format(&t, "%s %s %s %llu %llu needs %llu\\n", plan.stages[i].name, trigger_name(plan.stages[i].trigger),
                     plan.stages[i].path ? plan.stages[i].path : "-", (unsigned long long)plan.stages[i].milliseconds,
                     (unsigned long long)plan.stages[i].timeout, (unsigned long long)plan.stages[i].needs);
     for (i = 0; i < plan.member_count; i++)
@@ -61,6 +62,7 @@ int main(int argc, char **argv, char **envp)
 """
 
 _DISK = """
+#include "files.h"
 #include "superblock.h"
 int main(int argc, char **argv, char **envp)
 {
@@ -93,7 +95,7 @@ def program(tmp_path_factory) -> Callable[..., Path]:
         own = data_folder("loader")
         target = folder / "program"
         target.write_bytes(
-            build.compile_program("x86_64", [source, *(own / part for part in (*parts, "text.c", "sys.c"))])
+            build.compile_program("x86_64", [source, *(own / part for part in (*parts, "files.c", "text.c", "sys.c"))])
         )
         target.chmod(0o755)
         return target
@@ -109,7 +111,7 @@ def words(program) -> Path:
 @pytest.fixture(scope="module")
 def check_plan(program, tmp_path_factory) -> Callable[[bytes], tuple[str, str]]:
     """``check_plan(text)``: what the parser understood, and what it complains of, without the file's name."""
-    parser = program(_PLAN, "plan.c", "records.c", "say.c")
+    parser = program(_PLAN, "plan.c", "plan_records.c", "read_plan.c", "log.c")
     path = tmp_path_factory.mktemp("plan") / "plan"
 
     def check(text: bytes) -> tuple[str, str]:

@@ -1,5 +1,5 @@
-"""The plan: the line-based file in the image that tells the loader what to do. The builder's half; loader/plan.c reads
-it.
+"""The plan: the line-based file in the image that tells the loader what to do. The builder's half;
+loader/read_plan.c reads it.
 
 Grammar (ASCII, one record a line, fields separated by one space; in a field every byte outside 0x21 to 0x7e and ``%``
 itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a wrong number of fields is fatal):

@@ -158,7 +158,7 @@ def _without_sections(data: bytes) -> bytes:
 def source_hash(arch: str) -> str:
     """What the loader for *arch* is made from, as one number: sources, flags and the compiler's version."""
     digest = hashlib.sha256(repr((ZIGLANG, _FLAGS, _ZIG_FLAGS, _ZIG_TARGETS[arch])).encode())
-    for path in _sources("*.[ch]"):
+    for path in [*_sources("*.[ch]"), *_sources("arch/*.h")]:
         data = path.read_bytes()
         digest.update(f"{path.name} {len(data)}\n".encode() + data)
     return digest.hexdigest()

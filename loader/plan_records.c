@@ -2,7 +2,16 @@
  *
  * The records of the plan: what each may hold, where it may stand, and what it adds to the tables. See plan.h.
  */
-#include "reader.h"
+#include "plan_records.h"
+
+bool refuse(struct reader *r, const char *problem, const char *detail)
+{
+	if (!r->problem) {
+		r->problem = problem;
+		r->detail = detail;
+	}
+	return false;
+}
 
 static bool parse_number(struct reader *r, const char *s, u64 *value)
 {
@@ -21,23 +30,6 @@ static struct stage *last_stage(struct plan *p)
 static struct load *last_load(struct plan *p)
 {
 	return p->stage_count && last_stage(p)->load_count ? &p->loads[p->load_count - 1] : NULL;
-}
-
-u32 stage_of(const struct plan *p, u32 id)
-{
-	u32 i;
-	const struct stage *s;
-	const struct load *l;
-
-	for (i = 0; i + 1 < p->stage_count; i++) {
-		s = &p->stages[i];
-		if (!s->load_count)
-			continue;
-		l = &p->loads[s->load + s->load_count - 1];
-		if (id < l->member + l->member_count)
-			break;
-	}
-	return i;
 }
 
 /* The ids that a new member of the last load needs must be those of earlier members, of that load or another. */
@@ -105,8 +97,8 @@ static bool on_kernel(struct reader *r, const char *const *f, struct fields rest
 static bool on_fallback(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
-	r->plan->fallback = same(f[0], "modules");
-	return r->plan->fallback || same(f[0], "none") || refuse(r, "unknown fallback", f[0]);
+	r->plan->fallback = streq(f[0], "modules");
+	return r->plan->fallback || streq(f[0], "none") || refuse(r, "unknown fallback", f[0]);
 }
 
 static bool on_root(struct reader *r, const char *const *f, struct fields rest)
@@ -117,11 +109,11 @@ static bool on_root(struct reader *r, const char *const *f, struct fields rest)
 		return refuse(r, "a second root record", NULL);
 	r->have_root = true;
 	p->command = rest;
-	if (same(f[0], "cmdline") && !rest.count)
+	if (streq(f[0], "cmdline") && !rest.count)
 		p->handover = HAND_CMDLINE;
-	else if (same(f[0], "exec") && rest.count)
+	else if (streq(f[0], "exec") && rest.count)
 		p->handover = HAND_EXEC;
-	else if (same(f[0], "chain") && rest.count == 1)
+	else if (streq(f[0], "chain") && rest.count == 1)
 		p->handover = HAND_CHAIN;
 	else
 		return refuse(r, "unknown root record", f[0]);
@@ -132,14 +124,14 @@ static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
 	r->plan->async_probe = true;
-	return same(f[0], "async") || refuse(r, "unknown probe record", f[0]);
+	return streq(f[0], "async") || refuse(r, "unknown probe record", f[0]);
 }
 
 static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
 {
 	r->plan->overlay.first = f[0];
 	r->plan->overlay.count = 1 + rest.count;
-	return (same(f[0], "tmpfs") && rest.count < 2) || refuse(r, "unknown overlay", f[0]);
+	return (streq(f[0], "tmpfs") && rest.count < 2) || refuse(r, "unknown overlay", f[0]);
 }
 
 static bool on_verity(struct reader *r, const char *const *f, struct fields rest)
@@ -159,13 +151,6 @@ static bool on_skip(struct reader *r, const char *const *f, struct fields rest)
 	return true;
 }
 
-static const char *const kinds[] = { "-", "now", "userspace", "delay", "path", "idle", "manual", "timeout" };
-
-const char *kind_name(enum kind kind)
-{
-	return kinds[kind];
-}
-
 static bool on_stage(struct reader *r, const char *const *f, struct fields rest)
 {
 	struct plan *p = r->plan;
@@ -177,20 +162,21 @@ static bool on_stage(struct reader *r, const char *const *f, struct fields rest)
 	if (!r->have_root || !p->release)
 		return refuse(r, "a stage before kernel and root", NULL);
 	s->name = f[0];
-	for (s->kind = KIND_NOW; s->kind < KIND_TIMEOUT && !same(kinds[s->kind], f[1]); s->kind++)
-		;
-	if (s->kind == KIND_TIMEOUT)
+	s->trigger = TRIGGER_NOW;
+	while (s->trigger < TRIGGER_TIMEOUT && !streq(trigger_name(s->trigger), f[1]))
+		s->trigger++;
+	if (s->trigger == TRIGGER_TIMEOUT)
 		return refuse(r, "unknown trigger", f[1]);
-	if (!p->stage_count && (!same(f[0], "critical") || s->kind != KIND_NOW))
+	if (!p->stage_count && (!streq(f[0], "critical") || s->trigger != TRIGGER_NOW))
 		return refuse(r, "the first stage must be: critical now", NULL);
-	if (s->kind == KIND_PATH) {
+	if (s->trigger == TRIGGER_PATH) {
 		s->path = f[2];
 		if (f[2][0] != '/')
 			return refuse(r, "not an absolute path:", f[2]);
-	} else if (s->kind == KIND_DELAY || s->kind == KIND_IDLE) {
+	} else if (s->trigger == TRIGGER_DELAY || s->trigger == TRIGGER_IDLE) {
 		if (!parse_number(r, f[2], &s->milliseconds))
 			return false;
-	} else if (!same(f[2], "-")) {
+	} else if (!streq(f[2], "-")) {
 		return refuse(r, "this trigger takes no argument:", f[2]);
 	}
 	s->load = p->load_count;
@@ -207,8 +193,8 @@ static bool on_merged(struct reader *r, const char *const *f, struct fields rest
 	if (!l)
 		return false;
 	l->merged = true;
-	l->results = same(f[2], "1");
-	return l->results || same(f[2], "0") || refuse(r, "neither 0 nor 1:", f[2]);
+	l->results = streq(f[2], "1");
+	return l->results || streq(f[2], "0") || refuse(r, "neither 0 nor 1:", f[2]);
 }
 
 static bool on_single(struct reader *r, const char *const *f, struct fields rest)
@@ -342,10 +328,10 @@ bool take_record(struct reader *r, struct fields fields)
 	u32 i;
 
 	if (r->line == 1)
-		return (fields.count == 2 && same(fields.first, "megamod-plan") &&
-			same(next_field(fields.first), "1")) ||
+		return (fields.count == 2 && streq(fields.first, "megamod-plan") &&
+			streq(next_field(fields.first), "1")) ||
 		       refuse(r, "the first line is not: megamod-plan 1", NULL);
-	while (record < end && !same(record->word, fields.first))
+	while (record < end && !streq(record->word, fields.first))
 		record++;
 	if (record == end)
 		return refuse(r, "unknown record", fields.first);

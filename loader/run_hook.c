@@ -5,8 +5,13 @@
  * the mask and the status are written anew, into the /run of that moment (initramfs-tools and mkinitcpio mount a fresh
  * one over the first).
  */
-#include "keeper.h"
-#include "say.h"
+#include "run_hook.h"
+#include "load.h"
+#include "log.h"
+#include "mask.h"
+#include "read_plan.h"
+#include "saved_state.h"
+#include "status.h"
 
 int run_hook(struct keeper *k)
 {
@@ -15,7 +20,7 @@ int run_hook(struct keeper *k)
 	long child = 0;
 
 	if (boot->proc < 0 || boot->sys < 0) {
-		error("/proc and /sys must be mounted before this");
+		log_error("/proc and /sys must be mounted before this");
 		return 1;
 	}
 	if (!read_plan(boot->image, "plan", &boot->plan))
@@ -26,23 +31,23 @@ int run_hook(struct keeper *k)
 		return 0;
 	}
 	if (boot->options.off && !boot->plan.fallback) {
-		say("off: nothing is loaded");
+		log_info("off: nothing is loaded");
 		return 0;
 	}
-	load_stage(boot, critical, KIND_NOW);
+	load_stage(boot, critical, TRIGGER_NOW);
 	write_mask(boot, true);
 	write_status(boot);
-	save_outcome(boot);
+	save_state(boot);
 	prepare_chain(k);
 	if (boot->plan.stage_count > 1)
 		child = sys_fork();
 	else
-		write_json(boot);
+		write_status_json(boot);
 	if (child < 0)
-		error("the deferred stages are not loaded: fork: %s", errno_name(child));
+		log_error("the deferred stages are not loaded: fork: %s", errno_name(child));
 	if (!child && boot->plan.stage_count > 1) {
 		detach(k);
-		keep(k);
+		run_keeper(k);
 	}
 	return critical->state == STATE_FAILED;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * See say.h. /dev/kmsg is opened anew for each line, because writes are limited to 10 in 5 s for each open file
+ * See log.h. /dev/kmsg is opened for each line, because writes are limited to 10 in 5 s for each open file
  * (devkmsg_write, kernel/printk/printk.c, 6.1). Levels: 6 for what goes as planned, 3 for failures: `quiet` shows
  * levels below 4.
  */
-#include "say.h"
+#include "log.h"
 
 /* A longer write is refused: LOG_LINE_MAX is 1024 less a prefix of 32 (48 later), kernel/printk/printk.c. */
 enum { LINE_ROOM = 960 };
@@ -25,7 +25,7 @@ static const struct {
 	ERROR(ETIMEDOUT), ERROR(ENOKEY),  ERROR(ENOMEDIUM), ERROR(EKEYREJECTED),
 };
 
-static void put(const char *prefix, const char *format, va_list list)
+static void log_line(const char *prefix, const char *format, va_list list)
 {
 	TEXT(line, LINE_ROOM);
 	long fd = -ENOENT;
@@ -46,41 +46,41 @@ static void put(const char *prefix, const char *format, va_list list)
 	}
 }
 
-#define PUT(prefix)                        \
-	do {                               \
-		va_list list;              \
-		va_start(list, format);    \
-		put(prefix, format, list); \
-		va_end(list);              \
+#define LOG_LINE(prefix)                        \
+	do {                                    \
+		va_list list;                   \
+		va_start(list, format);         \
+		log_line(prefix, format, list); \
+		va_end(list);                   \
 	} while (0)
 
-void say(const char *format, ...)
+void log_info(const char *format, ...)
 {
-	PUT("<6>megamod: ");
+	LOG_LINE("<6>megamod: ");
 }
 
-void warn(const char *format, ...)
+void log_warning(const char *format, ...)
 {
-	PUT("<3>megamod: ");
+	LOG_LINE("<3>megamod: ");
 }
 
-void error(const char *format, ...)
+void log_error(const char *format, ...)
 {
-	PUT("<3>megamod: error: ");
+	LOG_LINE("<3>megamod: error: ");
 }
 
-void debug(const char *format, ...)
+void log_debug(const char *format, ...)
 {
 	if (debugging)
-		PUT("<6>megamod: debug: ");
+		LOG_LINE("<6>megamod: debug: ");
 }
 
-void say_through(int dev)
+void log_to(int dev)
 {
 	log_dev_plus_one = dev + 1;
 }
 
-void say_debug(bool on)
+void log_enable_debug(bool on)
 {
 	debugging = on;
 }

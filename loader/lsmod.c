@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * See list.h. /proc/modules has six fields a line: name, size, users, their names with a comma behind each or `-`,
+ * See lsmod.h. /proc/modules has six fields a line: name, size, users, their names with a comma behind each or `-`,
  * state, address (m_show, kernel/module/procfs.c, 6.1); lsmod shows the first four.
  */
-#include "list.h"
+#include "lsmod.h"
+#include "files.h"
 
 enum { NAME_WIDTH = 20, SIZE_WIDTH = 8 };
 
@@ -93,7 +94,7 @@ static void add_line(const struct boot *boot, const char *line, struct text *t)
 	const struct load *load = load_called(boot, s, name);
 	u32 i;
 
-	if (load && load->way == WAY_OWN) {
+	if (load && load->method == METHOD_OWN) {
 		for (i = load->member; i < load->member + load->member_count; i++)
 			if (boot->plan.members[i].fate == FATE_OK)
 				add_member(boot, i, t);
@@ -108,13 +109,13 @@ static void add_line(const struct boot *boot, const char *line, struct text *t)
 	text_add(t, "\n");
 }
 
-void write_list(const struct boot *boot, struct text *t)
+void write_lsmod(const struct boot *boot, struct text *t)
 {
-	char *modules = sys_map(LIST_ROOM);
+	char *modules = sys_map(LSMOD_ROOM);
 	const char *line;
 
 	text_add(t, "Module                  Size  Used by\n");
-	if (!modules || read_small(boot->proc, "modules", modules, LIST_ROOM) < 0)
+	if (!modules || read_small(boot->proc, "modules", modules, LSMOD_ROOM) < 0)
 		return;
 	for (line = modules; *line; line++) {
 		add_line(boot, line, t);

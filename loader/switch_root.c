@@ -3,9 +3,10 @@
  * Handing over: into the root file system at /root, or to a program in the image. Everything that can be checked is
  * checked before anything is destroyed.
  */
-#include "boot.h"
-#include "folder.h"
-#include "say.h"
+#include "switch_root.h"
+#include "files.h"
+#include "log.h"
+#include "times.h"
 
 enum {
 	MAX_ARGUMENTS = 256,
@@ -49,7 +50,7 @@ static bool check_init(const struct boot *boot, int old)
 	long err = sys_chroot("/root");
 
 	if (err < 0) {
-		error("chroot /root: %s", errno_name(err));
+		log_error("chroot /root: %s", errno_name(err));
 		return false;
 	}
 	for (i = 0; !found && (path = init_at(boot, i)); i++)
@@ -58,10 +59,10 @@ static bool check_init(const struct boot *boot, int old)
 	if (err >= 0)
 		err = sys_chroot(".");
 	if (err < 0)
-		error("no way back to the initramfs: %s", errno_name(err));
+		log_error("no way back to the initramfs: %s", errno_name(err));
 	else if (!found)
-		error("no init in the root file system: %s is not there, or is not executable",
-		      boot->options.init[0] ? boot->options.init : "/sbin/init, /etc/init, /bin/init, /bin/sh");
+		log_error("no init in the root file system: %s is not there, or is not executable",
+			  boot->options.init[0] ? boot->options.init : "/sbin/init, /etc/init, /bin/init, /bin/sh");
 	return found && err >= 0;
 }
 
@@ -71,19 +72,19 @@ static bool remove_entry(void *context, int folder, const char *name, u8 type)
 	struct statx st;
 	long err;
 
-	if (!e->depth && e->spared && same(name, e->spared))
+	if (!e->depth && e->spared && streq(name, e->spared))
 		return false;
 	if (type == DT_DIR) {
 		err = sys_statx(folder, name, AT_SYMLINK_NOFOLLOW, &st);
 		if (err < 0 || st.dev_major != e->major || st.dev_minor != e->minor || e->depth == MAX_DEPTH)
 			return false;
 		e->depth++;
-		walk(folder, name, remove_entry, e);
+		walk_folder(folder, name, remove_entry, e);
 		e->depth--;
 	}
 	err = sys_unlinkat(folder, name, type == DT_DIR ? AT_REMOVEDIR : 0);
 	if (err < 0)
-		debug("%s stays in the initramfs: %s", name, errno_name(err));
+		log_debug("%s stays in the initramfs: %s", name, errno_name(err));
 	return false;
 }
 
@@ -100,7 +101,7 @@ static void empty_initramfs(const struct boot *boot, int old, const struct statx
 		return;
 	if (!child)
 		sys_close(boot->alive); /* or the keeper would wait for us too */
-	walk(old, ".", remove_entry, &e);
+	walk_folder(old, ".", remove_entry, &e);
 	if (!child)
 		sys_exit(0);
 }
@@ -117,7 +118,7 @@ static void move_mounts(void)
 		err = sys_mount(mounts[i], to.data, NULL, MS_MOVE, NULL);
 		if (err >= 0)
 			continue;
-		say("%s is not carried over to the root file system: %s", mounts[i], errno_name(err));
+		log_info("%s is not carried over to the root file system: %s", mounts[i], errno_name(err));
 		sys_umount(mounts[i], MNT_DETACH); /* or it would keep the initramfs from being emptied */
 	}
 }
@@ -135,18 +136,18 @@ static long start_program(struct boot *boot, struct fields command, bool forward
 	for (i = 1; forward && i < boot->argc && n < MAX_ARGUMENTS; i++)
 		argv[n++] = boot->argv[i];
 	argv[n] = NULL;
-	say_used(boot);
-	say("exec %s", path);
+	log_cpu_time(boot);
+	log_info("exec %s", path);
 	return sys_execve(path, argv, boot->envp);
 }
 
-void execute(struct boot *boot, struct fields command, bool forward)
+void exec_program(struct boot *boot, struct fields command, bool forward)
 {
 	const char *path = command.first;
 	long err;
 
 	if (!is_program(path)) {
-		error("%s is not in the image, or is not executable", path);
+		log_error("%s is not in the image, or is not executable", path);
 		return;
 	}
 	/* A generator's init mounts these itself, and takes it for a failure if they are mounted already. */
@@ -156,7 +157,7 @@ void execute(struct boot *boot, struct fields command, bool forward)
 		sys_umount("/sys", MNT_DETACH);
 	}
 	err = start_program(boot, command, forward);
-	error("%s cannot be executed: %s", path, errno_name(err));
+	log_error("%s cannot be executed: %s", path, errno_name(err));
 }
 
 /* Puts /root in place of the initramfs, for this process. */
@@ -171,7 +172,7 @@ static bool change_root(void)
 	if (err >= 0)
 		err = sys_chdir("/");
 	if (err < 0)
-		error("the root cannot be changed: %s", errno_name(err));
+		log_error("the root cannot be changed: %s", errno_name(err));
 	return err >= 0;
 }
 
@@ -184,13 +185,13 @@ void switch_root(struct boot *boot)
 	u32 i;
 
 	if (old < 0) {
-		error("/: %s", errno_name(old));
+		log_error("/: %s", errno_name(old));
 		return;
 	}
 	if ((type != (s64)RAMFS_MAGIC && type != (s64)TMPFS_MAGIC) || sys_statx(AT_FDCWD, "/", 0, &old_st) < 0 ||
 	    sys_statx(AT_FDCWD, "/root", 0, &new_st) < 0 ||
 	    (old_st.dev_major == new_st.dev_major && old_st.dev_minor == new_st.dev_minor)) {
-		error("/ is not an initramfs, or /root is not mounted: nothing is removed, the root stays");
+		log_error("/ is not an initramfs, or /root is not mounted: nothing is removed, the root stays");
 		return;
 	}
 	if (!check_init(boot, (int)old))
@@ -204,6 +205,6 @@ void switch_root(struct boot *boot)
 		if (!is_program(command.first))
 			continue;
 		err = start_program(boot, command, true);
-		error("%s cannot be executed: %s", command.first, errno_name(err));
+		log_error("%s cannot be executed: %s", command.first, errno_name(err));
 	}
 }

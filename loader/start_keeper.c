@@ -9,14 +9,15 @@
  * /megamod stays reachable as /run/megamod/image after the switch of the root: a bind mount, so nothing is copied. With
  * `chain` the next generator empties the initramfs: there the keeper holds its files open and copies what is small.
  */
-#include "boot.h"
-#include "say.h"
+#include "start_keeper.h"
+#include "log.h"
+#include "saved_state.h"
 
 #define PROGRAM "/megamod/ctl"
 
 enum { KEEPER_SECONDS = 5 }; /* it needs about a millisecond */
 
-static void show_image(const struct boot *boot)
+static void bind_image(const struct boot *boot)
 {
 	long err;
 
@@ -25,7 +26,7 @@ static void show_image(const struct boot *boot)
 	if (err >= 0 || err == -EEXIST)
 		err = sys_mount("/megamod", "/run/megamod/image", NULL, MS_BIND, NULL);
 	if (err < 0)
-		debug("/run/megamod/image cannot be made: %s", errno_name(err));
+		log_debug("/run/megamod/image cannot be made: %s", errno_name(err));
 }
 
 _Noreturn static void become_keeper(const struct boot *boot, int alive, int ready)
@@ -40,7 +41,7 @@ _Noreturn static void become_keeper(const struct boot *boot, int alive, int read
 		if (handles[i] >= 0)
 			sys_dup3(handles[i], PASS_DEV + (int)i); /* without close-on-exec */
 	err = sys_execve(PROGRAM, argv, argv + 1);
-	error(PROGRAM " cannot be executed: %s", errno_name(err));
+	log_error(PROGRAM " cannot be executed: %s", errno_name(err));
 	sys_exit(127);
 }
 
@@ -53,8 +54,8 @@ void start_keeper(struct boot *boot)
 	if (err < 0)
 		goto failed;
 	if (!chain)
-		show_image(boot);
-	save_outcome(boot);
+		bind_image(boot);
+	save_state(boot);
 	err = sys_pipe(alive);
 	if (err >= 0)
 		err = sys_pipe(ready);
@@ -71,7 +72,7 @@ void start_keeper(struct boot *boot)
 	sys_close(ready[1]);
 	return;
 failed:
-	error(PROGRAM ": %s: no mask, no status, and nothing that is deferred is loaded", errno_name(err));
+	log_error(PROGRAM ": %s: no mask, no status, and nothing that is deferred is loaded", errno_name(err));
 	sys_close(alive[0]);
 	sys_close(alive[1]);
 }
@@ -84,7 +85,7 @@ void wait_for_keeper(struct boot *boot)
 		return;
 	sys_ppoll(&poll, 1, &(struct timespec64){ .sec = KEEPER_SECONDS });
 	if (!poll.revents)
-		error("the keeper does not come: is the mask there?");
+		log_error("the keeper does not come: is the mask there?");
 	sys_close(boot->ready);
 	boot->ready = -1;
 }

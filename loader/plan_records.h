@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Between plan.c, which cuts the file into fields, and records.c, which knows what they mean.
+ * The records of the plan: a line's fields, taken into its tables.
  */
-#ifndef READER_H
-#define READER_H
+#ifndef PLAN_RECORDS_H
+#define PLAN_RECORDS_H
 
 #include "plan.h"
 

@@ -8,16 +8,16 @@
 #include "text.h"
 
 /* From now on lines go to kmsg below this handle on /dev; before that to standard error. */
-void say_through(int dev);
-void say_debug(bool on);
+void log_to(int dev);
+void log_enable_debug(bool on);
 
-void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A failure that does not end anything: shown even with `quiet`. */
-void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* `megamod: error: …`. What follows is the caller's business. */
-void error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* `megamod: debug: …`, only with megamod.debug. */
-void debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* "ENODEV", or "77" for a number that has no name here; err may have either sign. The text lives until the next
  * call. */

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What became of each member, and of a load and a stage.
+ */
+#ifndef RESULTS_H
+#define RESULTS_H
+
+#include "boot.h"
+
+/* Whose members are left out, by the fates so far and by megamod.skip=; returns how many. */
+u32 mark_skipped(struct boot *boot, const struct load *load);
+/* Sets the fate of all members that have none yet. */
+void set_pending(struct boot *boot, const struct load *load, enum fate fate);
+/* The fates of a megamodule's members, from its parameters; logs which failed. */
+void read_results(struct boot *boot, const struct load *load);
+/* The name of something with an id below the limit that m needs and that is not there, or NULL. */
+const char *missing_for(const struct boot *boot, const struct member *m, u64 limit);
+/* Is there such a module in the kernel, whose init is over? */
+bool is_live(const struct boot *boot, const char *name);
+
+/* One array of a megamodule's parameters: `what`, `what1` …, `room` members each. Calls `take` for each member, in
+ * order, for as long as there are numbers. */
+typedef void take_value(struct member *m, s64 value);
+void read_array(struct boot *boot, const struct load *load, const char *what, u32 room, take_value *take);
+
+/* Sums over a load or a stage. */
+struct counts {
+	u32 ok, failed, skipped;
+	bool originals;	 /* some of it came by the fallback */
+	int error;	 /* of the first call that failed, positive */
+	u64 nanoseconds; /* in calls */
+};
+
+void add_counts(const struct boot *boot, const struct load *load, struct counts *counts);
+void count_stage(const struct boot *boot, const struct stage *stage, struct counts *counts);
+
+#endif
