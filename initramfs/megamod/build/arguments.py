@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from megamod.prelink.parameters import parameter_names
-from megamod.prelink.member import Member
 from megamod.common.errors import MegamodError
 from megamod.modules.modprobe_d import Option
+from megamod.prelink.member import Member
+from megamod.prelink.parameters import parameter_names
 
 
 def parameters_of(member: Member) -> list[str]:

@@ -13,8 +13,8 @@ from functools import cache
 from importlib import resources
 
 from megamod.common.compression import METHODS, compress
-from megamod.kernel.config import KernelConfig
 from megamod.common.errors import MegamodError
+from megamod.kernel.config import KernelConfig
 from megamod.profile.model import Compress, Profile
 
 OPTIONS: Mapping[str, str] = {"gzip": "RD_GZIP", "lz4": "RD_LZ4", "xz": "RD_XZ", "zstd": "RD_ZSTD"}

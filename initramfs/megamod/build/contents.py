@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from megamod.build.files import ImageFile, collect_files, program_notes
 from megamod.build.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
 from megamod.build.manifest import ManifestFile
-from megamod.kernel.config import find_config
-from megamod.prelink.member import Member
 from megamod.common.progress import counted, human_bytes
+from megamod.kernel.config import find_config
 from megamod.machine.board import Board, read_board
+from megamod.prelink.member import Member
 from megamod.profile.model import Profile
 from megamod.select.select import Selection
 

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megamod.build.arguments import parameters_of
-from megamod.build.recipe import read_selection
 from megamod.build.contents import firmware_of
-from megamod.kernel.exports import find_exports
 from megamod.build.plan import trigger_text
-from megamod.prelink.member import Member
+from megamod.build.recipe import read_selection
 from megamod.build.stages import Load, needs, split
 from megamod.common.progress import counted, human_bytes, table
-from megamod.select.explain import chain_of, names_of, users_of, why_absent
+from megamod.kernel.exports import find_exports
 from megamod.modules.levels import initcall_level, tagged_rank
-from megamod.profile.model import Profile
-from megamod.select.select import SelectedModule, SelectedStage, Selection, select
 from megamod.modules.tree import ModuleTree
+from megamod.prelink.member import Member
+from megamod.profile.model import Profile
+from megamod.select.explain import chain_of, names_of, users_of, why_absent
+from megamod.select.select import SelectedModule, SelectedStage, Selection, select
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,11 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from megamod.common.compression import read_regular
+from megamod.common.errors import Location, MegamodError, fail
+from megamod.common.text import shorten
 from megamod.image.cpio import Entry
 from megamod.profile.contents import WILD, check_destination
-from megamod.common.errors import MegamodError
-from megamod.common.errors import Location
 from megamod.profile.model import FileItem, Root
-from megamod.common.errors import fail
-from megamod.common.text import shorten
 
 _MAX_FILE = 1 << 30
 

@@ -15,16 +15,15 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from megamod.common.compression import decompress, read_regular
-from megamod.image.cpio import Entry
 from megamod.build.files import ImageFile
+from megamod.common.compression import decompress, read_regular
+from megamod.common.errors import MegamodError, fail
+from megamod.common.text import shorten
+from megamod.image.cpio import Entry
 from megamod.kernel.config import KernelConfig
 from megamod.machine.board import Board
 from megamod.profile.contents import WILD
-from megamod.common.errors import MegamodError
 from megamod.profile.model import Profile, Selector, Trigger, TriggerKind
-from megamod.common.errors import fail
-from megamod.common.text import shorten
 
 _PLACE = "lib/firmware"
 _PACKED = (".zst", ".xz")

@@ -8,13 +8,10 @@ looked at, is no error. Images may hold secrets (`files`), so nobody else may re
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import stat
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,10 +76,6 @@ def _selectors(profile: Profile) -> Iterator[ParsedSelector]:
         yield parse_selector(selector)
 
 
-
-
-
-
 def read_image_entry(key: str) -> tuple[bytes, bytes] | None:
     """The image and its map, None if there is no such entry or it is damaged."""
     body = read_entry("images", key)
@@ -95,11 +88,3 @@ def read_image_entry(key: str) -> tuple[bytes, bytes] | None:
 def write_image_entry(key: str, image: bytes, link_map: bytes) -> None:
     """Keep an image and its map; in one entry, so that neither is there without the other."""
     write_entry("images", key, b"%d\n" % len(image) + image + link_map)
-
-
-
-
-
-
-
-

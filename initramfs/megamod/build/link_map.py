@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from megamod.common.files import atomic_write, read_file
 from megamod.common.errors import MegamodError
+from megamod.common.files import atomic_write, read_file
 
 VERSION = 1
 GLUE = -1

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from megamod.common.compression import decompress, read_regular
-from megamod.image.cpio import Entry, write_cpio
-from megamod.common.files import source_date_epoch
 from megamod.build.files import ImageFile
 from megamod.build.firmware import FirmwareFolder, firmware_folder
 from megamod.build.manifest import ManifestFile
-from megamod.kernel.config import KernelConfig
-from megamod.common.progress import counted
+from megamod.common.compression import decompress, read_regular
 from megamod.common.errors import MegamodError
-from megamod.profile.model import Profile
+from megamod.common.files import source_date_epoch
+from megamod.common.progress import counted
+from megamod.image.cpio import Entry, write_cpio
+from megamod.kernel.config import KernelConfig
 from megamod.modules.tree import ModuleTree
+from megamod.profile.model import Profile
 
 _PLACE = "kernel/x86/microcode"
 _VENDORS = {"intel-ucode": "GenuineIntel", "amd-ucode": "AuthenticAMD"}

@@ -9,19 +9,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from megamod.common.compression import read_module_bytes
-from megamod.image.cpio import Entry
-from megamod.image.archive import make_image
-from megamod.build.microcode import EarlyArchive, early_archive
-from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.arguments import arguments, prefixes_of
+from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
 from megamod.build.link_map import map_bytes
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.kernel.config import find_config
-from megamod.kernel.exports import cached_exports
-from megamod.kernel.exports import KernelExports, check_imports
-from megamod.build.write_output import write_output
+from megamod.build.microcode import EarlyArchive, early_archive
 from megamod.build.plan import (
     CTL_PATH,
     MAX_STAGES,
@@ -33,22 +26,28 @@ from megamod.build.plan import (
     plan_text,
     trigger_text,
 )
-from megamod.prelink.kernel_crcs import find_donors
+from megamod.build.root_requirements import check_root, root_text
+from megamod.build.stages import Load, needs, split
+from megamod.build.write_output import write_output
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.progress import StageRow, Steps, counted, human_bytes
+from megamod.image.archive import make_image
+from megamod.image.cpio import Entry
+from megamod.image.signing.sign import Signer
+from megamod.kernel.config import find_config
+from megamod.kernel.exports import KernelExports, cached_exports, check_imports
+from megamod.loader.programs import ctl_binary, loader_binary
+from megamod.modules.levels import tagged_rank
+from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
+from megamod.prelink.kernel_crcs import find_donors
 from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from megamod.prelink.member import Member
-from megamod.build.root_requirements import check_root, root_text
-from megamod.image.signing.sign import Signer
-from megamod.build.stages import Load, needs, split
-from megamod.common.progress import StageRow, Steps, counted, human_bytes
-from megamod.loader.programs import ctl_binary, loader_binary
-from megamod.common.errors import MegamodError
-from megamod.modules.levels import tagged_rank
 from megamod.profile.model import Profile
 from megamod.select.select import SelectedStage, Selection, select
-from megamod.modules.tree import ModuleTree
 
 _FOLDERS = ("dev", "proc", "sys", "run", "root")
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from megamod.common.errors import MegamodError
 from megamod.kernel.exports import KernelExports, why_reserved
 from megamod.prelink.exports import reserved
 from megamod.prelink.member import Member
 from megamod.prelink.mergeable import why_single
-from megamod.common.errors import MegamodError
 from megamod.select.select import SelectedModule, SelectedStage
 
 

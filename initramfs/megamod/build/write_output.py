@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from megamod.common.files import atomic_write_all, read_file
-from megamod.kernel.exports import kernel_images
-from megamod.image.uki import SecureBootKey, write_uki
 from megamod.common.errors import MegamodError
-from megamod.profile.model import Profile, Uki
+from megamod.common.files import atomic_write_all, read_file
+from megamod.image.uki import SecureBootKey, write_uki
+from megamod.kernel.exports import kernel_images
 from megamod.modules.tree import ModuleTree
+from megamod.profile.model import Profile, Uki
 
 
 def write_output(
