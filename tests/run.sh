@@ -8,7 +8,7 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
 need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod \
 	busybox-static e2fsprogs btrfs-progs xfsprogs debootstrap openssl cpio binutils xz-utils zstd lz4 gcc \
-	libc6-dev make patch shellcheck ovmf systemd-boot-efi sbsigntool \
+	libc6-dev make patch shellcheck bzip2 lzop ovmf systemd-boot-efi sbsigntool \
 	gdb u-boot-tools u-boot-qemu softhsm2 libengine-pkcs11-openssl 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python

@@ -1,4 +1,4 @@
-"""What tracers can do with members, with ``tracing: off`` and with ``keep``: the table in megamod/inspect/debug/README.md."""
+"""What tracers can do with members, with ``tracing: off`` and with ``keep``: the table in its README."""
 
 from __future__ import annotations
 

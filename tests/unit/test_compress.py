@@ -38,6 +38,9 @@ PACK = {
     "zstd": ["zstd", "-q", "-15", "-T0"],
     "xz": ["xz", "--check=crc32"],
     "lz4": ["lz4", "-q", "-l", "-9"],
+    "bzip2": ["bzip2", "-9"],
+    "lzma": ["xz", "--format=lzma"],
+    "lzo": ["lzop", "-9"],
 }
 
 
@@ -201,9 +204,11 @@ def test_uncompressed_data_has_the_limit_too() -> None:
         (b"\x04\x22\x4d\x18\x64", r"lz4 \(frame format\)"),
     ],
 )
-def test_a_compression_that_is_not_read_is_named(magic: bytes, name: str) -> None:
+def test_a_module_in_a_compression_that_kmod_lacks_is_refused(tmp_path: Path, magic: bytes, name: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(magic)
     with pytest.raises(MegamodError, match=f"x: is compressed with {name}, which is not read"):
-        decompress(magic, source="x")
+        read_module_bytes(path)
 
 
 @settings(deadline=None, max_examples=200)

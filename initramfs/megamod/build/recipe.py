@@ -12,6 +12,7 @@ from pathlib import Path
 from megamod.build.arguments import arguments, prefixes_of
 from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
+from megamod.build.kernel_fit import check_kernel
 from megamod.build.link_map import map_bytes
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.build.microcode import EarlyArchive, early_archive
@@ -100,6 +101,8 @@ def build_image(
 
     config = find_config(tree.folder, tree.release)
     check_method(profile.compress, config)
+    for note in check_kernel(profile, config):
+        steps.say(f"  note: {note}")
     signer = Signer.for_profile(profile, config)
 
     with steps.step("read") as step:
