@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import (
+
+from megamod.boot.debian import Kernel
+from megamod.boot.timeline import boot_image
+from tests.boot.image_fixtures import (
     END,
     Guest,
     make_data_disk,
@@ -20,9 +23,6 @@ from tests.boot.imagekit import (
     run,
     tree_of,
 )
-
-from megamod.boot.debian import Kernel
-from megamod.boot.timeline import boot_image
 
 KERNELS = (
     ("bookworm", "arm64"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from boot.chartkit import POWER_OFF, PROFILE, Kernels
-from boot.imagekit import MadeOnce, make_image, make_root
+from tests.boot.charted_boots import POWER_OFF, PROFILE, Kernels
+from tests.boot.image_fixtures import MadeOnce, make_image, make_root
 
 CAMERA = "extends: camera\n"
 

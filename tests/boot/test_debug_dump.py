@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.boot.debugkit import (  # noqa: F401
+
+from megamod.boot.debian import Kernel
+from megamod.boot.qemu import run_qemu
+from tests.boot.debug_kernels import (  # noqa: F401
     TIMEOUT,
     cloud,
     connected,
@@ -25,10 +28,7 @@ from tests.boot.debugkit import (  # noqa: F401
     megamod,
     read_until,
 )
-from tests.boot.imagekit import MadeOnce, add_program, make_data_disk
-
-from megamod.boot.debian import Kernel
-from megamod.boot.qemu import run_qemu
+from tests.boot.image_fixtures import MadeOnce, add_program, make_data_disk
 
 # qemu_fw_cfg hands the kernel's note on itself (VMCOREINFO) to QEMU, which puts it into the dump.
 SCRIPT = """

@@ -7,10 +7,10 @@ import re
 import sys
 
 import pytest
-from tests.boot.debugkit import cloud, debug_image, megamod  # noqa: F401
-from tests.boot.imagekit import Guest, MadeOnce, add_program, make_data_disk, run
 
 from megamod.boot.debian import Kernel
+from tests.boot.debug_kernels import cloud, debug_image, megamod  # noqa: F401
+from tests.boot.image_fixtures import Guest, MadeOnce, add_program, make_data_disk, run
 
 # An offset behind the five bytes of the call of __fentry__, or of the NOP in its place, begins an instruction.
 SCRIPT = """

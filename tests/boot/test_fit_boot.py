@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import make_image, make_root
 
 from megamod.common.host import find_program
 from megamod.image.fit import write_fit
+from tests.boot.image_fixtures import make_image, make_root
 
 PROFILE = """
 critical: {modules: ["?virtio_pci", "?virtio_mmio", virtio_blk, ext4]}

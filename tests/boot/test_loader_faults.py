@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import (
+from tests.boot.loader_images import (
     LABEL,
     POWER_OFF,
     UUID,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
 from megamod.boot.debian import fetch_package_files
 from megamod.common.host import cache_folder
+from tests.boot.loader_images import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
 
 SALT = "00112233445566778899aabbccddeeff"
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_data_disk, make_image, make_root, run
-from tests.boot.udevkit import module_files, udev_files
 
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, make_data_disk, make_image, make_root, run
+from tests.boot.udev_files import module_files, udev_files
 
 # (kernel, udev and kmod)
 CASES = (("bookworm", "bookworm"), ("bookworm-backports", "trixie"))

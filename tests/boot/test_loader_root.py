@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import (
+from tests.boot.loader_images import (
     LABEL,
     PARTLABEL,
     PARTUUID,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, after, shell_files, start_plan, write_loader_image
+from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, after, shell_files, start_plan, write_loader_image
 
 
 @pytest.fixture

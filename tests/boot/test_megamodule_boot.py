@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_data_disk, make_image, make_root, manifest_of, run
 
 from megamod.boot.console import EventKind
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, make_data_disk, make_image, make_root, manifest_of, run
 
 SUITES = ("bullseye", "bookworm", "bookworm-backports", "sid")
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import make_image, make_root, run
+
+from tests.boot.image_fixtures import make_image, make_root, run
 
 PROFILE = """
 name: small

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import (
+
+from tests.boot.image_fixtures import (
     END,
     Guest,
     make_data_disk,

@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, add_program, make_image, run, tree_of
 
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, add_program, make_image, run, tree_of
 
 # Since 6.14 or so crc32c is a part of the kernel that cannot fail.
 SUITES = ("bookworm", "bookworm-backports")

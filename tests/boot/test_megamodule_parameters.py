@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_image, make_root, run
+
+from tests.boot.image_fixtures import END, Guest, make_image, make_root, run
 
 SUITES = ("bookworm", "sid")
 

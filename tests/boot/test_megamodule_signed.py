@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, MadeOnce, make_root, run
-from tests.unit.signkit import make_pair
 
 from megamod.boot.debian import Kernel
 from megamod.build.recipe import build_image
@@ -18,6 +16,8 @@ from megamod.image.archive import read_image, write_image
 from megamod.image.signing.signature import read_signature
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.image_fixtures import END, MadeOnce, make_root, run
+from tests.unit.signing_keys import make_pair
 
 PROFILE = """
 name: signed

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from tests.boot.imagekit import Guest, make_image, make_root, make_stock_image, run
+
+from tests.boot.image_fixtures import Guest, make_image, make_root, make_stock_image, run
 
 SUITES = ("bullseye", "bookworm", "bookworm-backports", "sid")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hooks.conftest import MadeOnce
-from hooks.guestkit import REPORT, GuestRun, boot_system
-from hooks.treekit import Layer, make_disk, run_in
+from tests.hooks.conftest import MadeOnce
+from tests.hooks.debian_systems import Layer, make_disk, run_in
+from tests.hooks.system_boots import REPORT, GuestRun, boot_system
 
 SUITES = ("bookworm", "trixie")
 Boot = Callable[[str, str], GuestRun]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hooks.guestkit import GuestRun
-from hooks.treekit import Layer, image_files
+from tests.hooks.debian_systems import Layer, image_files
+from tests.hooks.system_boots import GuestRun
 
 RDINIT = "rdinit=/megamod-init"
 PAIRS = [(suite, generator) for suite in ("bookworm", "trixie") for generator in ("dracut", "initramfs-tools")]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from tests.unit.machinekit import recorded_machine
 
 from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
@@ -19,6 +18,7 @@ from megamod.common.progress import Steps
 from megamod.hooks.generators.install import install
 from megamod.hooks.generators.run import HookReport, HookRequest, run_hook
 from megamod.modules.tree import ModuleTree, open_tree
+from tests.unit.machine_records import recorded_machine
 
 HERE = Path(__file__).parent
 MODULES = ("virtio_blk", "virtio_pci", "ext4", "usb_storage")

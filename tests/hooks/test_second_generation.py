@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
-from hooks.guestkit import REPORT, GuestRun, boot_system
-from hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
-from hooks.treekit import Layer, image_files, make_disk, run_in
 from megamod.build.manifest import MANIFEST_PATH, Manifest
+from tests.hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
+from tests.hooks.debian_systems import Layer, image_files, make_disk, run_in
+from tests.hooks.system_boots import REPORT, GuestRun, boot_system
+from tests.hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
 
 Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
 Generation = tuple[GuestRun, dict[str, Path]]

@@ -8,11 +8,11 @@ import pytest
 
 from megamod.boot.debian import Kernel
 from megamod.prelink.link import Megamodule
-from oracle import judge
-from oracle.elffile import Section
-from oracle.model import Model, load_model
-from properties.cases import Case, Outcome, draw, run_case, shrink
-from properties.modules import Tree, open_folder, plain
+from tests.oracle import judge
+from tests.oracle.elffile import Section
+from tests.oracle.model import Model, load_model
+from tests.properties.cases import Case, Outcome, draw, run_case, shrink
+from tests.properties.modules import Tree, open_folder, plain
 
 Kernels = Callable[..., Kernel]
 SUITES = ["bookworm", "bookworm-backports"]

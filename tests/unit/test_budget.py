@@ -14,7 +14,7 @@ from megamod.analyze.chart.junit import junit_xml
 from megamod.analyze.chart.record import BootRecord
 from megamod.analyze.chart.record_source import record_from_log
 from megamod.common.errors import MegamodError
-from unit.chartkit import LOG
+from tests.unit.boot_logs import LOG
 
 STAGES = ("critical", "sound")
 

@@ -20,7 +20,7 @@ from megamod.boot.console import parse_console
 from megamod.boot.qemu import QemuResult
 from megamod.boot.timeline import BootReport
 from megamod.common.errors import MegamodError
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
+from tests.unit.boot_logs import LOG, PLAIN, STATUS, without_times
 
 
 def record(log: str = LOG) -> BootRecord:

@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
-from tests.unit.test_cli_build import GOOD, VERSION, Builder, builder, module_tree
-from tests.unit.treekit import RELEASE
 
 from megamod.build.explain import explain
 from megamod.common.files import read_file
 from megamod.image.archive import read_image, segments
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.unit.module_factory import Ko
+from tests.unit.module_trees import RELEASE
+from tests.unit.test_cli_build import GOOD, VERSION, Builder, builder, module_tree
 
 __all__ = ["builder"]
 

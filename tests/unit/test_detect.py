@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.machinekit import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
-from tests.unit.treekit import make_tree
 
 from megamod.common.errors import MegamodError
 from megamod.machine.detect import Detection, detect
@@ -15,6 +13,8 @@ from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import select
+from tests.unit.machine_records import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
+from tests.unit.module_trees import make_tree
 
 KEYBOARD = "1000000000007 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe"
 POWER_BUTTON = "10000000000000 0"

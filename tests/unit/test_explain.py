@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import small_tree
 
 from megamod.build.explain import explain
 from megamod.common.errors import MegamodError
@@ -14,6 +13,7 @@ from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.explain import chain_of, names_of, users_of, why_absent
 from megamod.select.select import Cause, Selection, select
+from tests.unit.module_trees import small_tree
 
 PROFILE = """\
 critical: {modules: [ext4, "?nothing", virtio_pci]}

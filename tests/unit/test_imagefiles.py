@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from tests.unit.test_manifest import MANIFEST
 
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.cli import main as cli
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.unit.test_manifest import MANIFEST
 
 REGULAR, LINK, FOLDER = 0o100644, 0o120777, 0o040755
 

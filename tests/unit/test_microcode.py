@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 from megamod.common.files import read_file
 from megamod.image.archive import segments
@@ -17,6 +16,7 @@ from megamod.inspect.inspection import ImageInspection, inspect_file
 from megamod.profile.json_schema import profile_schema
 from megamod.profile.model import Microcode
 from megamod.profile.schema import load_profile
+from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 __all__ = ["builder"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from oracle import judge, load_model
-from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
-from oracle.fabricate import make_chain, make_module
-from oracle.naive import merge
+from tests.oracle import judge, load_model
+from tests.oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
+from tests.oracle.fabricate import make_chain, make_module
+from tests.oracle.naive import merge
 
 Members = list[tuple[str, bytes]]
 NONE_TYPE, R_PC32, PLT32, ABS_32S = 0, 2, 4, 11

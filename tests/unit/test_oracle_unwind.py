@@ -10,18 +10,18 @@ import pytest
 
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions
-from oracle import judge, load_model, naive_unwind
-from oracle.difference import Difference, Report
-from oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
-from oracle.fabricate import make_chain, make_module
-from oracle.machine import Machine, StuckError
-from oracle.memory import LOADS
-from oracle.model import SHF_ALLOC, Model
-from oracle.naive import merge
-from oracle.placement import Layout, lay_out
-from oracle.settle import registered_table
-from oracle.tables import SORTED_UNWIND, unwind_table
-from oracle.write import Object
+from tests.oracle import judge, load_model, naive_unwind
+from tests.oracle.difference import Difference, Report
+from tests.oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
+from tests.oracle.fabricate import make_chain, make_module
+from tests.oracle.machine import Machine, StuckError
+from tests.oracle.memory import LOADS
+from tests.oracle.model import SHF_ALLOC, Model
+from tests.oracle.naive import merge
+from tests.oracle.placement import Layout, lay_out
+from tests.oracle.settle import registered_table
+from tests.oracle.tables import SORTED_UNWIND, unwind_table
+from tests.oracle.write import Object
 
 Members = list[tuple[str, bytes]]
 Mapping = dict[str, Any]

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import capstone
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, WRITE, Back, Ko, link, read
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.arch.arm64 import ARM64
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
+from tests.unit.module_factory import ALLOC, EXEC, WRITE, Back, Ko, link, read
 
 ADRP, ADD, LDR64, BL, B_EQ, CBZ, TBZ, NOP = (
     0x90000000, 0x91000000, 0xF9400000, 0x94000000, 0x54000000, 0x34000000, 0x36000000, 0xD503201F,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, GLUE_IMPORTS, R_PC32, Back, Ko, link
-from tests.unit.gluekit import Loaded, load
 
 from megamod.prelink.link import Megamodule
+from tests.unit.glue_runner import Loaded, load
+from tests.unit.module_factory import ALLOC, EXEC, GLUE_IMPORTS, R_PC32, Back, Ko, link
 
 ENODEV, ENOMEM, EAGAIN = 19, 12, 11
 ASKED, NEEDS, NOT_RUN = 1, 2, 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.gluerun import ENODEV, Loaded, chain, load, loaded
 
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
+from tests.unit.glue_runner_arches import ENODEV, Loaded, chain, load, loaded
 
 ARCHES = ["arm64", "riscv64", "arm", "thumb"]
 ASKED, NEEDS, NOT_RUN = 1, 2, 3

@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.unit.elfkit import (
+
+from megamod.common.errors import MegamodError
+from tests.unit.module_factory import (
     ABS,
     ALLOC,
     EXEC,
@@ -24,8 +26,6 @@ from tests.unit.elfkit import (
     Sec,
     link,
 )  # fmt: skip
-
-from megamod.common.errors import MegamodError
 
 WIDTH = {R_64: 8, R_PC32: 4, R_PLT32: 4, R_32: 4, R_32S: 4, R_PC64: 8}
 NAMES = {R_64: "64", R_PC32: "PC32", R_PLT32: "PLT32", R_32: "32", R_32S: "32S", R_PC64: "PC64"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.elfkit import (
+
+from megamod.prelink.options import Unwind
+from tests.unit.module_factory import (
     ALLOC,
     EXEC,
     INIT_AT,
@@ -18,8 +20,6 @@ from tests.unit.elfkit import (
     error_of,
     link,
 )
-
-from megamod.prelink.options import Unwind
 
 
 def test_tables_are_packed_without_padding() -> None:

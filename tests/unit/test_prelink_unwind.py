@@ -6,7 +6,8 @@ import struct
 
 import numpy as np
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
+
+from tests.unit.module_factory import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
 
 START, DEEPER, END = b"\x08\0\0\0\x15\x10", b"\x10\0\0\0\x15\x10", bytes(6)
 RO_AFTER_INIT = 0x200000  # include/uapi/linux/elf.h

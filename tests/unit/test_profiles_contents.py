@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import open_tree
 from megamod.profile.model import Profile
 from megamod.profile.schema import load_profile
 from megamod.select.select import select
+from tests.unit.module_trees import small_tree
 
 MINIMAL = "critical: {modules: [ext4]}\n"
 

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import missing
-from tests.unit.treekit import make_tree
 
 from megamod.boot.debian import fetch_kernel
 from megamod.common.errors import MegamodError
@@ -21,6 +19,8 @@ from megamod.machine.device_tree import DeviceTree, read_device_tree
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import Selection, select
+from tests.conftest import missing
+from tests.unit.module_trees import make_tree
 
 BOARD = """
 /dts-v1/;
@@ -131,7 +131,7 @@ def test_storage_is_critical_with_what_it_needs_and_the_rest_is_deferred(board: 
 
 
 def test_the_functions_of_a_power_chip_are_found_among_the_strings_of_its_module(board: Path) -> None:
-    from tests.unit.elfkit import Ko
+    from tests.unit.module_factory import Ko
 
     ko = Ko("acme_pmic")
     ko.section(".rodata.str1.1", b"other\0acme-regulator\0")

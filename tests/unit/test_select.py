@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import RELEASE, make_tree, small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import SelectedModule, Selection, select
+from tests.unit.module_trees import RELEASE, make_tree, small_tree
 
 
 def run(root: Path, text: str, folder: Path | None = None) -> Selection:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
-from tests.unit.signkit import make_pair
-from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from megamod.image.signing.sign import MARKER
 from megamod.image.signing.signature import read_signature
 from megamod.profile.schema import load_profile
+from tests.unit.module_factory import Ko
+from tests.unit.signing_keys import make_pair
+from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 __all__ = ["builder"]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko, read
 
 from megamod.build.stages import Load, needs, split
 from megamod.common.errors import MegamodError
@@ -15,6 +14,7 @@ from megamod.kernel.exports import KernelExport, KernelExports
 from megamod.prelink.mergeable import why_single
 from megamod.prelink.read import read_member
 from megamod.select.select import SelectedModule, SelectedStage
+from tests.unit.module_factory import Ko, read
 
 
 def make(text: str) -> dict[str, Ko]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
 
 from megamod.build.link_map import LinkMap, parse_map
 from megamod.cli import main as cli
 from megamod.inspect.debug.places import Places
+from tests.unit.module_factory import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
 
 BASE = 0xFFFFFFFFC0200000
 Symbolize = Callable[..., tuple[str, str]]

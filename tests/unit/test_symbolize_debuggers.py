@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import VERMAGIC
 
 from megamod.build.link_map import MapMember
 from megamod.cli import main as cli
 from megamod.inspect.debug.debug_files import DebugFiles, debuginfod_cache
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions
+from tests.unit.module_factory import VERMAGIC
 
 BASE = 0xFFFFFFFFC0200000
 Debug = Callable[..., tuple[int, str, str]]

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import RELEASE, make_tree, small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules import depmod
 from megamod.modules.tree import UNORDERED, Softdep, module_name, open_tree
+from tests.unit.module_trees import RELEASE, make_tree, small_tree
 
 
 def error_of(kernel: Path | str, **keywords: tuple[Path, ...]) -> str:

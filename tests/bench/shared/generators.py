@@ -1,6 +1,6 @@
 """Images by every generator at hand, for the same system, and what making them costs.
 
-Other generators run in a chroot of a Debian system (benchkit/system.py), in a layer that is thrown away. An image that
+Other generators run in a chroot of a Debian system (shared/system.py), in a layer that is thrown away. An image that
 was made stays in a folder with its cost, under a name that says what it depends on.
 """
 
@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchkit.system import TESTS
 from megamod.boot.debian import fetch_package_files
 from megamod.boot.disk import host_busybox
 from megamod.common.errors import MegamodError
@@ -28,9 +27,10 @@ from megamod.common.host import cache_folder, file_lock, find_program, run_progr
 from megamod.image.archive import make_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
+from tests.bench.shared.system import TESTS
 
 if TYPE_CHECKING:
-    from hooks.treekit import Layer, System
+    from tests.hooks.debian_systems import Layer, System
 
 # What the root needs, and what comes once user space runs.
 CRITICAL = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
@@ -168,7 +168,7 @@ def _kept(path: Path, make: Callable[[], Cost]) -> Cost:
 
 
 def _generate(system: System, generator: Generator, path: Path, folder: Path) -> Cost:
-    from hooks.treekit import run_in
+    from tests.hooks.debian_systems import run_in
 
     layer = _hooked_layer(system, folder) if generator.hooked else None
     bind: dict[Path, str] = {}
@@ -195,7 +195,7 @@ def _cost(text: str) -> Cost:
 
 def _hooked_layer(system: System, folder: Path) -> Layer:
     """The system with megamod of this tree installed by pip."""
-    from hooks.treekit import Layer, build_wheel, install_wheel
+    from tests.hooks.debian_systems import Layer, build_wheel, install_wheel
 
     place = folder / f"installed-{stamp([system.folder.name, _source_stamp()])}"
     with file_lock(place.with_suffix(".lock")):
@@ -209,8 +209,8 @@ def _hooked_layer(system: System, folder: Path) -> Layer:
 
 def _machine(system: System, layer: Layer | None, folder: Path) -> Path:
     """What ``megamod detect --record`` says in the guest, for the hooks in a chroot."""
-    from hooks.guestkit import boot_system
-    from hooks.treekit import make_disk
+    from tests.hooks.debian_systems import make_disk
+    from tests.hooks.system_boots import boot_system
 
     assert layer is not None
     place = folder / f"machine-{system.folder.name}"
