@@ -11,7 +11,7 @@ from pathlib import Path
 TOP = Path(__file__).parents[2]
 
 
-def test_the_quick_benchmark_measures_every_part_and_writes_json_a_table_and_plots(
+def test_the_quick_benchmark_writes_json_a_table_and_plots_of_every_part(
     tmp_path: Path, kernels: Callable[[str], object], tool: Callable[..., str], busybox: Path
 ) -> None:
     kernels("bookworm")

@@ -169,7 +169,7 @@ def test_an_address_in_the_dump_is_a_function_and_a_file_of_the_member(found: li
 
 
 @pytest.mark.slow
-def test_drgn_finds_the_addresses_in_the_dump_itself_by_the_kernels_debug_information(
+def test_drgn_finds_the_addresses_in_the_dump_by_debug_information(
     dump: Dump,
     cloud: Kernel,  # noqa: F811
     found: list[dict[str, Any]],

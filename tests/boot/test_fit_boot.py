@@ -123,7 +123,7 @@ def start(board: Board, fit: Path, disk: Path) -> str:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.architecture)
-def test_u_boot_checks_the_hashes_and_starts_the_kernel_which_reaches_the_root(board, kernels, made_once) -> None:
+def test_u_boot_checks_the_hashes_and_its_kernel_reaches_the_root(board, kernels, made_once) -> None:
     kernel = kernels(board.suite, board.architecture)
     image = make_image(made_once, kernel, PROFILE)
     tree = board_tree(board, made_once)

@@ -81,7 +81,7 @@ def test_an_overlay_without_its_driver_is_named(kernels, boot, disk, modules, tm
     after(console, "megamod: error: the overlay over the root cannot be mounted: ENODEV (no driver for it)", "panic")
 
 
-def test_a_root_with_a_hash_tree_is_read_through_dm_verity_under_an_overlay(
+def test_a_root_with_a_hash_tree_is_read_by_dm_verity_under_an_overlay(
     kernels, boot, disk, modules, tmp_path, veritysetup
 ):
     root = disk("cat /etc/motd; echo new >/etc/motd && cat /etc/motd; cat /sys/block/dm-0/ro /sys/block/dm-0/dm/name")

@@ -66,7 +66,7 @@ def with_critical(made_once: MadeOnce, image: Path, name: str, damage) -> Path:
     return made_once(f"image-signed-{name}", make)
 
 
-def test_a_signature_that_the_kernel_does_not_trust_is_refused_and_the_originals_boot_to_the_root(
+def test_an_untrusted_signature_is_refused_and_the_originals_boot(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     guest = run(made_once, kernel, image, disks=[make_root(made_once, INIT)], append="module.sig_enforce=1")
@@ -88,7 +88,7 @@ def test_without_enforcement_it_is_loaded_and_the_kernel_is_tainted(
     assert any("module verification failed: signature and/or required key missing" in line for line in guest.log())
 
 
-def test_a_signature_that_cannot_be_read_is_refused_without_enforcement_too_and_falls_back(
+def test_an_unreadable_signature_is_refused_even_without_enforcement(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     """A signature that is there and wrong is fatal whatever the settings (kernel/module/signing.c, 6.1)."""

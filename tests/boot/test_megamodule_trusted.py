@@ -66,7 +66,7 @@ def boot(made_once: MadeOnce, kernel: Kernel, image: Path) -> Guest:
     return run(made_once, kernel, image, disks=[make_root(made_once, INIT)], append=ENFORCED)
 
 
-def test_a_megamodule_signed_with_a_trusted_key_is_loaded_where_signatures_are_enforced(
+def test_a_megamodule_with_a_trusted_signature_loads_under_enforcement(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     guest = boot(made_once, kernel, image)

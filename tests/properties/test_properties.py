@@ -31,7 +31,7 @@ def test_a_random_prelink_is_what_its_members_would_have_been(kernels: Kernels, 
 @pytest.mark.parametrize(
     ("suite", "architecture", "number"), [(suite, name, n) for suite, name, count in FOREIGN for n in range(count)]
 )
-def test_a_random_prelink_for_another_architecture_is_what_its_members_would_have_been(
+def test_a_random_prelink_of_another_architecture_equals_its_members(
     kernels: Kernels, suite: str, architecture: str, number: int
 ) -> None:
     tree = open_folder(kernels(suite, architecture).modules)

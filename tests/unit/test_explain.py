@@ -130,7 +130,7 @@ def test_the_explanation_of_a_whole_profile_has_every_module_with_its_load(kerne
     assert "needed by ext4" in text
 
 
-def test_the_explanation_of_one_module_shows_options_firmware_and_why_it_is_alone(kernels, tmp_path: Path) -> None:
+def test_one_modules_explanation_has_options_firmware_and_why_it_is_alone(kernels, tmp_path: Path) -> None:
     tree = open_tree(str(kernels("bookworm").modules))
     (tmp_path / "p.yaml").write_text(
         "critical: {modules: [thinkpad_acpi, usbcore, tg3]}\noptions: {usbcore: {autosuspend: -1}}\n"

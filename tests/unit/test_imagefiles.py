@@ -184,7 +184,7 @@ def test_it_says_of_every_module_its_version_licence_build_and_firmware(bill: st
     assert components["module:virtio"]["version"] == MANIFEST.kernel
 
 
-def test_it_has_the_other_files_with_their_hashes_and_who_uses_the_firmware(bill: str) -> None:
+def test_it_has_the_other_files_with_hashes_and_the_firmwares_users(bill: str) -> None:
     value = json.loads(bill)
     components = {component["bom-ref"]: component for component in value["components"]}
     assert components["file:lib/firmware/a.bin.xz"]["type"] == "firmware"

@@ -60,7 +60,7 @@ def built(builder: Builder, tree: Path, line: str) -> str:
     return err
 
 
-def test_auto_takes_the_firmware_folders_microcode_into_an_archive_before_the_packed_one(
+def test_auto_puts_the_firmware_folders_microcode_before_the_packed_part(
     builder: Builder, tree: Path, tool: Callable[..., str], tmp_path: Path
 ) -> None:
     built(builder, tree, "microcode: auto")

@@ -317,7 +317,7 @@ def header_of(data: bytes, name: str) -> int:
     return start + 64 * section_of(data, name).index
 
 
-def test_arm64_page_fields_are_resolved_only_where_the_section_starts_at_a_page() -> None:
+def test_arm64_page_fields_are_resolved_only_in_page_aligned_sections() -> None:
     made = make("arm64")
     at = header_of(made.data, ".text") + 48
     for align in (8, 2048):

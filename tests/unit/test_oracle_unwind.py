@@ -125,7 +125,7 @@ def test_a_compact_table_must_have_the_states_that_count(members: Members) -> No
 
 
 @pytest.mark.parametrize("unloads", [True, False])
-def test_entries_of_exit_code_must_go_where_the_kernel_never_runs_it_and_only_there(unloads: bool) -> None:
+def test_entries_of_exit_code_go_only_where_the_kernel_never_runs_it(unloads: bool) -> None:
     members = [("alone", make_module("alone", leaves=True, unloads=unloads))]
     last = len(unwind_table(load_model(members[0][1]))[0].home) - 2
     whole = merge(members, settled=True)

@@ -138,7 +138,7 @@ def test_weak_import_stays_weak() -> None:
 
 @pytest.mark.parametrize("kind", WIDTH, ids=NAMES.values())
 @pytest.mark.parametrize("byte", ["first", "last"])
-def test_field_that_is_not_zero_is_refused_where_the_kernel_would_refuse_it(kind: int, byte: str) -> None:
+def test_field_that_is_not_zero_is_refused_where_the_kernel_refuses_it(kind: int, byte: str) -> None:
     ko = Ko("disk")
     ko.data.data[8 if byte == "first" else 7 + WIDTH[kind]] = 1
     ko.reloc(ko.data, 8, kind, ko.rodata)

@@ -27,10 +27,11 @@ from megamod.common.host import cache_folder, file_lock, find_program, run_progr
 from megamod.image.archive import make_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
-from tests.bench.shared.system import TESTS
 
 if TYPE_CHECKING:
     from tests.hooks.debian_systems import Layer, System
+
+TOP = Path(__file__).parents[3]
 
 # What the root needs, and what comes once user space runs.
 CRITICAL = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
@@ -331,10 +332,9 @@ def stamp(depends: object) -> str:
 
 def _source_stamp() -> str:
     """Of megamod's own sources."""
-    top = TESTS.parent
     digest = hashlib.sha256()
     for name in ("initramfs", "loader", "profiles"):
-        for path in sorted((top / name).rglob("*")):
+        for path in sorted((TOP / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and "bin" not in path.parts:
                 digest.update(path.read_bytes())
     return digest.hexdigest()
