@@ -6,6 +6,7 @@ A tool, a kernel or the network that is missing skips a test here and fails it w
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from megamod.image.cpio import Entry
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
+_ID_LENGTH = 32
 
 
 def missing(reason: str) -> NoReturn:
@@ -228,6 +230,15 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         return result
 
     return run
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The id of a parameter that is a whole text: its beginning, without what a shell or a log would choke on."""
+    if isinstance(val, bytes):
+        val = val.decode("ascii", "replace")
+    if not isinstance(val, str) or len(val) <= _ID_LENGTH:
+        return None
+    return re.sub(r"[^A-Za-z0-9_.,:=/@]+", "-", val)[:_ID_LENGTH].strip("-")
 
 
 @pytest.hookimpl(wrapper=True)

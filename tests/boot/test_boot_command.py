@@ -88,7 +88,7 @@ def test_an_init_that_hangs_is_ended_by_the_timeout(kernels: Kernels, busybox_im
     assert report.exit_status == 1
 
 
-def test_a_guest_that_stays_up_is_ended_after_its_last_stage_but_not_for_a_manual_one(
+def test_a_guest_that_stays_up_is_ended_after_its_last_automatic_stage(
     kernels: Kernels, busybox_image: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("megamod.boot.timeline._LINGER_SECONDS", 0.5)
@@ -111,7 +111,7 @@ def test_an_image_that_is_not_megamods_is_refused(kernels: Kernels, busybox_imag
         boot_image(busybox_image("poweroff -f"), vmlinuz=kernels("bookworm").vmlinuz)
 
 
-def test_disks_made_without_root_are_mounted_by_the_kernel_and_not_changed_by_the_boot(
+def test_disks_made_without_root_are_mounted_and_left_unchanged(
     kernels: Kernels, busybox_image: Make, make_root: Make, make_disk_image: Make, boot: Boot, tool: Callable[..., str]
 ) -> None:
     kernel = kernels("bookworm")

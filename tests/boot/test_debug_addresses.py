@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boot.debugkit import megamod
-from tests.boot.imagekit import Guest, MadeOnce, make_root, run
 
 from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
@@ -18,6 +16,8 @@ from megamod.common.progress import Steps
 from megamod.inspect.debug.addresses import load_addresses
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.debug_kernels import megamod
+from tests.boot.image_fixtures import Guest, MadeOnce, make_root, run
 
 PROFILE = "name: addresses\ncritical: {modules: ['?virtio_pci', virtio_blk, ext4]}\ncompress: none\n"
 SCRIPT = """

@@ -11,9 +11,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.boot.storagekit import LAPTOP, SERVER, install_entries, make_disk_file, open_script, program_entries
-from tests.conftest import missing
-from tests.unit.machinekit import DUMP, items_of_dump, recorded_machine
 
 from megamod.build.recipe import build_image
 from megamod.common.errors import MegamodError
@@ -26,6 +23,9 @@ from megamod.machine.machine import Machine
 from megamod.machine.machine_recorder import write_record
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.layered_disks import LAPTOP, SERVER, install_entries, make_disk_file, open_script, program_entries
+from tests.conftest import missing
+from tests.unit.machine_records import DUMP, items_of_dump, recorded_machine
 
 CHILD = """\
 extends: ./detected.yaml

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.boot.imagekit import INIT, Guest, read_stock
-from tests.boot.test_megamodule_traces import Frame, frames
-from tests.unit.test_levels_header import headers  # noqa: F401
 
 from megamod.boot.debian import Kernel
 from megamod.image.cpio import Entry
 from megamod.prelink.link import Megamodule, prelink_files
 from megamod.prelink.options import PrelinkOptions, Unwind
+from tests.boot.image_fixtures import INIT, Guest, read_stock
+from tests.boot.test_megamodule_traces import Frame, frames
+from tests.unit.test_levels_header import headers  # noqa: F401
 
 # The push moves the stack for the ud2 and the pop alone: seen with the state before it, the return address is rbx.
 # The empty asm after a call keeps it from becoming a jump.

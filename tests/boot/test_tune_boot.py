@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from boot.chartkit import Kernels
-from boot.imagekit import MadeOnce, make_root
 from megamod.profile.schema import load_profile
+from tests.boot.charted_boots import Kernels
+from tests.boot.image_fixtures import MadeOnce, make_root
 
 BAD = """\
 # Everything at once, as somebody's first try.

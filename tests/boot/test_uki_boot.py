@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, make_image, make_root
+
+from tests.boot.image_fixtures import END, make_image, make_root
 from tests.unit.test_uki import make_key
 
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE.fd")

@@ -87,7 +87,7 @@ def test_what_the_initramfs_has_is_not_deployed_but_asked_for_first(root: Path, 
     assert (folder / "needed").read_text().split() == ["soundcore"]
 
 
-def test_udev_is_told_nothing_of_late_members_unless_something_else_asks_by_alias(root: Path, tree: ModuleTree) -> None:
+def test_udev_loads_no_late_members_unless_something_asks_by_alias(root: Path, tree: ModuleTree) -> None:
     lines = (deploy(root, tree) / "mask").read_text().splitlines()
     assert "blacklist dummy" in lines
     # mount asks for fs-vfat.
@@ -124,7 +124,7 @@ def test_an_update_finds_the_profile_that_was_named_from_another_folder(root: Pa
     assert (root / "usr/lib/megamod" / tree.release / "megamod_sound.ko").exists()
 
 
-def test_each_kernel_keeps_its_settings_and_a_new_one_has_those_of_the_latest() -> None:
+def test_each_kernel_keeps_its_settings_and_a_new_one_takes_the_latest() -> None:
     record = Record(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
     assert record.settings_of("5.1") == {"profile": "/a.yaml"}
     assert record.settings_of("7.1") == {"profile": "/b.yaml"}
@@ -160,7 +160,7 @@ def test_the_status_names_a_file_that_was_changed(root: Path, tree: ModuleTree) 
     ]
 
 
-def test_without_a_key_that_is_trusted_nothing_is_deployed_on_a_locked_kernel(root: Path, tree: ModuleTree) -> None:
+def test_without_a_trusted_key_nothing_is_deployed_on_a_locked_kernel(root: Path, tree: ModuleTree) -> None:
     (root / "sys/module/module/parameters").mkdir(parents=True)
     (root / "sys/module/module/parameters/sig_enforce").write_text("Y\n")
     before = everything(root)

@@ -143,7 +143,7 @@ def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
 
 
-def test_mkinitcpio_without_a_folder_for_drop_ins_is_not_started_by_a_loader_that_no_image_has(tmp_path: Path) -> None:
+def test_mkinitcpio_without_drop_ins_is_not_started_by_a_missing_loader(tmp_path: Path) -> None:
     (tmp_path / "usr/lib/initcpio").mkdir(parents=True)
     (tmp_path / "etc/default").mkdir(parents=True)
     (tmp_path / "etc/default/grub").touch()

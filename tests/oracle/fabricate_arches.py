@@ -4,10 +4,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oracle.arch import Arch
-from oracle.arches import BY_NAME
-from oracle.fabricate import LAYOUT_CRC, VERMAGIC
-from oracle.write import Object
+from tests.oracle.arch import Arch
+from tests.oracle.arches import BY_NAME
+from tests.oracle.fabricate import LAYOUT_CRC, VERMAGIC
+from tests.oracle.write import Object
 
 _FUNC, _GLOBAL, _EXIDX = 2, 0x10, 0x70000001
 _Fixups = list[tuple[int, int, int, int]]

@@ -3,13 +3,13 @@
 import capstone
 import numpy as np
 
-from oracle.difference import Report
-from oracle.model import SHF_EXEC, Model
-from oracle.placement import LOST, Layout
-from oracle.policy import Map
-from oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
-from oracle.trial import Glue, try_glue
-from oracle.unwind import entry_flags, glue_state, sort_table
+from tests.oracle.difference import Report
+from tests.oracle.model import SHF_EXEC, Model
+from tests.oracle.placement import LOST, Layout
+from tests.oracle.policy import Map
+from tests.oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
+from tests.oracle.trial import Glue, try_glue
+from tests.oracle.unwind import entry_flags, glue_state, sort_table
 
 Needs = set[tuple[int, int]]  # (importing member, exporting member)
 

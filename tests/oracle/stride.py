@@ -7,8 +7,8 @@ kernel looks for it.
 
 import numpy as np
 
-from oracle.elffile import Section
-from oracle.model import Model
+from tests.oracle.elffile import Section
+from tests.oracle.model import Model
 
 # Sizes on x86_64, Linux 5.10 to 7.2; several where kernels differ. The relocations of the first field decide. Other
 # architectures name what differs (Arch.strides).

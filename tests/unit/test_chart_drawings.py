@@ -17,7 +17,7 @@ from megamod.analyze.chart.record import BootRecord, Kind, Span
 from megamod.analyze.chart.record_source import record_from_log
 from megamod.analyze.chart.svg import svg_chart, svg_comparison
 from megamod.analyze.chart.text import text_chart
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
+from tests.unit.boot_logs import LOG, PLAIN, STATUS, without_times
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import VERMAGIC, Ko
-from tests.unit.treekit import RELEASE, make_tree
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
+from tests.unit.module_factory import VERMAGIC, Ko
+from tests.unit.module_trees import RELEASE, make_tree
 
 GOOD = "critical: {modules: [disk]}\ndeferred: [{name: usb, modules: [usb-storage], after: {delay: 5ms}}]\n"
 VERSION = {"vermagic": VERMAGIC.replace("6.1.0-test", RELEASE)}

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import zstandard
-from tests.unit.elfkit import GLUE_IMPORTS, Back, Ko
 
 from megamod.cli import main as cli
+from tests.unit.module_factory import GLUE_IMPORTS, Back, Ko
 
 SCRIPT = Path(sys.executable).with_name("megamod")
 

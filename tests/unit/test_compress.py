@@ -123,7 +123,7 @@ def test_a_method_that_is_not_written_is_a_bug() -> None:
         compress(b"", "lzo")
 
 
-def test_frames_have_a_window_that_every_decoder_takes_a_checksum_and_their_size() -> None:
+def test_frames_have_a_window_for_every_decoder_a_checksum_and_a_size() -> None:
     data = random.Random(0).randbytes(20 << 20)
     frame = zstandard.get_frame_parameters(compress(data, "zstd"))
     assert frame.window_size <= 8 << 20

@@ -65,7 +65,7 @@ def headers(data: bytes) -> list[dict[str, int | str]]:
         position = (position + size + 3) // 4 * 4
 
 
-def test_gnu_cpio_lists_every_kind_of_file_with_mode_owner_device_and_target() -> None:
+def test_gnu_cpio_lists_each_file_type_with_mode_owner_device_and_target() -> None:
     listing = cpio("-itv", "--quiet", "--numeric-uid-gid", data=write_cpio(MIXED, mtime=MTIME)).decode()
     lines = [re.sub(r" +", " ", line) for line in listing.splitlines()]
     assert lines == [

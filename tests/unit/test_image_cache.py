@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.signkit import make_pair
-from tests.unit.test_cli_build import GOOD, module_tree
 
 from megamod.build.image_cache import image_key
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from megamod.kernel.exports import cached_exports
 from megamod.profile.schema import load_profile
+from tests.unit.signing_keys import make_pair
+from tests.unit.test_cli_build import GOOD, module_tree
 
 EXTRA = "files: {app/: /opt}\nsign: {key: modules.pem, cert: modules.crt}\nmicrocode: auto\n"
 Build = Callable[..., str]

@@ -140,7 +140,7 @@ FILES = (
 )
 
 
-def test_an_image_shows_stages_members_in_order_singles_with_reasons_and_sizes(tmp_path: Path) -> None:
+def test_an_image_shows_stages_ordered_members_singles_reasons_and_sizes(tmp_path: Path) -> None:
     write_image(tmp_path / "image", FILES, method="zstd")
     lines = inspect_file(tmp_path / "image").as_text().splitlines()
     assert re.fullmatch(r".*/image: \d+ B: zstd, \d+ B \([\d.]+ KiB unpacked, 4 files\)", lines[0])

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import missing
 
 from megamod.boot.apt import host_architecture
 from megamod.boot.debian import fetch_package_files
@@ -17,6 +16,7 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, data_folder
 from megamod.modules.levels import tagged_rank
 from megamod.prelink.read import read_member
+from tests.conftest import missing
 
 SOURCE = """\
 #define pr_fmt(fmt) "mine: " fmt

@@ -44,7 +44,7 @@ def test_loader_is_a_static_program_of_its_machine_within_32_kib(program):
         assert elf.get_section_by_name(".symtab") is None
 
 
-def test_no_memory_of_the_loader_is_writable_and_executable_nor_is_its_stack(program):
+def test_no_memory_of_the_loader_nor_its_stack_is_writable_and_executable(program):
     _, path = program
     with path.open("rb") as file:
         flags = [(segment["p_type"], segment["p_flags"]) for segment in ELFFile(file).iter_segments()]

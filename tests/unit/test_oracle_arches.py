@@ -9,12 +9,12 @@ import pytest
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from oracle import judge, load_model
-from oracle.arch import signed
-from oracle.arches import BY_NAME
-from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
-from oracle.fabricate_arches import make_arch_module
-from oracle.model import SHF_EXEC, Model, gather, scatter
+from tests.oracle import judge, load_model
+from tests.oracle.arch import signed
+from tests.oracle.arches import BY_NAME
+from tests.oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
+from tests.oracle.fabricate_arches import make_arch_module
+from tests.oracle.model import SHF_EXEC, Model, gather, scatter
 
 ARCHES = ["arm64", "riscv64", "arm"]
 CALLS = {"arm64": 283, "riscv64": 19, "arm": 28}
@@ -317,7 +317,7 @@ def header_of(data: bytes, name: str) -> int:
     return start + 64 * section_of(data, name).index
 
 
-def test_arm64_page_fields_are_resolved_only_where_the_section_starts_at_a_page() -> None:
+def test_arm64_page_fields_are_resolved_only_in_page_aligned_sections() -> None:
     made = make("arm64")
     at = header_of(made.data, ".text") + 48
     for align in (8, 2048):

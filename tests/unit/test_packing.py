@@ -33,7 +33,7 @@ def profile(folder: Path, text: str) -> Profile:
         ("lz4", "config-6.1: has no CONFIG_RD_LZ4"),
     ],
 )
-def test_what_the_kernel_cannot_unpack_is_refused_with_the_line_that_says_so(method: str, line: str) -> None:
+def test_what_the_kernel_cannot_unpack_is_refused_with_the_line_of_config(method: str, line: str) -> None:
     with pytest.raises(MegamodError) as caught:
         check_method(method, SMALL)
     assert str(caught.value) == f"compress: the kernel cannot unpack {method}: {line} (hint: it can: none, gzip)"
@@ -60,7 +60,7 @@ def test_what_does_not_pack_is_not_packed(tmp_path: Path) -> None:
     assert chosen(tmp_path, "25MB/s", NOISE) == "none"
 
 
-def test_auto_takes_what_the_kernel_can_unpack_and_gzip_if_that_is_not_known(tmp_path: Path) -> None:
+def test_auto_takes_what_the_kernel_can_unpack_or_gzip_if_unknown(tmp_path: Path) -> None:
     assert chosen(tmp_path, "100kB/s", TEXT, SMALL) == "gzip"
     packing = choose_packing(profile(tmp_path, "compress: auto"), None, TEXT)
     assert packing.method == "gzip"

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Back
 
 from megamod.boot.debian import Kernel
+from tests.unit.module_factory import Back
 
 SCRIPT = Path(sys.executable).with_name("megamod")
 NAMES = """virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk crc16 mbcache jbd2

@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterable, Mapping
 
 import pytest
-from tests.unit.elfkit import Ko, link
 
 from megamod.common.errors import MegamodError
+from tests.unit.module_factory import Ko, link
 
 
 def inits(

@@ -6,11 +6,11 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from tests.unit.elfkit import ALLOC, COMMON, MODULE_SIZE, R_64, UNDEF, Ko, read
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.member import Member
 from megamod.prelink.read import SIGNATURE_MAGIC, read_member
+from tests.unit.module_factory import ALLOC, COMMON, MODULE_SIZE, R_64, UNDEF, Ko, read
 
 
 def member_of(ko: Ko) -> Member:

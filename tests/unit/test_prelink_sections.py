@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.elfkit import (
+
+from megamod.prelink.options import Unwind
+from tests.unit.module_factory import (
     ALLOC,
     EXEC,
     INIT_AT,
@@ -18,8 +20,6 @@ from tests.unit.elfkit import (
     error_of,
     link,
 )
-
-from megamod.prelink.options import Unwind
 
 
 def test_tables_are_packed_without_padding() -> None:
@@ -261,7 +261,7 @@ def test_struct_module_whose_pointers_are_none_is_refused(offset: int, kind: int
 
 
 @pytest.mark.parametrize("unwind", ["keep", "compact"])
-def test_unwind_entry_beyond_its_section_is_not_mistaken_for_one_of_the_next(unwind: Unwind) -> None:
+def test_unwind_entry_beyond_its_section_is_not_taken_for_the_nexts(unwind: Unwind) -> None:
     states = [b"\x08\0\x15\x10\0\0", b"\x10\0\x15\x10\0\0", bytes(6)]
     ko = Ko("one").orc(zip((0, 8, 99), states, strict=True))
     table = np.frombuffer(Back(link(ko, unwind=unwind).data)[".orc_unwind_ip.sorted"], "<u4").tolist()

@@ -73,7 +73,7 @@ def test_a_timeout_that_is_no_time_is_refused(run: Callable[..., QemuResult], ti
         run(timeout=timeout)
 
 
-def test_a_guest_that_hangs_is_ended_at_the_timeout_with_all_that_it_started(
+def test_a_hanging_guest_is_ended_at_the_timeout_with_its_children(
     fake_qemu: FakeQemu, run: Callable[..., QemuResult]
 ) -> None:
     fake_qemu(HANGING)

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.machinekit import (
+
+from megamod.common.errors import MegamodError
+from megamod.machine.detect import detect
+from megamod.machine.detected_yaml import detected_profile
+from megamod.machine.machine import Machine, open_machine
+from megamod.machine.machine_recorder import Item, recorded, write_record
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import select
+from tests.unit.machine_records import (
     ALIASES,
     DATA,
     MODULES,
@@ -20,16 +29,7 @@ from tests.unit.machinekit import (
     mounted,
     recorded_machine,
 )
-from tests.unit.treekit import make_tree
-
-from megamod.common.errors import MegamodError
-from megamod.machine.detect import detect
-from megamod.machine.detected_yaml import detected_profile
-from megamod.machine.machine import Machine, open_machine
-from megamod.machine.machine_recorder import Item, recorded, write_record
-from megamod.modules.tree import open_tree
-from megamod.profile.schema import load_profile
-from megamod.select.select import select
+from tests.unit.module_trees import make_tree
 
 
 def test_a_record_of_a_record_is_the_same(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko, read
 
 from megamod.build.stages import Load, needs, split
 from megamod.common.errors import MegamodError
@@ -15,6 +14,7 @@ from megamod.kernel.exports import KernelExport, KernelExports
 from megamod.prelink.mergeable import why_single
 from megamod.prelink.read import read_member
 from megamod.select.select import SelectedModule, SelectedStage
+from tests.unit.module_factory import Ko, read
 
 
 def make(text: str) -> dict[str, Ko]:
@@ -133,7 +133,7 @@ def test_ordinary_namespace_reserves_nothing() -> None:
     assert shown(loads_of(kos, exports=reserving("NS"))) == ["megamod_critical(a btrfs)"]
 
 
-def test_symbol_that_a_member_of_the_same_load_reserves_is_bound_by_the_link() -> None:
+def test_symbol_reserved_by_a_member_of_the_load_is_bound_by_the_link() -> None:
     kos = {"core": Ko("core").exports("core_sym", 1, namespace="module:user"), "user": Ko("user").calls("core_sym", 1)}
     assert shown(loads_of(kos)) == ["megamod_critical(core user)"]
 

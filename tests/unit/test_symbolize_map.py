@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import FUNC, LOCAL, Back, Ko, link
-from tests.unit.test_cli_build import GOOD, module_tree
 
 from megamod.build.link_map import GLUE, parse_map, read_map, write_map
 from megamod.cli import main as cli
 from megamod.common.errors import MegamodError
 from megamod.image.archive import read_image
+from tests.unit.module_factory import FUNC, LOCAL, Back, Ko, link
+from tests.unit.test_cli_build import GOOD, module_tree
 
 Run = Callable[..., tuple[int, str]]
 

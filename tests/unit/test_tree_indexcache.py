@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
 
 from megamod.modules.depmod import INDEXES
 from megamod.modules.index_cache import indexes_of
 from megamod.modules.tree import open_tree
+from tests.unit.module_factory import Ko
 
 
 class Depmod:

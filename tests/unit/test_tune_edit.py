@@ -48,7 +48,7 @@ exclude: [pcspkr]
 """
 
 
-def test_entries_of_a_list_of_lines_go_with_their_comments_and_all_else_stays(tmp_path: Path) -> None:
+def test_list_entries_go_with_their_comments_and_all_else_stays(tmp_path: Path) -> None:
     after = moved(BLOCK, move("=sound/pci", "?uvcvideo"))
     assert (
         after

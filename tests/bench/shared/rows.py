@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchkit.prune import prune
-from benchkit.sets import ModuleSet
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import find_program, run_program
@@ -16,6 +14,8 @@ from megamod.prelink.link import prelink
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions, Symbols, Unwind
 from megamod.prelink.read import strip_signature
+from tests.bench.shared.prune import prune
+from tests.bench.shared.sets import ModuleSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

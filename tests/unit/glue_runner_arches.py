@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from megamod.prelink.link import Megamodule, prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from oracle.difference import Report
-from oracle.emulator import Emulator
-from oracle.fabricate_arches import make_arch_module
-from oracle.machine import Pointer
-from oracle.model import Model, load_model
-from oracle.placement import Layout, Placement, lay_out
-from oracle.tables import entry_point
-from oracle.trial import Glue, arrays_of, elements, set_array
+from tests.oracle.difference import Report
+from tests.oracle.emulator import Emulator
+from tests.oracle.fabricate_arches import make_arch_module
+from tests.oracle.machine import Pointer
+from tests.oracle.model import Model, load_model
+from tests.oracle.placement import Layout, Placement, lay_out
+from tests.oracle.tables import entry_point
+from tests.oracle.trial import Glue, arrays_of, elements, set_array
 
 ENODEV = 19
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import missing
 from megamod.boot.apt import suite_sources
 from megamod.common.host import cache_folder, file_lock, find_program, run_program
+from tests.conftest import missing
 
 TOP = Path(__file__).resolve().parents[2]
 PYTHONS = {"bookworm": "311", "trixie": "313"}

@@ -1,4 +1,4 @@
-"""A whole Debian system from the cache (tests/hooks/treekit.py): other people's programs, and their images.
+"""A whole Debian system from the cache (tests/hooks/debian_systems.py): other people's programs, and their images.
 
 Made with debootstrap, so it needs root; without, the rows that need it are left out.
 """
@@ -8,22 +8,17 @@ from __future__ import annotations
 import io
 import os
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 
 from megamod.common.errors import MegamodError
 from megamod.common.host import find_program
 from megamod.image.cpio import Entry
+from tests.hooks.debian_systems import System, make_system
 
-if TYPE_CHECKING:
-    from hooks.treekit import System
-
-TESTS = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd", "usr/lib/systemd", "usr/lib")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
@@ -32,10 +27,6 @@ def open_system(suite: str) -> System:
     """Debian's *suite*, from the cache or made now, which takes minutes and a network."""
     if os.geteuid() != 0:
         raise MegamodError("other generators and tools are measured in a Debian system, which only root can make")
-    if str(TESTS) not in sys.path:
-        sys.path.append(str(TESTS))
-    from hooks.treekit import make_system
-
     return make_system(suite, partial(find_program))
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.conftest import missing
 
 from megamod.boot.apt import find_package, open_apt, update
 from megamod.boot.debian import Kernel, fetch_kernel
@@ -31,6 +30,7 @@ from megamod.common.host import cache_folder, file_lock, find_program, run_progr
 from megamod.common.progress import Steps
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.conftest import missing
 
 SUITE = "bookworm"
 FLAVOUR = "cloud-amd64"

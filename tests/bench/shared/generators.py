@@ -1,6 +1,6 @@
 """Images by every generator at hand, for the same system, and what making them costs.
 
-Other generators run in a chroot of a Debian system (benchkit/system.py), in a layer that is thrown away. An image that
+Other generators run in a chroot of a Debian system (shared/system.py), in a layer that is thrown away. An image that
 was made stays in a folder with its cost, under a name that says what it depends on.
 """
 
@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchkit.system import TESTS
 from megamod.boot.debian import fetch_package_files
 from megamod.boot.disk import host_busybox
 from megamod.common.errors import MegamodError
@@ -30,7 +29,9 @@ from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
 
 if TYPE_CHECKING:
-    from hooks.treekit import Layer, System
+    from tests.hooks.debian_systems import Layer, System
+
+TOP = Path(__file__).parents[3]
 
 # What the root needs, and what comes once user space runs.
 CRITICAL = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
@@ -168,7 +169,7 @@ def _kept(path: Path, make: Callable[[], Cost]) -> Cost:
 
 
 def _generate(system: System, generator: Generator, path: Path, folder: Path) -> Cost:
-    from hooks.treekit import run_in
+    from tests.hooks.debian_systems import run_in
 
     layer = _hooked_layer(system, folder) if generator.hooked else None
     bind: dict[Path, str] = {}
@@ -195,7 +196,7 @@ def _cost(text: str) -> Cost:
 
 def _hooked_layer(system: System, folder: Path) -> Layer:
     """The system with megamod of this tree installed by pip."""
-    from hooks.treekit import Layer, build_wheel, install_wheel
+    from tests.hooks.debian_systems import Layer, build_wheel, install_wheel
 
     place = folder / f"installed-{stamp([system.folder.name, _source_stamp()])}"
     with file_lock(place.with_suffix(".lock")):
@@ -209,8 +210,8 @@ def _hooked_layer(system: System, folder: Path) -> Layer:
 
 def _machine(system: System, layer: Layer | None, folder: Path) -> Path:
     """What ``megamod detect --record`` says in the guest, for the hooks in a chroot."""
-    from hooks.guestkit import boot_system
-    from hooks.treekit import make_disk
+    from tests.hooks.debian_systems import make_disk
+    from tests.hooks.system_boots import boot_system
 
     assert layer is not None
     place = folder / f"machine-{system.folder.name}"
@@ -331,10 +332,9 @@ def stamp(depends: object) -> str:
 
 def _source_stamp() -> str:
     """Of megamod's own sources."""
-    top = TESTS.parent
     digest = hashlib.sha256()
     for name in ("initramfs", "loader", "profiles"):
-        for path in sorted((top / name).rglob("*")):
+        for path in sorted((TOP / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and "bin" not in path.parts:
                 digest.update(path.read_bytes())
     return digest.hexdigest()

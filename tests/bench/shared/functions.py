@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchkit.compiler import compiler
-from benchkit.guest import run_guest
-from benchkit.kernels import BenchKernel
 from megamod.common.host import find_program, run_program
+from tests.bench.shared.compiler import compiler
+from tests.bench.shared.guest import run_guest
+from tests.bench.shared.kernels import BenchKernel
 
 PLUGIN = Path(__file__).parent.parent / "plugin" / "functions.c"
 # Where kernels put modules with nokaslr, as [start, end): MODULES_VADDR in Documentation/x86/x86_64/mm.rst, and in

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from boot.imagekit import MadeOnce, make_image, make_root, make_stock_image
 from megamod.analyze.chart.record import BootRecord
 from megamod.analyze.chart.record_source import record_from_log
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import MadeOnce, make_image, make_root, make_stock_image
 
 Kernels = Callable[[str], Kernel]
 

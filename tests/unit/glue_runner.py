@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import unicorn
-from tests.unit.elfkit import ALLOC, INIT_AT, Back
 from unicorn import x86_const as x86
 
 from megamod.prelink.link import Megamodule
+from tests.unit.module_factory import ALLOC, INIT_AT, Back
 
 BASE, STUBS, STACK, RETURN = 0x10000000, 0x60000000, 0x70000000, 0x50000000
 _SAVED = {n: getattr(x86, f"UC_X86_REG_{n}") for n in ("RBX", "RBP", "R12", "R13", "R14", "R15")}

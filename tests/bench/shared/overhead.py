@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from errno import ENODEV
 from pathlib import Path
 
-from benchkit.guest import GuestRun, run_guest
-from benchkit.kernels import BenchKernel
-from benchkit.rows import Call
 from megamod.common.errors import MegamodError
+from tests.bench.shared.guest import GuestRun, run_guest
+from tests.bench.shared.kernels import BenchKernel
+from tests.bench.shared.rows import Call
 
 # Calls that differ by more ns between two boots wait for the clock (raid6_pq tries its algorithms for whole ticks).
 _CLOCK_WAIT = 1_000_000

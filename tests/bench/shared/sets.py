@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.kernels import BenchKernel
 from megamod.build.stages import Load, needs, split
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
@@ -19,6 +18,7 @@ from megamod.prelink.order import Rank, order
 from megamod.prelink.read import read_members
 from megamod.prelink.resolve import resolve
 from megamod.select.select import SelectedModule, SelectedStage
+from tests.bench.shared.kernels import BenchKernel
 
 SETS = Path(__file__).parent.parent / "sets"
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.kernels import BenchKernel
-from benchkit.rows import Call
 from megamod.boot.qemu import run_qemu
 from megamod.common.errors import MegamodError
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.bench.shared.kernels import BenchKernel
+from tests.bench.shared.rows import Call
 
 MEMORY_MIB = 1024
 _TIMEOUT = 1200.0

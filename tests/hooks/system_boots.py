@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from hooks.treekit import ROOT_UUID, System
 from megamod.boot.console import Failure, parse_console
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import find_program
+from tests.hooks.debian_systems import ROOT_UUID, System
 
 # A network card on PCI and one on virtio, USB with a keyboard, a random number generator: drivers of several kinds.
 # The processor is new enough for numpy, without what only makes emulation slow.

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.guest import run_guest
-from benchkit.kernels import BenchKernel
-from benchkit.sets import ModuleSet
-from benchkit.system import program_entries
 from megamod.common.compression import read_module_bytes
 from megamod.common.host import find_program, run_program
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.bench.shared.guest import run_guest
+from tests.bench.shared.kernels import BenchKernel
+from tests.bench.shared.sets import ModuleSet
+from tests.bench.shared.system import program_entries
 
 _FILE, _FOLDER = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 _PROGRAM = stat.S_IFREG | 0o755

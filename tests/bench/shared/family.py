@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 
-from benchkit.kernels import BenchKernel
 from megamod.common.errors import MegamodError
+from tests.bench.shared.kernels import BenchKernel
 
 _TRIES = 4
 _LOOK_AHEAD = 60
