@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megamod.boot.debian import Kernel
-from megamod.hooks.deploy.deployment_store import Record
+from megamod.hooks.install_record import InstallRecord
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
@@ -125,10 +125,10 @@ def test_an_update_finds_the_profile_that_was_named_from_another_folder(root: Pa
 
 
 def test_each_kernel_keeps_its_settings_and_a_new_one_takes_the_latest() -> None:
-    record = Record(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
+    record = InstallRecord(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
     assert record.settings_of("5.1") == {"profile": "/a.yaml"}
     assert record.settings_of("7.1") == {"profile": "/b.yaml"}
-    assert Record().settings_of("7.1") == {}
+    assert InstallRecord().settings_of("7.1") == {}
 
 
 def test_an_update_that_fails_takes_the_deployment_away(root: Path, tree: ModuleTree) -> None:

@@ -13,9 +13,10 @@ import click
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
 from megamod.hooks.deploy.deployment import DeployRequest, link_deployment
-from megamod.hooks.deploy.deployment_store import Record, changed, members_of, put, read_record, take_away
-from megamod.hooks.generators.install import Entry, install, read_settings, remove, status
+from megamod.hooks.deploy.deployment_store import changed, members_of, put, read_record, take_away
+from megamod.hooks.generators.install import install, read_settings, remove, status
 from megamod.hooks.generators.run import GENERATORS, Generator, HookRequest, run_hook
+from megamod.hooks.install_record import Entry, InstallRecord
 from megamod.hooks.map_store import drop_maps, keep_maps
 from megamod.machine.machine import Machine, open_machine
 from megamod.profile.schema import find_path, shipped_profiles
@@ -169,7 +170,7 @@ def deploy_command(
     return 0
 
 
-def _deploy_status(root: Path, record: Record) -> None:
+def _deploy_status(root: Path, record: InstallRecord) -> None:
     if not record.kernels:
         click.echo("nothing is deployed")
     for kernel in sorted(record.kernels):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.hooks.deploy.deployment import FOLDER
+from megamod.hooks.install_record import InstallRecord, load_record
 from megamod.hooks.transaction import Changes, NewFile, apply_changes
 from megamod.modules.tree import read_index
 
@@ -45,36 +45,9 @@ _LINKS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is deployed below a root. *settings* are each kernel's of the command, for making it anew, the latest last;
-    *files* the pieces, and
-    *kernels* each kernel's files, as path → digest; *folders* what was made for any of them."""
-
-    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    kernels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    folders: tuple[str, ...] = ()
-
-    def settings_of(self, kernel: str) -> Mapping[str, str]:
-        """The settings of *kernel*; those of the latest command for a kernel that is new."""
-        latest = list(self.settings.values())[-1:] or [{}]
-        return self.settings.get(kernel, latest[0])
-
-
-def read_record(root: Path) -> Record:
+def read_record(root: Path) -> InstallRecord:
     """The record below *root*, empty if there is none; raises MegamodError for one that cannot be read."""
-    path = root / _RECORD
-    try:
-        found = json.loads(path.read_text())
-        if found.pop("version") != 1:
-            raise MegamodError(f"{path}: is not of this version of megamod")
-        settings = {name: own for name, own in found["settings"].items() if isinstance(own, dict)}
-        return Record(**{**found, "settings": settings, "folders": tuple(found["folders"])})
-    except FileNotFoundError:
-        return Record()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MegamodError(f"{path}: cannot be read: {error}", hint="the file says what to remove") from None
+    return load_record(root / _RECORD) or InstallRecord()
 
 
 def put(root: Path, kernel: str, files: Mapping[str, NewFile], settings: Mapping[str, str], program: Path) -> list[str]:
@@ -87,14 +60,14 @@ def put(root: Path, kernel: str, files: Mapping[str, NewFile], settings: Mapping
         if name not in known and os.path.lexists(root / name):
             raise MegamodError(f"{root / name}: is there already, and not of megamod", hint="move it away")
     made = {str(folder.relative_to(root)) for name in (*own, _RECORD) for folder in _missing(root, root / name)}
-    now = Record(
+    now = InstallRecord(
         settings={**{name: own for name, own in record.settings.items() if name != kernel}, kernel: settings},
         files={name: _digest(new) for name, new in own.items() if name not in files},
         kernels={**record.kernels, kernel: {name: _digest(new) for name, new in files.items()}},
         folders=tuple(sorted({*record.folders, *made})),
     )
     gone = [root / name for name in old if name not in files and os.path.lexists(root / name)]
-    apply_changes(root, Changes(write={**own, _RECORD: _record_file(now)}, remove=gone))
+    apply_changes(root, Changes(write={**own, _RECORD: NewFile(data=now.to_json())}, remove=gone))
     return [f"{root / FOLDER / kernel}: written", *_not_booted(root)]
 
 
@@ -116,8 +89,8 @@ def take_away(root: Path, kernel: str | None) -> list[str]:
     ]
     removed = [root / name for name in gone if os.path.lexists(root / name)]
     settings = {name: own for name, own in record.settings.items() if name in left}
-    after = Record(settings=settings, files=record.files, kernels=left, folders=record.folders)
-    write = {_RECORD: _record_file(after)} if left else {}
+    after = replace(record, settings=settings, kernels=left)
+    write = {_RECORD: NewFile(data=after.to_json())} if left else {}
     apply_changes(root, Changes(write=write, remove=[*removed, *([] if left else [root / _RECORD])]))
     for name in sorted(record.folders, reverse=True):
         with contextlib.suppress(OSError):
@@ -125,9 +98,9 @@ def take_away(root: Path, kernel: str | None) -> list[str]:
     return [*lines, *(f"{root / FOLDER / name}: removed" for name in record.kernels if name not in left)]
 
 
-def changed(root: Path, record: Record) -> Iterator[str]:
+def changed(root: Path, record: InstallRecord) -> Iterator[str]:
     """Files of the record that are not as they were written."""
-    for name, digest in [*record.files.items(), *(i for files in record.kernels.values() for i in files.items())]:
+    for name, digest in record.all_files():
         if not os.path.lexists(root / name) or _digest_of(root / name) != digest:
             yield str(root / name)
 
@@ -146,17 +119,6 @@ def _not_booted(root: Path) -> Iterable[str]:
         yield f"there is no systemd: have your init call /{FOLDER}/start KVER before it starts udev"
 
 
-def _record_file(record: Record) -> NewFile:
-    text = {
-        "version": 1,
-        "settings": dict(record.settings),
-        "files": dict(record.files),
-        "kernels": {name: dict(files) for name, files in record.kernels.items()},
-        "folders": list(record.folders),
-    }
-    return NewFile(data=json.dumps(text, indent=1).encode() + b"\n")
-
-
 def _missing(root: Path, path: Path) -> Iterator[Path]:
     folder = path.parent
     while folder != root and not os.path.lexists(folder):
@@ -172,7 +134,7 @@ def _digest_of(path: Path) -> str:
     return f"link {path.readlink()}" if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def members_of(root: Path, record: Record) -> frozenset[str]:
+def members_of(root: Path, record: InstallRecord) -> frozenset[str]:
     """The members of all deployments below *root*."""
     lists = [root / FOLDER / kernel / "members" for kernel in record.kernels]
     return frozenset(name for path in lists for name in read_index(path).split())

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write
 from megamod.hooks.generators.run import LOADER_PATH, Generator
+from megamod.hooks.install_record import Entry, InstallRecord, load_record, save_record
 from megamod.hooks.transaction import Changes, NewFile, apply_changes
-
-Entry = Literal["rdinit", "hook-points"]
 
 WORD = f"rdinit=/{LOADER_PATH}"
 """What goes on the kernel command line."""
@@ -106,18 +102,16 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
         if (root / path).is_symlink() or (root / path).exists():
             raise MegamodError(f"{root / path}: is there already, and not of megamod", hint="move it away")
     folders = sorted({str(folder.relative_to(root)) for path in files for folder in _missing(root, root / path)})
-    record = {
-        "version": 1,
-        "entry": entry,
-        "files": {path: _digest(new.data) for path, new in files.items()},
-        "command_line": sorted(own),
-        "folders": folders,
-    }
     record_name = _record_name(generator)
-    record["folders"] = sorted(
-        {*folders, *(str(folder.relative_to(root)) for folder in _missing(root, root / record_name))}
+    record = InstallRecord(
+        entry=entry,
+        files={path: _digest(new.data) for path, new in files.items()},
+        command_line=tuple(sorted(own)),
+        folders=tuple(
+            sorted({*folders, *(str(folder.relative_to(root)) for folder in _missing(root, root / record_name))})
+        ),
     )
-    files[record_name] = NewFile(data=json.dumps(record, indent=1).encode() + b"\n")
+    files[record_name] = NewFile(data=record.to_json())
     apply_changes(root, Changes(write=files))
     first = ["first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf"] if by_hand else []
     return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own))
@@ -126,13 +120,13 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
 def remove(generator: Generator, *, root: Path) -> list[str]:
     """Take away what `install` has made below *root*, and nothing else; returns lines that tell it."""
     path = root / _record_name(generator)
-    record = _read_record(path)
+    record = load_record(path)
     if record is None:
         raise MegamodError(f"{generator}: the hook is not installed")
-    others = [other for g in _PLACES if g != generator and (other := _read_record(root / _record_name(g)))]
-    shared = {name for other in others for name in other["command_line"]}
+    others = [other for g in _PLACES if g != generator and (other := load_record(root / _record_name(g)))]
+    shared = {name for other in others for name in other.command_line}
     gone, lines = [], []
-    for name, digest in record["files"].items():
+    for name, digest in record.files.items():
         if name in shared:
             # The other's hook still needs it, and takes it away when it goes.
             _hand_over(name, digest, root, generator)
@@ -143,14 +137,14 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
                 lines.append(f"{file} was changed since; it is removed all the same")
             gone.append(file)
     apply_changes(root, Changes(remove=[*gone, path]))
-    kept = {folder for other in others for folder in other["folders"]}
-    for name in sorted(record["folders"], reverse=True):
+    kept = {folder for other in others for folder in other.folders}
+    for name in sorted(record.folders, reverse=True):
         with contextlib.suppress(OSError):
             (root / name).rmdir()
-    _hand_over_folders(record["folders"], kept, root)
+    _hand_over_folders(record.folders, kept, root)
     lines += [f"{file}: removed" for file in gone]
-    if record["entry"] == "rdinit":
-        update = " (update-grub)" if any(name.startswith(_GRUB) for name in record["files"]) else ""
+    if record.entry == "rdinit":
+        update = " (update-grub)" if any(name.startswith(_GRUB) for name in record.files) else ""
         lines.append(
             f"first take {WORD} off the kernel command line{update}: images without megamod do not boot with it"
         )
@@ -160,9 +154,9 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
 
 def status(generator: Generator, *, root: Path) -> Status:
     """What is installed below *root*."""
-    record = _read_record(root / _record_name(generator))
+    record = load_record(root / _record_name(generator))
     changed = []
-    for name, digest in (record["files"] if record else {}).items():
+    for name, digest in (record.files if record else {}).items():
         file = root / name
         if not file.is_file() or _digest(file.read_bytes()) != digest:
             changed.append(str(file))
@@ -170,10 +164,10 @@ def status(generator: Generator, *, root: Path) -> Status:
     return Status(
         generator=generator,
         present=(root / _SIGNS[generator]).is_dir(),
-        entry=record["entry"] if record else None,
+        entry=record.entry if record else None,
         program=settings.get("MEGAMOD", ""),
         changed=tuple(changed),
-        command_line=tuple(record["command_line"]) if record else (),
+        command_line=record.command_line if record else (),
     )
 
 
@@ -225,35 +219,21 @@ def _drop_ins(root: Path) -> dict[str, NewFile]:
 def _hand_over(name: str, digest: str, root: Path, leaving: Generator) -> None:
     for generator in _PLACES:
         path = root / _record_name(generator)
-        record = _read_record(path)
-        if generator != leaving and record is not None and name in record["command_line"]:
-            record["files"].setdefault(name, digest)
-            atomic_write(path, json.dumps(record, indent=1).encode() + b"\n")
+        record = load_record(path)
+        if generator != leaving and record is not None and name in record.command_line:
+            save_record(path, replace(record, files={name: digest, **record.files}))
             return
 
 
-def _hand_over_folders(folders: list[str], kept: set[str], root: Path) -> None:
+def _hand_over_folders(folders: Sequence[str], kept: set[str], root: Path) -> None:
     """Folders that this hook made and another's files still lie in go with the other."""
     left = [name for name in folders if (root / name).is_dir() and name not in kept]
     for generator in _PLACES:
         path = root / _record_name(generator)
-        record = _read_record(path)
+        record = load_record(path)
         if left and record is not None:
-            record["folders"] = sorted({*record["folders"], *left})
-            atomic_write(path, json.dumps(record, indent=1).encode() + b"\n")
+            save_record(path, replace(record, folders=tuple(sorted({*record.folders, *left}))))
             return
-
-
-def _read_record(path: Path) -> dict | None:  # type: ignore[type-arg]
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise MegamodError(f"{path}: cannot be read: {error}", hint="the file says what to remove") from None
-    if not isinstance(record, dict) or record.get("version") != 1:
-        raise MegamodError(f"{path}: is not of this version of megamod")
-    return record
 
 
 def _record_name(generator: Generator) -> str:
