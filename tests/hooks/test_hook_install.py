@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.cli.hooks_command import hook_remove_command
+from megamod.cli.main import cli
 from megamod.common.errors import MegamodError
 from megamod.hooks.generators.install import install, read_settings, remove, status
 from megamod.hooks.generators.run import GENERATORS, Generator
@@ -69,9 +69,9 @@ def test_the_maps_of_the_images_go_with_the_last_hook(tmp_path: Path) -> None:
     (root / "var/lib/megamod/maps").mkdir()
     kept = root / "var/lib/megamod/maps/6.1.0.map"
     kept.write_text('{"megamodules": {"megamod_critical": {}}}')
-    hook_remove_command(generator="dracut", root=root)
+    cli.main(["hook", "remove", "dracut", "--root", str(root)], standalone_mode=False)
     assert kept.exists()
-    hook_remove_command(generator="initramfs-tools", root=root)
+    cli.main(["hook", "remove", "initramfs-tools", "--root", str(root)], standalone_mode=False)
     assert tree_hash(root) == before
 
 

@@ -198,7 +198,7 @@ def test_the_command_reads_standard_input_and_compares(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ((), "megamod: nothing to draw (hint: a log, status.json, or --boot IMAGE --vmlinuz FILE)\n"),
-        (("--boot", "x.img"), "megamod: --boot needs a kernel (hint: --vmlinuz FILE)\n"),
+        (("--boot", "x.img"), "megamod: x.img: No such file or directory\n"),
         (("absent.log",), "megamod: absent.log: No such file or directory\n"),
         (("absent.log", "--vmlinuz", "x"), "megamod: --vmlinuz: only with --boot IMAGE\n"),
         (("absent.log", "--disk", "x"), "megamod: --disk: only with --boot IMAGE\n"),

@@ -83,7 +83,7 @@ def test_of_a_link_that_leads_nowhere_the_target_is_printed(inspect: Inspector, 
     ("path", "message"),
     [
         ("etc/config", "a: no /etc/config in the image (hint: did you mean etc/conf?)"),
-        ("zzz", "a: no /zzz in the image (hint: --tree lists what there is)"),
+        ("zzz", "a: no /zzz in the image (hint: megamod ls lists what there is)"),
         ("etc", "a: /etc is a folder"),
         ("dev/console", "a: /dev/console is a device node"),
     ],

@@ -217,8 +217,7 @@ def test_megamodules_of_a_build_are_signed_and_singles_keep_theirs(
         assert signature is not None
         assert signature.digest == "sha384"
     builder.monkeypatch.setattr(sys, "argv", ["megamod", "inspect", "out.img"])
-    with pytest.raises(SystemExit):
-        cli.main()
+    assert cli.main() == 0
     assert builder.capsys.readouterr().out.count(", signed sha384 by O=Test,CN=modules\n") == 2
 
 

@@ -1,24 +1,34 @@
-"""`megamod sign` and `megamod verify`, without click: from plain arguments to output and exit status."""
+"""`megamod sign` and `megamod verify`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from megamod.common.compression import read_module_bytes
+from megamod.cli.options import FILE
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write, not_an_input
-from megamod.common.progress import counted
-from megamod.image.signing.sign import Signer, read_certificate
-from megamod.image.signing.signature import read_signature
-from megamod.inspect.inspection import ModuleInspection, inspect_file
 
 _ELF = b"\x7fELF"
 
 
-def sign_command(*, module: Path, key: str, cert: Path, digest: str, output: Path | None) -> None:
-    """``megamod sign``: in place without *output*; a signature that is there already is replaced."""
+@click.command()
+@click.argument("module", type=FILE, metavar="MODULE.ko")
+@click.option("--key", required=True, metavar="FILE|URI", help="The private key, PEM or DER, or a pkcs11: URI.")
+@click.option("--cert", required=True, type=FILE, metavar="FILE", help="Its certificate, PEM or DER.")
+@click.option("--digest", type=click.Choice(["sha256", "sha384", "sha512"]), default="sha256", show_default=True)
+@click.option("-o", "--output", type=FILE, metavar="OUT.ko", help="Write here; default: MODULE.ko itself.")
+def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None) -> None:
+    """Sign a module as the kernel's own build does.
+
+    A signature that is there already is replaced.
+    """
+    from megamod.common.compression import read_module_bytes
+    from megamod.common.files import atomic_write, not_an_input
+    from megamod.image.signing.sign import Signer
+    from megamod.image.signing.signature import read_signature
+
     not_an_input(output or module, (cert, None if key.startswith("pkcs11:") else Path(key)))
     signer = Signer(key=key if key.startswith("pkcs11:") else Path(key), certificate=cert, digest=digest)
     signer.check()
@@ -33,8 +43,15 @@ def sign_command(*, module: Path, key: str, cert: Path, digest: str, output: Pat
     atomic_write(output or module, signed)
 
 
-def verify_command(*, file: Path, cert: Path | None) -> int:
-    """``megamod verify``: 0 for a signature that is there and, with *cert*, is that certificate's; else 1."""
+@click.command()
+@click.argument("file", type=FILE, metavar="MODULE.ko")
+@click.option("--cert", type=FILE, metavar="FILE", help="The certificate that the signature must be of.")
+def verify(*, file: Path, cert: Path | None) -> None:
+    """Check a module's signature; status 1 if missing or wrong."""
+    from megamod.common.compression import read_module_bytes
+    from megamod.image.signing.sign import read_certificate
+    from megamod.image.signing.signature import read_signature
+
     data = read_module_bytes(file)
     if data[:4] != _ELF:
         raise MegamodError(f"{file}: is not a module", hint="megamod inspect shows what is in an image")
@@ -42,18 +59,21 @@ def verify_command(*, file: Path, cert: Path | None) -> int:
     signature = read_signature(data, file=str(file))
     if signature is None:
         click.echo(f"{file}: {what}, not signed")
-        return 1
+        sys.exit(1)
     by = f"{signature.issuer}, serial number {signature.serial}" if signature.issuer else f"key {signature.serial}"
     click.echo(f"{file}: {what}, signed with {signature.digest} by {by}")
     if cert is None:
         click.echo("not checked: --cert FILE names the signer's certificate")
-        return 0
+        return
     wrong = signature.why_wrong(read_certificate(cert))
     click.echo(f"invalid: {wrong}" if wrong else "valid")
-    return 1 if wrong else 0
+    sys.exit(1 if wrong else 0)
 
 
 def _what(file: Path) -> str:
+    from megamod.common.progress import counted
+    from megamod.inspect.inspection import ModuleInspection, inspect_file
+
     try:
         inspection = inspect_file(file)
     except MegamodError as error:

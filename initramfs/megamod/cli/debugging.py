@@ -1,26 +1,42 @@
-"""What `megamod symbolize` and `megamod debug` do, without click."""
+"""`megamod symbolize` and `megamod debug`: addresses back to members, functions and lines."""
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from megamod.build.link_map import LinkMap, read_map
+import click
+
+from megamod.cli.options import FILE
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write
-from megamod.inspect.debug.addresses import load_addresses
-from megamod.inspect.debug.debug_files import STANDARD, DebugFiles, debuginfod_cache
-from megamod.inspect.debug.debuggers import Debugger, place_members, script
-from megamod.inspect.debug.places import Loaded, Places, not_loaded
-from megamod.inspect.debug.symbolize import Symbolizer
+
+if TYPE_CHECKING:
+    from megamod.build.link_map import LinkMap
+    from megamod.inspect.debug.debug_files import DebugFiles
+    from megamod.inspect.debug.debuggers import Debugger
+    from megamod.inspect.debug.places import Loaded
 
 INSTALLED = Path("/var/lib/megamod/maps")
 """Where hooks keep the maps of the images that they have changed, as RELEASE.map."""
 
+_MODULES = click.option("--modules", type=FILE, metavar="DIR", help="Modules with debug information of their own.")
+_DEBUG_DIRS = click.option(
+    "--debug-dir", "debug_dirs", multiple=True, type=FILE, metavar="DIR", help="Default: /usr/lib/debug."
+)
+_SECTIONS = click.option(
+    "--sections", type=FILE, metavar="DIR|FILE", help="A copy of /sys/module or parts of it, or /proc/modules."
+)
 
-def symbolize_command(
+
+@click.command()
+@click.option("--map", "map_file", type=FILE, metavar="FILE", help="IMAGE.map, or what prelink --map wrote.")
+@_MODULES
+@_DEBUG_DIRS
+@_SECTIONS
+@click.option("--base", metavar="[NAME=]ADDRESS", help="Where the megamodule's text lies.")
+def symbolize(
     *,
     map_file: Path | None,
     modules: Path | None,
@@ -28,12 +44,18 @@ def symbolize_command(
     sections: Path | None,
     base: str | None,
 ) -> None:
-    """``megamod symbolize``: standard input to standard output, line by line, so that it can stand in a pipe."""
+    """Rewrite a trace's addresses: member, function, line.
+
+    Reads an oops, a trace, or text of perf or ftrace on standard input, line by line, so that it can stand in a pipe.
+    """
+    from megamod.inspect.debug.addresses import load_addresses
+    from megamod.inspect.debug.symbolize import Symbolizer
+
     link_map = find_map(map_file)
     symbolizer = Symbolizer(
         link_map=link_map,
         loaded=load_addresses(link_map, sections=sections, base=base),
-        debug=open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs),
+        debug=_open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs),
         complain=lambda line: print(f"megamod: {line}", file=sys.stderr),
     )
     # A log may hold anything: what is not UTF-8 goes through as it is.
@@ -44,7 +66,17 @@ def symbolize_command(
         sys.stdout.flush()
 
 
-def debug_command(
+@click.command()
+@click.argument("debugger", type=click.Choice(["gdb", "crash", "drgn"]))
+@click.argument("map_file", type=FILE, metavar="MAP")
+@_MODULES
+@_DEBUG_DIRS
+@_SECTIONS
+@click.option("--base", metavar="[NAME=]ADDRESS", help="Where the megamodule's text lies: code only.")
+@click.option("--member", "members", multiple=True, metavar="NAME", help="Only this member; repeatable.")
+@click.option("--init", is_flag=True, help="Init code too, which the kernel frees after its run.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the script here; default: print it.")
+def debug(
     *,
     debugger: Debugger,
     map_file: Path,
@@ -56,14 +88,21 @@ def debug_command(
     init: bool,
     output: Path | None,
 ) -> None:
-    """``megamod debug``: the script on standard output or in *output*; members without a debug file are said."""
+    """Write a script for gdb, crash or drgn.
+
+    The script loads each member's own debug file at its place. --sections - reads from a pipe.
+    """
+    from megamod.common.files import atomic_write
+    from megamod.inspect.debug.debuggers import place_members, script
+    from megamod.inspect.debug.places import Places, not_loaded
+
     link_map = find_map(map_file)
     if debugger == "drgn" and sections is None and base is None:
         # drgn finds the sections itself, in a dump too.
         loaded = {name: not_loaded(Places(megamodule)) for name, megamodule in link_map.megamodules.items()}
     else:
         loaded = _addresses(link_map, map_file, sections=sections, base=base)
-    files = open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs)
+    files = _open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs)
     placed, without = place_members(link_map, loaded, files, only=frozenset(members), init=init)
     if not placed:
         raise MegamodError(
@@ -81,6 +120,10 @@ def debug_command(
 
 def _addresses(link_map: LinkMap, map_file: Path, *, sections: Path | None, base: str | None) -> dict[str, Loaded]:
     """What was given, or those of this machine if the map is of its kernel."""
+    import platform
+
+    from megamod.inspect.debug.addresses import load_addresses
+
     if sections is None and base is None:
         if link_map.kernel not in ("", platform.release()):
             raise MegamodError(
@@ -92,7 +135,11 @@ def _addresses(link_map: LinkMap, map_file: Path, *, sections: Path | None, base
 
 
 def find_map(path: Path | None) -> LinkMap:
-    """The map in *path*, or beside the image *path*; by default that of the running kernel, if a hook has kept it."""
+    """The map in *path*, or next to the image *path*; by default that of the running kernel, if a hook has kept it."""
+    import platform
+
+    from megamod.build.link_map import read_map
+
     if path is None:
         path = INSTALLED / f"{platform.release()}.map"
         if not path.is_file():
@@ -103,8 +150,10 @@ def find_map(path: Path | None) -> LinkMap:
     return read_map(beside if not is_map and beside.is_file() else path)
 
 
-def open_debug_files(link_map: LinkMap, *, modules: Path | None, debug_dirs: Sequence[Path]) -> DebugFiles:
+def _open_debug_files(link_map: LinkMap, *, modules: Path | None, debug_dirs: Sequence[Path]) -> DebugFiles:
     """The debug files below *debug_dirs*, by default /usr/lib/debug; folders that are named must be there."""
+    from megamod.inspect.debug.debug_files import STANDARD, DebugFiles, debuginfod_cache
+
     for folder in (*debug_dirs, *([modules] if modules else [])):
         if not folder.is_dir():
             raise MegamodError(f"{folder}: no such folder", hint="the debuginfo package of the kernel brings it")
