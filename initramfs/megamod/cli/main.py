@@ -19,6 +19,7 @@ from megamod.cli.hooks import deploy, hook
 from megamod.cli.inspecting import cat, inspect, list_files, unpack
 from megamod.cli.outputs import append, fit, uki
 from megamod.cli.profiles import detect, explain, levels, profile
+from megamod.cli.schemas import schema
 from megamod.cli.signing import sign, verify
 from megamod.common.errors import MegamodError
 
@@ -26,7 +27,7 @@ _SECTIONS = {
     "Everyday": [detect, profile, explain, build, boot, hook, deploy],
     "Outputs": [uki, fit, append, sign, verify],
     "Looking into images and boots": [inspect, list_files, cat, unpack, chart, tune, symbolize],
-    "For developers": [prelink, debug, levels, demo],
+    "For developers": [prelink, debug, levels, schema, demo],
 }
 
 

@@ -105,3 +105,18 @@ def document_bytes(document: Any, *, indent: int | None = 1) -> bytes:
     """The bytes of the file: ASCII, one line end at its end; the same document gives the same bytes."""
     separators = (",", ":") if indent is None else None
     return json.dumps(plain(document), indent=indent, separators=separators).encode("ascii") + b"\n"
+
+
+def schema_of(form: type[Any]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the documents of *form*: it tells another program what it can rely on."""
+    schema = msgspec.json.schema(form)
+    name = schema["$ref"].rpartition("/")[2]
+    # msgspec takes what has a default for optional; the writer leaves none of them out of the outermost object.
+    whole = schema["$defs"].pop(name)
+    required = [field.name for field in fields(form)]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **whole,
+        "required": required,
+        "$defs": schema["$defs"],
+    }

@@ -158,7 +158,7 @@ def _read_one(data: bytes, source: str) -> list[Entry]:
         # libarchive's binding passes on what no C type holds.
         raise MegamodError(f"{source}: damaged cpio archive: a number in it is out of range") from None
     for places in linked:
-        # newc has the content with the last name only (GNU cpio); the kernel links the others (initramfs.c, maybe_link, 6.1).
+        # newc has the content with the last name only (GNU cpio); the kernel links the others (maybe_link, 6.1).
         content = next((entries[place].data for place in reversed(places) if entries[place].data), b"")
         for place in places:
             entries[place] = replace(entries[place], data=content)
