@@ -15,16 +15,15 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from megamod.common.compression import decompress, read_regular
-from megamod.image.cpio import Entry
 from megamod.build.files import ImageFile
+from megamod.common.compression import decompress, read_regular
+from megamod.common.errors import MegamodError, fail
+from megamod.common.text import shorten
+from megamod.image.cpio import Entry
 from megamod.kernel.config import KernelConfig
 from megamod.machine.board import Board
 from megamod.profile.contents import WILD
-from megamod.common.errors import MegamodError
-from megamod.profile.model import Profile, Selector, Trigger, TriggerKind
-from megamod.common.errors import fail
-from megamod.common.text import shorten
+from megamod.profile.model import Profile, RootKind, Selector, Trigger, TriggerKind
 
 _PLACE = "lib/firmware"
 _PACKED = (".zst", ".xz")
@@ -96,7 +95,7 @@ def wanted_early(profile: Profile, trigger: Trigger | None) -> bool:
     Only `root: {from: cmdline}` has a real root that the loader knows of, and only stages that wait for user space, or
     for something that user space does, come after it for sure.
     """
-    if profile.root.kind != "cmdline" or trigger is None:
+    if profile.root.kind != RootKind.CMDLINE or trigger is None:
         return True
     return trigger.kind in (TriggerKind.NOW, TriggerKind.DELAY)
 

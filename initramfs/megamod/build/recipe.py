@@ -9,19 +9,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from megamod.common.compression import read_module_bytes
-from megamod.image.cpio import Entry
-from megamod.image.archive import make_image
-from megamod.build.microcode import EarlyArchive, early_archive
-from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.arguments import arguments, prefixes_of
+from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
 from megamod.build.link_map import map_bytes
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
-from megamod.kernel.config import find_config
-from megamod.kernel.exports import cached_exports
-from megamod.kernel.exports import KernelExports, check_imports
-from megamod.build.write_output import write_output
+from megamod.build.microcode import EarlyArchive, early_archive
 from megamod.build.plan import (
     CTL_PATH,
     MAX_STAGES,
@@ -33,22 +26,29 @@ from megamod.build.plan import (
     plan_text,
     trigger_text,
 )
-from megamod.prelink.kernel_crcs import find_donors
+from megamod.build.root_requirements import check_root, root_text
+from megamod.build.stages import Load, needs, split
+from megamod.build.write_output import write_output
+from megamod.common.choices import Fallback, Probe
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.progress import StageRow, Steps, counted, human_bytes
+from megamod.image.archive import make_image
+from megamod.image.cpio import Entry
+from megamod.image.signing.sign import Signer
+from megamod.kernel.config import find_config
+from megamod.kernel.exports import KernelExports, cached_exports, check_imports
+from megamod.loader.programs import ctl_binary, loader_binary
+from megamod.modules.levels import tagged_rank
+from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
+from megamod.prelink.kernel_crcs import find_donors
 from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from megamod.prelink.member import Member
-from megamod.build.root_requirements import check_root, root_text
-from megamod.image.signing.sign import Signer
-from megamod.build.stages import Load, needs, split
-from megamod.common.progress import StageRow, Steps, counted, human_bytes
-from megamod.loader.programs import ctl_binary, loader_binary
-from megamod.common.errors import MegamodError
-from megamod.modules.levels import tagged_rank
 from megamod.profile.model import Profile
 from megamod.select.select import SelectedStage, Selection, select
-from megamod.modules.tree import ModuleTree
 
 _FOLDERS = ("dev", "proc", "sys", "run", "root")
 
@@ -131,7 +131,7 @@ def build_image(
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
     manifest = make_manifest(selection, built, files, contents, early)
-    originals = original_files(built, files) if profile.fallback == "modules" else {}
+    originals = original_files(built, files) if profile.fallback is Fallback.MODULES else {}
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
@@ -271,7 +271,7 @@ def make_plan(
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=gate if item.merged is not None and item.merged.requests else None,
                     originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
-                    if item.merged and selection.profile.fallback == "modules"
+                    if item.merged and selection.profile.fallback is Fallback.MODULES
                     else (),
                 )
             )
@@ -289,7 +289,7 @@ def make_plan(
     return Plan(
         kernel=tree.release,
         root=selection.profile.root,
-        probe_async=selection.profile.probe == "async",
+        probe_async=selection.profile.probe is Probe.ASYNC,
         stages=tuple(stages),
         softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
         dependents=dependents,

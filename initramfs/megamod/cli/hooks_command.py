@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
 
 import click
 
+from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
 from megamod.hooks.deploy.deployment import DeployRequest, link_deployment
@@ -205,5 +205,5 @@ def _one_of(value: str, *known: str) -> str:
     return value
 
 
-def _fallback(value: str) -> Literal["none", "modules"]:
-    return "none" if _one_of(value, "none", "modules") == "none" else "modules"
+def _fallback(value: str) -> Fallback:
+    return Fallback(_one_of(value, *Fallback))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from megamod.cli.chart import chart, tune
+from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path)
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _choice(words: type[StrEnum]) -> click.Choice[str]:
+    return click.Choice([word.value for word in words])
 
 
 def _steps(quiet: bool) -> Steps:
@@ -37,10 +43,10 @@ def cli() -> None:
 @click.option("-o", "--output", required=True, type=_FILE, metavar="OUT.ko", help="Write the megamodule here.")
 @click.option("--map", "map_file", type=_FILE, metavar="FILE", help="Write where each member's sections went, as JSON.")
 @click.option("--name", metavar="NAME", help="The module's name; default: from OUT.ko.")
-@click.option("--unwind", type=click.Choice(["keep", "compact", "drop"]), default="keep", help="ORC tables.")
-@click.option("--tracing", type=click.Choice(["off", "keep"]), default="off", help="Tables that ftrace reads.")
-@click.option("--symbols", type=click.Choice(["keep", "trim"]), default="keep", show_default=True, help="Symbol table.")
-@click.option("--static-calls", type=click.Choice(["trampoline", "patch"]), default="trampoline", show_default=True)
+@click.option("--unwind", type=_choice(Unwind), default=Unwind.KEEP, help="ORC tables.")
+@click.option("--tracing", type=_choice(Tracing), default=Tracing.OFF, help="Tables that ftrace reads.")
+@click.option("--symbols", type=_choice(Symbols), default=Symbols.KEEP, show_default=True, help="Symbol table.")
+@click.option("--static-calls", type=_choice(StaticCalls), default=StaticCalls.TRAMPOLINE, show_default=True)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def prelink(quiet: bool, **options: Any) -> None:
