@@ -325,7 +325,10 @@ def test_the_charts_own_json_gives_the_same_record(tmp_path: Path) -> None:
         ("{}", "is JSON of another kind or version"),
         ('{"stages": [1]}', "version: is missing"),
         ('{"stages": [1], "version": 2}', "has version 2, this megamod reads 1"),
-        ('{"stages": [1], "version": 1, "kernel": "", "off": false}', "stages[0]: must be an object, not a whole number"),
+        (
+            '{"stages": [1], "version": 1, "kernel": "", "off": false}',
+            "stages[0]: must be an object, not a whole number",
+        ),
         ('{"format": "megamod-chart", "version": 2}', "has version 2, this megamod reads 1"),
         ('{"format": "megamod-chart", "version": 1}', "title: is missing"),
         ('{"events": [], "lines": []}', "the guest printed nothing that the chart reads"),

@@ -82,8 +82,14 @@ def test_keys_that_are_not_known_are_passed_over() -> None:
             lambda value: value["stages"][0]["loads"][1].update(bytes=-1),
             "stages[0].loads[1].bytes: must be a whole number >= 0",
         ),
-        (lambda value: value["stages"][0]["loads"][1].update(bytes=True), "stages[0].loads[1].bytes: must be a whole number, not true or false"),
-        (lambda value: value["stages"][0]["loads"][1].update(reason=None), "stages[0].loads[1].reason: must be a string, as the load is a single"),
+        (
+            lambda value: value["stages"][0]["loads"][1].update(bytes=True),
+            "stages[0].loads[1].bytes: must be a whole number, not true or false",
+        ),
+        (
+            lambda value: value["stages"][0]["loads"][1].update(reason=None),
+            "stages[0].loads[1].reason: must be a string, as the load is a single",
+        ),
         (
             lambda value: value["stages"][0]["loads"][0].update(kind="x"),
             "stages[0].loads[0].kind: unknown value 'x'",

@@ -183,7 +183,11 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 M = "megamodules.megamod_test"
 HINT = " (hint: was the map made by another version of megamod?)"
 DAMAGE: list[tuple[str, Any, str]] = [
-    ("version", 2, "m: has version 2, this megamod reads 1 (hint: use the megamod that wrote it, or write it again with this one)"),
+    (
+        "version",
+        2,
+        "m: has version 2, this megamod reads 1 (hint: use the megamod that wrote it, or write it again with this one)",
+    ),
     ("version", KeyError, "m: version: is missing"),
     ("megamodules", [], f"m: megamodules: must be an object, not a list{HINT}"),
     ("kernel", 5, f"m: kernel: must be a string, not a whole number{HINT}"),

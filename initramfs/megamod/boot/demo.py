@@ -24,6 +24,7 @@ from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.build.recipe import build_image, read_selection
 from megamod.build.stages import needs
+from megamod.common.choices import Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, find_program
@@ -154,7 +155,7 @@ def one_by_one(profile: Profile, tree: ModuleTree, merged: Sequence[Entry]) -> l
     plan = Plan(
         kernel=tree.release,
         root=profile.root,
-        probe_async=profile.probe == "async",
+        probe_async=profile.probe is Probe.ASYNC,
         stages=tuple(stages),
         softdeps=(),
         dependents={},

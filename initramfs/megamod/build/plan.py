@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megamod.profile.model import Fallback, Root, Trigger, TriggerKind
+from megamod.profile.model import Fallback, Probe, Root, RootKind, Trigger, TriggerKind
 from megamod.profile.root_layers import SAME_DEVICE
 
 PLAN_PATH = "megamod/plan"
@@ -91,7 +91,7 @@ class Plan:
     softdeps: tuple[str, ...]
     dependents: Mapping[str, Sequence[str]]
     skips: tuple[str, ...] = ()
-    fallback: Fallback = "none"
+    fallback: Fallback = Fallback.NONE
 
 
 def plan_text(plan: Plan) -> bytes:
@@ -100,7 +100,7 @@ def plan_text(plan: Plan) -> bytes:
     lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", plan.fallback)]
     lines += _root(plan.root)
     if plan.probe_async:
-        lines.append(_record("probe", "async"))
+        lines.append(_record("probe", Probe.ASYNC))
     lines += [_record("skip", name) for name in plan.skips]
     for stage in plan.stages:
         lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))
@@ -133,11 +133,11 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
 
 
 def _root(root: Root) -> Iterable[bytes]:
-    if root.kind != "cmdline":
+    if root.kind != RootKind.CMDLINE:
         assert root.path is not None
         yield _record("root", root.kind, root.path, *root.args)
         return
-    yield _record("root", "cmdline")
+    yield _record("root", root.kind)
     if root.overlay is not None:
         yield _record("overlay", "tmpfs", *filter(None, [root.overlay]))
     if root.verity is not None:

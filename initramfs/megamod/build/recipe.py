@@ -30,6 +30,7 @@ from megamod.build.plan import (
 from megamod.build.root_requirements import check_root, root_text
 from megamod.build.stages import Load, needs, split
 from megamod.build.write_output import write_output
+from megamod.common.choices import Fallback, Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps, counted, human_bytes
@@ -133,7 +134,7 @@ def build_image(
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
     manifest = make_manifest(selection, built, files, contents, early)
-    originals = original_files(built, files) if profile.fallback == "modules" else {}
+    originals = original_files(built, files) if profile.fallback is Fallback.MODULES else {}
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
@@ -273,7 +274,7 @@ def make_plan(
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=gate if item.merged is not None and item.merged.requests else None,
                     originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
-                    if item.merged and selection.profile.fallback == "modules"
+                    if item.merged and selection.profile.fallback is Fallback.MODULES
                     else (),
                 )
             )
@@ -291,7 +292,7 @@ def make_plan(
     return Plan(
         kernel=tree.release,
         root=selection.profile.root,
-        probe_async=selection.profile.probe == "async",
+        probe_async=selection.profile.probe is Probe.ASYNC,
         stages=tuple(stages),
         softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
         dependents=dependents,

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from megamod.cli.options import FILE, KERNEL, progress, steps_of
+from megamod.cli.options import FILE, KERNEL, progress, steps_of, word_of
+from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
 
 
@@ -98,10 +99,10 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
 @click.option("-o", "--output", required=True, type=FILE, metavar="OUT.ko", help="Write the megamodule here.")
 @click.option("--map", "map_file", type=FILE, metavar="FILE", help="Write where each member's sections went, as JSON.")
 @click.option("--name", metavar="NAME", help="The module's name; default: from OUT.ko.")
-@click.option("--unwind", type=click.Choice(["keep", "compact", "drop"]), default="keep", help="ORC tables.")
-@click.option("--tracing", type=click.Choice(["off", "keep"]), default="off", help="Tables that ftrace reads.")
-@click.option("--symbols", type=click.Choice(["keep", "trim"]), default="keep", show_default=True, help="Symbol table.")
-@click.option("--static-calls", type=click.Choice(["trampoline", "patch"]), default="trampoline", show_default=True)
+@click.option("--unwind", type=word_of(Unwind), default=Unwind.KEEP, help="ORC tables.")
+@click.option("--tracing", type=word_of(Tracing), default=Tracing.OFF, help="Tables that ftrace reads.")
+@click.option("--symbols", type=word_of(Symbols), default=Symbols.KEEP, show_default=True, help="Symbol table.")
+@click.option("--static-calls", type=word_of(StaticCalls), default=StaticCalls.TRAMPOLINE, show_default=True)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @progress
 def prelink(

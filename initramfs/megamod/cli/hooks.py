@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from megamod.cli.groups import Commands
 from megamod.cli.options import FILE, ROOT, progress, steps_of
+from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -187,8 +188,8 @@ def _one_of(value: str, *known: str) -> str:
     return value
 
 
-def _fallback(value: str) -> Literal["none", "modules"]:
-    return "none" if _one_of(value, "none", "modules") == "none" else "modules"
+def _fallback(value: str) -> Fallback:
+    return Fallback(_one_of(value, *Fallback))
 
 
 @click.command()

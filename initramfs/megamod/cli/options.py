@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,3 +105,8 @@ MEMORY = click.option(
     help="The guest's memory.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def word_of(words: type[StrEnum]) -> click.Choice[str]:
+    """One of the *words* of a choice, for an option's type."""
+    return click.Choice([word.value for word in words])

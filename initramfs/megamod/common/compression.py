@@ -15,13 +15,13 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
 
 import libarchive
 import libarchive.exception
 import lz4.block
 import zstandard
 
+from megamod.common.choices import Compress
 from megamod.common.errors import MegamodError
 
 MAX_OUTPUT = 1 << 30
@@ -301,17 +301,15 @@ def _check(size: int, limit: int, *, ended: bool) -> None:
         raise _DamagedError("is cut short")
 
 
-Method = Literal["none", "gzip", "lz4", "xz", "zstd"]
-
 _PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "none": lambda data: data,
-    "gzip": _gzip,
-    "lz4": _lz4,
-    "xz": _xz,
-    "zstd": _zstd,
+    Compress.NONE: lambda data: data,
+    Compress.GZIP: _gzip,
+    Compress.LZ4: _lz4,
+    Compress.XZ: _xz,
+    Compress.ZSTD: _zstd,
 }
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = tuple(method for method in Compress if method is not Compress.AUTO)
 """What images are packed with."""
 
 _STREAMS: dict[str, Callable[[bytes, int], tuple[bytes, int]]] = {

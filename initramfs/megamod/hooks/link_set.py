@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from megamod.build.arguments import parameters_of
 from megamod.build.plan import Plan
 from megamod.build.recipe import BuiltStage, build_stage, kernel_exports, make_plan, read_selection
 from megamod.build.stages import needs
+from megamod.common.choices import Fallback, Unwind
 from megamod.common.errors import Location, MegamodError
 from megamod.common.progress import Steps
 from megamod.common.text import canonical
@@ -24,7 +24,7 @@ from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.member import Member
 from megamod.prelink.resolve import GPL_COMPATIBLE
-from megamod.profile.model import CRITICAL, Profile, Root, Selector, Stage
+from megamod.profile.model import CRITICAL, Profile, Root, RootKind, Selector, Stage
 from megamod.select.select import SelectedModule, Selection, select
 
 _MOST_ROUNDS = 8
@@ -52,7 +52,7 @@ def merge_choice(
     config: ModprobeConfig,
     *,
     generator: str,
-    fallback: Literal["none", "modules"],
+    fallback: Fallback,
     steps: Steps,
 ) -> Merge:
     """Link *choice*; raises MegamodError if nothing of it can be merged, or for what the linker refuses."""
@@ -99,7 +99,7 @@ def _selection(
     tree: ModuleTree,
     config: ModprobeConfig,
     generator: str,
-    fallback: Literal["none", "modules"],
+    fallback: Fallback,
 ) -> Selection:
     """One critical stage with *wanted* and all it needs in *tree*, for which modprobe.d's softdeps count too."""
     place = Location(file=generator, line=1, column=1)
@@ -111,8 +111,8 @@ def _selection(
         critical=Stage(
             name=CRITICAL, selectors=tuple(Selector(text=name, location=place) for name in names), trigger=None
         ),
-        root=Root(kind="chain", path="/init"),
-        unwind="compact",
+        root=Root(kind=RootKind.CHAIN, path="/init"),
+        unwind=Unwind.COMPACT,
         fallback=fallback,
     )
     selection = select(profile, tree)

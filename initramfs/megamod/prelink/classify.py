@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megamod.common.choices import Tracing
 from megamod.common.errors import MegamodError
 from megamod.prelink.arch.interface import PAGE, WIDEST, Architecture, Reach
 from megamod.prelink.elf import Array
@@ -59,7 +60,7 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     value = np.where(home == ABSOLUTE, rows.addend + tables.symbol_value[rows.symbol], value)
     _check_targets(tables, rows, home, target, gone, layout)
     output = tables.section_output[rows.section]
-    trace = _trace_calls(tables, rows, imported) if options.tracing == "off" else np.zeros(len(rows.type), bool)
+    trace = _trace_calls(tables, rows, imported) if options.tracing == Tracing.OFF else np.zeros(len(rows.type), bool)
     now = ~gone & ~trace & _known(tables, rows, place, output, target, inside, home)
     kernel = ~gone & ~trace & ~now
     _check_short(tables, rows, kernel, architecture)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from megamod.common.choices import Symbols
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
@@ -203,7 +204,7 @@ class _Symbols:
         places = np.unique(np.stack([found.target[exact], values[exact]], axis=1), axis=0)
         first = len(named) + 1
         named += [(elf.STT_NOTYPE, outputs[target], value, 0, 0) for target, value in places.tolist()]
-        if options.symbols == "keep":
+        if options.symbols == Symbols.KEEP:
             _add_functions(tables, layout, outputs, named, strings)
         _add_codetags(tables, layout, outputs, named, strings)
         local_count = len(named) + 1

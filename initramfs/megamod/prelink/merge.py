@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from megamod.common.choices import Tracing
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, PAGE, Architecture, Reach
@@ -154,7 +155,7 @@ def _place_all(
     in_table = Placement(how=How.DROPPED, why="sorted into the glue's table")
     placements = []
     for member, bound in zip(everyone[:-1], bindings, strict=True):
-        own_keys = options.tracing == "keep" or _has_own_keys(member, bound)
+        own_keys = options.tracing == Tracing.KEEP or _has_own_keys(member, bound)
         for section in member.sections:
             entry = entry_size(section.name, member.architecture)
             if section.alloc and section.size % entry:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from megamod.common.choices import StaticCalls, Tracing, Unwind
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, Architecture
 from megamod.prelink.elf import SHF_ALLOC, SHF_WRITE, Section
 from megamod.prelink.options import PrelinkOptions
@@ -126,11 +127,11 @@ def place(section: Section, options: PrelinkOptions, architecture: Architecture,
         return Placement(how=How.DROPPED, why="not loaded by the kernel")
     if name == ".gnu.linkonce.this_module":
         return Placement(how=How.SHARED, output=name)
-    if options.tracing == "off" and name in _TRACING:
+    if options.tracing == Tracing.OFF and name in _TRACING:
         return Placement(how=How.DROPPED, why="tracing off")
-    if options.unwind == "drop" and name in _UNWIND:
+    if options.unwind == Unwind.DROP and name in _UNWIND:
         return Placement(how=How.DROPPED, why="unwind drop")
-    if name == ".static_call_sites" and options.static_calls == "trampoline" and not own_keys:
+    if name == ".static_call_sites" and options.static_calls == StaticCalls.TRAMPOLINE and not own_keys:
         # A site that is not listed calls the trampoline for ever, and __static_call_update() always patches that
         # (kernel/static_call_inline.c, 6.1). What is saved is a text_poke_bp() for each site whose target is not the
         # default, three rounds of interrupts on SMP. A module that has keys of its own has them for speed: it keeps

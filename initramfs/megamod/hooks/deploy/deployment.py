@@ -26,6 +26,7 @@ from megamod.build.recipe import (
     signed_stage,
 )
 from megamod.build.stages import needs
+from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
 from megamod.hooks.link_set import options_for, why_refused, with_dependents
@@ -40,7 +41,7 @@ from megamod.machine.machine import Machine
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, read_config
 from megamod.modules.tree import ModuleTree, module_name, open_tree, read_index
 from megamod.prelink.member import Member
-from megamod.profile.model import Profile, Root, TriggerKind
+from megamod.profile.model import Profile, Root, RootKind, TriggerKind
 from megamod.profile.schema import find_profile, load_profile
 from megamod.select.select import SelectedModule, SelectedStage, Selection, select
 
@@ -112,8 +113,8 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         stages=(outside, *(stage for stage in stages if stage.modules)),
         profile=replace(
             full.profile,
-            root=Root(kind="chain", path="/init"),
-            fallback="none",
+            root=Root(kind=RootKind.CHAIN, path="/init"),
+            fallback=Fallback.NONE,
             options=(*full.profile.options, *options_for(config, {n: members[n] for n in deployed}, notes)),
         ),
     )

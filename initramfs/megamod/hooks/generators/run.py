@@ -18,6 +18,7 @@ from megamod.build.manifest import MANIFEST_PATH
 from megamod.build.microcode import EarlyArchive
 from megamod.build.plan import PLAN_PATH, plan_text
 from megamod.build.recipe import BuiltStage, loader_name, make_manifest, original_files, signed_stage
+from megamod.common.choices import Fallback
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
@@ -56,7 +57,7 @@ class HookRequest:
     machine: Path | None = None
     everything: bool = False
     exclude: tuple[str, ...] = ()
-    fallback: Literal["none", "modules"] = "modules"
+    fallback: Fallback = Fallback.MODULES
     chosen: tuple[Path, ...] | None = None
     hold_places: bool = False
     host: Path = Path("/")
@@ -101,7 +102,7 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     )
     stage = signed_stage(merge.stage, signer) if signer is not None else merge.stage
     # Beyond this point only what has been decided is written down.
-    originals = original_files((merge.stage,), merge.files) if request.fallback == "modules" else {}
+    originals = original_files((merge.stage,), merge.files) if request.fallback == Fallback.MODULES else {}
     added = [name for name in choice.missed if name not in merge.merged]
     write = {
         **_loader_files(merge, stage),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megamod.common.choices import Digest
 from megamod.common.compression import read_regular
 from megamod.common.errors import MegamodError
 from megamod.image.signing.token import sign_on_token
@@ -81,7 +82,7 @@ class Signer:
         sign = profile.sign
         if sign is None:
             return None
-        digest = digest_of(config) if sign.digest == "auto" else sign.digest
+        digest = digest_of(config) if sign.digest is Digest.AUTO else sign.digest
         key = sign.key if sign.key.startswith("pkcs11:") else Path(sign.key)
         signer = Signer(key=key, certificate=Path(sign.cert), digest=digest)
         try:
