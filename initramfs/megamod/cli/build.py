@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -99,10 +98,10 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
 @click.option("-o", "--output", required=True, type=FILE, metavar="OUT.ko", help="Write the megamodule here.")
 @click.option("--map", "map_file", type=FILE, metavar="FILE", help="Write where each member's sections went, as JSON.")
 @click.option("--name", metavar="NAME", help="The module's name; default: from OUT.ko.")
-@click.option("--unwind", type=word_of(Unwind), default=Unwind.KEEP, help="ORC tables.")
-@click.option("--tracing", type=word_of(Tracing), default=Tracing.OFF, help="Tables that ftrace reads.")
-@click.option("--symbols", type=word_of(Symbols), default=Symbols.KEEP, show_default=True, help="Symbol table.")
-@click.option("--static-calls", type=word_of(StaticCalls), default=StaticCalls.TRAMPOLINE, show_default=True)
+@click.option("--unwind", type=word_of(Unwind), default=Unwind.KEEP.value, help="ORC tables.")
+@click.option("--tracing", type=word_of(Tracing), default=Tracing.OFF.value, help="Tables that ftrace reads.")
+@click.option("--symbols", type=word_of(Symbols), default=Symbols.KEEP.value, show_default=True, help="Symbol table.")
+@click.option("--static-calls", type=word_of(StaticCalls), default=StaticCalls.TRAMPOLINE.value, show_default=True)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @progress
 def prelink(
@@ -111,9 +110,13 @@ def prelink(
     output: Path,
     map_file: Path | None,
     name: str | None,
+    unwind: str,
+    tracing: str,
+    symbols: str,
+    static_calls: str,
+    allow_taint: bool,
     quiet: bool,
     verbose: bool,
-    **options: Any,
 ) -> None:
     """Link modules into one megamodule.
 
@@ -127,7 +130,14 @@ def prelink(
 
     steps = steps_of(quiet=quiet, verbose=verbose)
     _check_names(modules, output, map_file)
-    chosen = PrelinkOptions(name=name or _name_from(output), **options)
+    chosen = PrelinkOptions(
+        name=name or _name_from(output),
+        unwind=Unwind(unwind),
+        tracing=Tracing(tracing),
+        symbols=Symbols(symbols),
+        static_calls=StaticCalls(static_calls),
+        allow_taint=allow_taint,
+    )
     with steps.step("prelink") as step:
         megamodule = prelink_files(modules, chosen)
         before, after = megamodule.relocations

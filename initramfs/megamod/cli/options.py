@@ -108,5 +108,5 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def word_of(words: type[StrEnum]) -> click.Choice[str]:
-    """One of the *words* of a choice, for an option's type."""
+    """One of the *words* of a choice, for an option's type; the command makes the enum's member of it."""
     return click.Choice([word.value for word in words])
