@@ -25,6 +25,7 @@ from megamod.image.cpio import Entry
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
 _ID_LENGTH = 32
+_HEAVY_FIXTURES = frozenset({"kernels", "boot", "systems"})
 
 
 def missing(reason: str) -> NoReturn:
@@ -230,6 +231,13 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         return result
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a kernel of Debian's, a guest or a system that is made first is left out of run.sh --unit."""
+    for item in items:
+        if _HEAVY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.heavy)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
