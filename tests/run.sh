@@ -18,6 +18,9 @@ check_form() {
 	"$py" -m ruff check .
 	"$py" -m ruff format --check .
 
+	step clang-format
+	find loader tests -name bin -prune -o -name '*.[ch]' -print0 | xargs -0 "$venv/bin/clang-format" --dry-run -Werror
+
 	step mypy
 	"$py" -m mypy --cache-dir "$venv/mypy-cache" initramfs/megamod
 

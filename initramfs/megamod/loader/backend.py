@@ -38,7 +38,7 @@ _MADE = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothe
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """What pyproject.toml leaves out: zig, unless MEGAMOD_CC names a compiler. It is large, and only a wheel needs it."""
+    """What pyproject.toml leaves out as it is large: zig, unless MEGAMOD_CC names a compiler."""
     return [] if os.environ.get("MEGAMOD_CC") else [_programs().ZIGLANG]
 
 
