@@ -49,7 +49,7 @@ def run(command: list[str], data: bytes) -> bytes:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{command[0]} is not installed")
         pytest.skip(f"{command[0]} is not installed")
-    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=1200).stdout
 
 
 @pytest.mark.parametrize("method", PACK)

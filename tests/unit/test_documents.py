@@ -1,4 +1,4 @@
-"""What documents and tools' settings state is what the code has: versions of formats, commands of checks, lock files."""
+"""What documents and settings of tools state is what the code has: versions of formats, commands of checks, locks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_a_format_has_the_documented_version(name: str) -> None:
 
 
 def test_the_plan_and_the_status_have_the_documented_version() -> None:
-    (plan,) = set(re.findall(r'_record\("megamod-plan", "(\d+)"\)', (TOP / "initramfs/megamod/build/plan.py").read_text()))
+    (plan,) = set(
+        re.findall(r'_record\("megamod-plan", "(\d+)"\)', (TOP / "initramfs/megamod/build/plan.py").read_text())
+    )
     (status,) = re.findall(r'{\\"version\\": (\d+)', (TOP / "loader/status.c").read_text())
     documented = documented_versions()
     assert (documented["`/megamod/plan`"], documented["`/run/megamod/status.json`"]) == (int(plan), int(status))
@@ -44,10 +46,17 @@ def test_pre_commit_runs_the_checks_of_run_sh() -> None:
     settings = yaml.safe_load((TOP / ".pre-commit-config.yaml").read_text())
     entries = {hook["entry"] for repo in settings["repos"] for hook in repo["hooks"]}
     script = (TOP / "tests/run.sh").read_text()
-    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "clang-format --dry-run", "shellcheck -x"):
+    for check in (
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "lint-imports",
+        "clang-format --dry-run",
+        "shellcheck -x",
+    ):
         assert any(check in entry for entry in entries), check
         words = check.split()
-        assert re.search(r'[/ ]' + words[0] + r'\b"?.*' + r".*".join(words[1:]), script), check
+        assert re.search(r"[/ ]" + words[0] + r'\b"?.*' + r".*".join(words[1:]), script), check
 
 
 def names_of(requirements: list[str]) -> set[str]:

@@ -81,7 +81,7 @@ def readelf(*arguments: str) -> str:
         pytest.skip("readelf is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(
-        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=60
+        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=1200
     ).stdout
 
 

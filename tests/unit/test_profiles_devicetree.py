@@ -255,7 +255,7 @@ def modprobe_finds(root: Path, release: str, tree: DeviceTree) -> set[str]:
     found: set[str] = set()
     for node in tree.devices():
         command = [modprobe, "-C", "/dev/null", "-d", str(root), "-S", release, "-R", node.modalias]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
         found.update(done.stdout.split())
     return {name.replace("-", "_") for name in found}
 
