@@ -79,5 +79,5 @@ def test_a_lock_has_a_hash_for_all_that_pyproject_names(lock: str) -> None:
     if lock == "lowest.txt":
         bounds = [re.match(r"([\w.-]+)(?:\[.*\])?[>=]=([\d.]+)", one) for one in wanted]
         for bound in filter(None, bounds):
-            version = locked[bound[1].lower()][0]
-            assert re.fullmatch(re.escape(bound[2].removesuffix(".0")) + r"(\.0)*(\.post\d+)?", version), bound[0]
+            # The lowest release that the bound names: 3.0.2 where it says 3.
+            assert f"{locked[bound[1].lower()][0]}.".startswith(f"{bound[2]}."), bound[0]
