@@ -274,6 +274,7 @@ def test_a_mode_that_no_type_holds_is_an_error() -> None:
         read_cpio(bytes(data))
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_a_damaged_archive_is_read_or_refused_in_words(choice: st.DataObject) -> None:

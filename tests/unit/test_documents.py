@@ -12,14 +12,15 @@ import yaml
 from megamod.analyze.chart import record_json
 from megamod.boot import timeline
 from megamod.build import link_map, manifest
+from megamod.common.documents import version_of
 
 TOP = Path(__file__).parents[2]
 
 VERSIONS = {
-    "`IMAGE.map`, `--map` of `prelink`": link_map.VERSION,
-    "`/megamod/manifest.json`": manifest.MANIFEST_VERSION,
+    "`IMAGE.map`, `--map` of `prelink`": version_of(link_map.MapDocument),
+    "`/megamod/manifest.json`": version_of(manifest.Manifest),
     "`boot --json`": timeline.JSON_VERSION,
-    "`megamod-chart` (`chart --json`)": record_json.VERSION,
+    "`megamod-chart` (`chart --json`)": version_of(record_json.ChartDocument),
 }
 
 

@@ -18,6 +18,9 @@ from megamod.modules.levels import tagged_rank
 from megamod.prelink.read import read_member
 from tests.conftest import missing
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 SOURCE = """\
 #define pr_fmt(fmt) "mine: " fmt
 #include <linux/init.h>

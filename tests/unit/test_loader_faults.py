@@ -17,6 +17,9 @@ import pytest
 from megamod.common.host import data_folder
 from megamod.loader import programs as build
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 EIO, EINTR = 5, 4
 # ppoll() and the clock may fail once; if they always do, there is no time at all.
 _CLOCKS = ("NR_ppoll", "NR_clock_gettime")

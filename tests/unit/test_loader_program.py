@@ -16,6 +16,9 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import data_folder
 from megamod.loader import programs as build
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "arm": "EM_ARM", "riscv64": "EM_RISCV"}
 _EXECUTE, _WRITE = 1, 2
 
