@@ -25,6 +25,7 @@ from megamod.image.cpio import Entry
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
 _ID_LENGTH = 32
+_HEAVY_FIXTURES = frozenset({"kernels", "boot", "systems"})
 
 
 def missing(reason: str) -> NoReturn:
@@ -63,7 +64,7 @@ class Boot(Protocol):
         disks: Sequence[Path] = (),
         append: str = "",
         icount: bool = False,
-        timeout: float = 120.0,
+        timeout: float = 1200.0,
         memory: int = 512,
         cpus: int = 1,
         extra: Sequence[str] = (),
@@ -204,7 +205,7 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         disks: Sequence[Path] = (),
         append: str = "",
         icount: bool = False,
-        timeout: float = 120.0,
+        timeout: float = 1200.0,
         memory: int = 512,
         cpus: int = 1,
         extra: Sequence[str] = (),
@@ -230,6 +231,13 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         return result
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a kernel of Debian's, a guest or a system that is made first is left out of run.sh --unit."""
+    for item in items:
+        if _HEAVY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.heavy)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

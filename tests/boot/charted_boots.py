@@ -34,9 +34,9 @@ def log_of(made_once: MadeOnce, kernel: Kernel, *, merged: bool, initcalls: bool
 
     def make(path: Path) -> None:
         command = [Path(sys.executable).with_name("megamod"), "chart", "--boot", image, "--vmlinuz", kernel.vmlinuz]
-        command += ["--disk", disk, "--timeout", "240", "--log", path, "-o", path.with_suffix(".svg")]
+        command += ["--disk", disk, "--timeout", "1200", "--log", path, "-o", path.with_suffix(".svg")]
         command += ["--initcalls"] if initcalls else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 

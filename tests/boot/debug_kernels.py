@@ -34,7 +34,7 @@ from tests.conftest import missing
 
 SUITE = "bookworm"
 FLAVOUR = "cloud-amd64"
-TIMEOUT = 150
+TIMEOUT = 1200
 MODULES = ("xfs", "btrfs", "virtio_blk", "virtio_pci")
 
 # The usual driver of the root and two file systems, so that names repeat; the disk is free for the test.

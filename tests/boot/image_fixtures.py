@@ -222,7 +222,7 @@ def run(
     append: str = "",
     extra: Sequence[str] = (),
     memory: int = 512,
-    timeout: float = 120.0,
+    timeout: float = 1200.0,
 ) -> Guest:
     """Boot, once a session for the same arguments; a test that fails shows the end of the console."""
 

@@ -128,7 +128,9 @@ def test_binutils_find_nothing_wrong_with_the_megamodule(tmp_path, kernel, image
 
 def test_megamod_boot_takes_the_machine_from_the_image(made_once, kernel, image):
     disk = make_root(made_once, "poweroff -f", architecture=kernel.architecture)
-    report = boot_image(image, vmlinuz=kernel.vmlinuz, disks=[disk], append="megamod.deferred=off", memory=768)
+    report = boot_image(
+        image, vmlinuz=kernel.vmlinuz, disks=[disk], append="megamod.deferred=off", memory=768, timeout=1200
+    )
     assert report.ok, report.as_table()
 
 

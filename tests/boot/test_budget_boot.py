@@ -22,8 +22,8 @@ def qemu(tool) -> None:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("megamod"), "boot", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    command = [Path(sys.executable).with_name("megamod"), "boot", "--timeout", "1000", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def test_a_budget_that_holds_is_status_0_a_broken_one_status_1_and_a_table(

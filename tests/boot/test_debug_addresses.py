@@ -50,7 +50,7 @@ def image(made_once: MadeOnce, kernel: Kernel) -> Path:
 @pytest.fixture(scope="module")
 def guest(made_once: MadeOnce, kernel: Kernel, image: Path) -> Guest:
     root = make_root(made_once, SCRIPT, architecture=kernel.architecture)
-    return run(made_once, kernel, image, disks=[root], append="rw", timeout=240)
+    return run(made_once, kernel, image, disks=[root], append="rw", timeout=1200)
 
 
 def test_the_modules_address_gives_the_places_of_all_its_code(guest: Guest, image: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ unwind: drop
 """
 INIT = "say user space reached\nuname -m\npoweroff -f\n"
 _U_BOOT = Path("/usr/lib/u-boot")
-_TIMEOUT = 60.0
+_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def plug_in(monitor: Path, seconds: float) -> None:
             time.sleep(0.1)
         time.sleep(seconds)
         talk.sendall(b"device_add usb-storage,bus=xhci.0,drive=stick\n")
-        talk.settimeout(60)
+        talk.settimeout(1200)
         with contextlib.suppress(OSError):
             while talk.recv(4096):
                 pass

@@ -100,7 +100,7 @@ def guest(made_once, kernel, case) -> Guest:
     stick = make_data_disk(made_once, "ext4")
     extra = ["-drive", f"file={stick},format=raw,if=none,id=stick,snapshot=on", *DEVICES]
     image = make_image(made_once, kernel, PROFILE)
-    return run(made_once, kernel, image, disks=[root], extra=extra, append="rw", memory=768, timeout=240)
+    return run(made_once, kernel, image, disks=[root], extra=extra, append="rw", memory=768, timeout=1200)
 
 
 def members(guest: Guest) -> set[str]:

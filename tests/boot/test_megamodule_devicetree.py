@@ -49,7 +49,7 @@ def dtb(made_once, kernel, tool) -> Path:
             "512",
             *CPU[kernel.architecture],
         ]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=1200)
 
     return made_once(f"virt-{kernel.architecture}.dtb", make)
 

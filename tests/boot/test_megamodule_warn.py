@@ -72,7 +72,7 @@ def warner(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
     (folder / "Kbuild").write_text("obj-m := warner.o\n")
     command = ["make", "-C", str(headers), f"M={folder}", "CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder / "warner.ko"
 

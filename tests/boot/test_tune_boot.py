@@ -38,8 +38,8 @@ def qemu(tool: Callable[..., str]) -> None:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("megamod"), "tune", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    command = [Path(sys.executable).with_name("megamod"), "tune", "--timeout", "1000", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def stages(path: Path) -> dict[str, list[str]]:

@@ -193,11 +193,8 @@ def build_wheel(folder: Path) -> Path:
         shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, source / name)
-    # The virtual environment of tests/run.sh that has the build requirements.
-    builder = cache_folder() / "build-venv/bin/python"
-    python = str(builder) if builder.exists() else sys.executable
     out = folder / "wheel"
-    run_program([python, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "-w", out, source])
+    run_program([sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation", "-w", out, source])
     return next(out.glob("*.whl"))
 
 

@@ -101,7 +101,7 @@ def boot_system(
     root: str = f"UUID={ROOT_UUID}",
     extra: Sequence[str] = (),
     icount: bool = False,
-    timeout: float = 300.0,
+    timeout: float = 1200.0,
 ) -> GuestRun:
     """Boot *system* with *image* on *disk* (its own by default), whose changes are lost; run *script* in it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def type_and_boot(
     (folder / "script.img").write_bytes(text + b"\n" * (-len(text) % 4096))
     options = [word for serial, path in disks.items() for word in disk_options(path, serial, ",snapshot=on")]
     command = [
-        *("timeout", "300", find_program("qemu-system-x86_64", package="qemu-system-x86"), "-accel", "tcg"),
+        *("timeout", "1800", find_program("qemu-system-x86_64", package="qemu-system-x86"), "-accel", "tcg"),
         *("-m", "1024", "-smp", "2", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
         *("-kernel", str(system.vmlinuz), "-initrd", str(image)),
         *("-append", f"console=ttyS0 panic=-1 ro systemd.show_status=0 nowatchdog {append}"),

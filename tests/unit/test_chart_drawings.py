@@ -171,7 +171,7 @@ def test_the_comparison_as_svg_is_sound_and_has_both_boots_of_each_member() -> N
 
 def run(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).with_name("megamod"), "chart", *words]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def test_the_command_writes_all_that_is_asked_for(tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ def test_running_out_of_memory_is_said(run: Run, tmp_path: Path, monkeypatch: py
 def test_installed_script_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "bad.ko").write_bytes(b"junk")
     done = subprocess.run(
-        [SCRIPT, "prelink", "-o", "out.ko", "bad.ko"], cwd=tmp_path, capture_output=True, timeout=60, check=False
+        [SCRIPT, "prelink", "-o", "out.ko", "bad.ko"], cwd=tmp_path, capture_output=True, timeout=1200, check=False
     )
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"megamod: bad.ko: not an ELF file (4 bytes) (hint: a kernel module (.ko) is expected)\n"
@@ -431,7 +431,7 @@ def test_installed_script_works_in_the_c_locale(tmp_path: Path) -> None:
     environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [SCRIPT, "prelink", "-o", "out.ko", path.name],
-        cwd=tmp_path, capture_output=True, timeout=60, check=False, env=environment,
+        cwd=tmp_path, capture_output=True, timeout=1200, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -445,7 +445,7 @@ from megamod.prelink import link
 def wait(real):
     def slow(*words):
         print("ready", flush=True)
-        for _ in range(600):  # one long sleep could begin just after the signal
+        for _ in range(6000):  # one long sleep could begin just after the signal
             time.sleep(0.1)
         return real(*words)
     return slow
@@ -472,7 +472,7 @@ def test_interrupted_link_leaves_everything_as_it_was(tmp_path: Path, step: str,
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=1200)
     if number == signal.SIGINT:
         # click ends the line that the terminal shows ^C in.
         assert (process.returncode, err) == (130, "\nmegamod: interrupted\n")
@@ -489,7 +489,7 @@ def test_two_links_are_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     for seed in ("0", "1", "77"):
         subprocess.run(
             [SCRIPT, "prelink", "-q", "-o", "out.ko", "--map", "out.map", *paths],
-            cwd=tmp_path, check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed[0]}"},
+            cwd=tmp_path, check=True, timeout=1200, env={**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed[0]}"},
         )  # fmt: skip
         outputs.add(((tmp_path / "out.ko").read_bytes(), (tmp_path / "out.map").read_bytes()))
     assert len(outputs) == 1

@@ -81,7 +81,7 @@ def readelf(*arguments: str) -> str:
         pytest.skip("readelf is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(
-        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=60
+        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=1200
     ).stdout
 
 
@@ -330,6 +330,7 @@ def test_a_megamodule_cut_anywhere_is_an_error(tmp_path: Path) -> None:
             inspect_file(path)
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_megamodule_is_read_or_refused_in_words(tmp_path: Path, choice: st.DataObject) -> None:

@@ -18,6 +18,9 @@ from megamod.modules.levels import tagged_rank
 from megamod.prelink.read import read_member
 from tests.conftest import missing
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 SOURCE = """\
 #define pr_fmt(fmt) "mine: " fmt
 #include <linux/init.h>
@@ -74,7 +77,7 @@ def built(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Another compiler than the kernel's knows other options; BTF needs pahole and the vmlinux.
     command = ["make", "-C", str(headers), f"M={folder}", "CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "warning" not in done.stderr.replace("warning: the compiler differs", "")
     return folder

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from megamod.common.host import data_folder
 from megamod.loader import programs as build
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 _WORDS = """
 #include "cmdline.h"
 #include "files.h"

@@ -134,6 +134,7 @@ def many(request: pytest.FixtureRequest) -> Loaded:
     return loaded(members, made)
 
 
+@pytest.mark.heavy
 def test_a_thousand_members_are_called_and_timed(many: Loaded) -> None:
     run = many.run()
     assert (run.value, len(run.members), set(run.results.values())) == (0, 1100, {0})

@@ -15,6 +15,9 @@ from megamod.profile.schema import load_profile
 from megamod.select.select import Selection, select
 from tests.unit.module_trees import small_tree
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 VALID = """\
 name: camera
 critical:

@@ -124,14 +124,14 @@ def test_two_at_once_leave_one_whole_entry(folder: Path, index_cache: Path) -> N
     both_run = threading.Barrier(2)
 
     def slow(_folder: Path) -> dict[str, str]:
-        both_run.wait(timeout=30)
+        both_run.wait(timeout=1200)
         return {**dict.fromkeys(INDEXES, ""), "modules.dep": "kernel/a.ko:\n" * 50_000}
 
     threads = [threading.Thread(target=indexes_of, args=(folder,), kwargs={"run": slow}) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=1200)
     assert len(list(index_cache.iterdir())) == 1
     assert indexes_of(folder, run=Depmod())["modules.dep"].count("\n") == 50_000
 
