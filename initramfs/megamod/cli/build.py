@@ -101,7 +101,13 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
 @click.option("--unwind", type=word_of(Unwind), default=Unwind.KEEP.value, help="ORC tables.")
 @click.option("--tracing", type=word_of(Tracing), default=Tracing.OFF.value, help="Tables that ftrace reads.")
 @click.option("--symbols", type=word_of(Symbols), default=Symbols.KEEP.value, show_default=True, help="Symbol table.")
-@click.option("--static-calls", type=word_of(StaticCalls), default=StaticCalls.TRAMPOLINE.value, show_default=True)
+@click.option(
+    "--static-calls",
+    type=word_of(StaticCalls),
+    default=StaticCalls.TRAMPOLINE.value,
+    show_default=True,
+    help="Leave static calls in their trampolines, or let the kernel patch each.",
+)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @progress
 def prelink(

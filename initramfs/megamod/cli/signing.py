@@ -17,7 +17,13 @@ _ELF = b"\x7fELF"
 @click.argument("module", type=FILE, metavar="MODULE.ko")
 @click.option("--key", required=True, metavar="FILE|URI", help="The private key, PEM or DER, or a pkcs11: URI.")
 @click.option("--cert", required=True, type=FILE, metavar="FILE", help="Its certificate, PEM or DER.")
-@click.option("--digest", type=click.Choice(["sha256", "sha384", "sha512"]), default="sha256", show_default=True)
+@click.option(
+    "--digest",
+    type=click.Choice(["sha256", "sha384", "sha512"]),
+    default="sha256",
+    show_default=True,
+    help="The hash that is signed.",
+)
 @click.option("-o", "--output", type=FILE, metavar="OUT.ko", help="Write here; default: MODULE.ko itself.")
 def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None) -> None:
     """Sign a module as the kernel's own build does.

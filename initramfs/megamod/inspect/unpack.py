@@ -133,11 +133,13 @@ def _make(place: Path, entry: Entry) -> bool:
 
 
 def _clear(place: Path, entry: Entry) -> None:
-    """Take away what an earlier entry has made there; a folder stays for a folder."""
+    """Take away what an earlier entry has made there, as the kernel does (clean_path); a folder stays for a folder."""
     if not os.path.lexists(place):
         return
-    if place.is_dir() and not place.is_symlink():
-        if not stat.S_ISDIR(entry.mode):
-            raise MegamodError(f"{shorten(entry.path)}: is a folder already, and not only that in the image")
-    else:
+    if place.is_symlink() or not place.is_dir():
         place.unlink()
+    elif not stat.S_ISDIR(entry.mode):
+        try:
+            place.rmdir()
+        except OSError:
+            raise MegamodError(f"{shorten(entry.path)}: is a file where the image has files below") from None
