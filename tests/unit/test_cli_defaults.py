@@ -12,7 +12,7 @@ import pytest
 from megamod.build.link_map import read_map
 from megamod.build.manifest import MANIFEST_PATH
 from megamod.cli import main as cli
-from megamod.cli.choices import kernel_image
+from megamod.cli.defaults import kernel_image
 from megamod.common.errors import MegamodError
 from megamod.image.archive import read_image, write_image
 from megamod.image.cpio import Entry
@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(f"megamod.build.recipe.{name}", lambda arch: b"a program")
     tree = module_tree(tmp_path / "machine")
     monkeypatch.setitem(open_tree.__kwdefaults__, "release_folders", (tree.parent,))
-    monkeypatch.setattr("megamod.cli.choices.os.uname", lambda: SimpleNamespace(release=RELEASE))
+    monkeypatch.setattr("megamod.cli.defaults.os.uname", lambda: SimpleNamespace(release=RELEASE))
     (work / "p.yaml").write_text(f"name: cam\n{GOOD}")
 
     def call(*words: object) -> tuple[int, str, str]:
@@ -85,7 +85,7 @@ def test_the_profile_is_not_written_over_by_a_default_or_named_output(run: Run) 
 def test_a_running_kernel_without_modules_is_an_error_that_names_the_option(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megamod.cli.choices.os.uname", lambda: SimpleNamespace(release="5.0.0-gone"))
+    monkeypatch.setattr("megamod.cli.defaults.os.uname", lambda: SimpleNamespace(release="5.0.0-gone"))
     for words in (["build", "p.yaml"], ["explain", "p.yaml"], ["tune", "p.yaml"]):
         message = "the running kernel: 5.0.0-gone: no such folder, and no kernel of that release"
         assert run(*words) == (1, "", f"megamod: {message} (hint: name another one with -k)\n")

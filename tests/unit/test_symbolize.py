@@ -253,7 +253,7 @@ def test_overlapping_sections_are_those_of_another_build(made: Any, symbolize: S
 
 
 ERRORS = [
-    (["--base", "x"], "--base x: no address (hint: --base megamod_critical=0xffffffffc0200000)"),
+    (["--base", "x"], "--base x: must be [NAME=]ADDRESS (hint: --base megamod_critical=0xffffffffc0200000)"),
     (
         ["--base", "other=0x1000"],
         "--base other=0x1000: of which megamodule? (hint: --base NAME=ADDRESS; the map has megamod_critical)",

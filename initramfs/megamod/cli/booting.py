@@ -48,7 +48,7 @@ def boot(
     The timeline ends with a list of failures; status 1 if user space was not reached. With --budget the times are
     compared with limits instead.
     """
-    from megamod.cli.choices import kernel_image
+    from megamod.cli.defaults import kernel_image
 
     if budget is None and (runs is not None or junit is not None):
         raise MegamodError(f"--{'junit' if runs is None else 'runs'}: only with --budget")

@@ -40,7 +40,7 @@ def build(
     for symbolize and debug. An image that was built before from the same input is taken from the cache.
     """
     from megamod.build.image_cache import image_key, read_image_entry, write_image_entry
-    from megamod.cli.choices import chosen_tree, default_output
+    from megamod.cli.defaults import chosen_tree, default_output
     from megamod.common.files import atomic_write_all, not_an_input, read_file
     from megamod.common.progress import human_bytes
     from megamod.profile.schema import find_path, load_profile

@@ -89,7 +89,7 @@ def _no_boot_options(boot: dict[str, Any]) -> None:
 
 def _booted(image: Path, *, vmlinuz: Path | None, kernel: str | None, **options: Any) -> tuple[BootRecord, int]:
     from megamod.analyze.chart.record_boot import boot_record
-    from megamod.cli.choices import kernel_image
+    from megamod.cli.defaults import kernel_image
 
     record, report = boot_record(image, vmlinuz=kernel_image(image, kernel=kernel, vmlinuz=vmlinuz), **options)
     return record, report.exit_status
@@ -153,7 +153,7 @@ def tune(
     """
     from megamod.analyze.tune.tune import Boots, proposal_text
     from megamod.analyze.tune.tune import tune as make_proposal
-    from megamod.cli.choices import chosen_tree
+    from megamod.cli.defaults import chosen_tree
     from megamod.common.files import atomic_write
     from megamod.profile.schema import find_path, shipped_profiles
 

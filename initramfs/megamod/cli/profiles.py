@@ -82,7 +82,7 @@ def explain(*, profile: str, module: str | None, kernel: str | None, as_json: bo
     Also why it is not merged or left out; with MODULE everything that is known about that one.
     """
     from megamod.build.explain import explain
-    from megamod.cli.choices import chosen_tree
+    from megamod.cli.defaults import chosen_tree
     from megamod.profile.schema import find_profile
 
     explanation = explain(find_profile(profile), chosen_tree(kernel), module=module)
@@ -100,7 +100,7 @@ def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> No
 
     Critical is what its root and console need; everything else is deferred.
     """
-    from megamod.cli.choices import chosen_tree
+    from megamod.cli.defaults import chosen_tree
     from megamod.machine.detect import detect
     from megamod.machine.detected_yaml import detected_profile
     from megamod.machine.machine import open_machine

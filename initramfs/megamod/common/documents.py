@@ -114,9 +114,20 @@ def schema_of(form: type[Any]) -> dict[str, Any]:
     # msgspec takes what has a default for optional; the writer leaves none of them out of the outermost object.
     whole = schema["$defs"].pop(name)
     required = [field.name for field in fields(form)]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **whole,
-        "required": required,
-        "$defs": schema["$defs"],
-    }
+    plain_schema = {**whole, "required": required, "$defs": schema["$defs"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_stripped(plain_schema)}
+
+
+def _stripped(schema: Any) -> Any:
+    """*schema* without what its readers do not need and msgspec's versions write in different ways: defaults, which are
+    those of our reader; names of properties; the indentation of docstrings."""
+    if isinstance(schema, list):
+        return [_stripped(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: _stripped(value) for key, value in schema.items() if key not in ("default", "propertyNames")}
+    if isinstance(properties := schema.get("properties"), dict):
+        kept["properties"] = {name: _stripped(value) for name, value in properties.items()}
+    if isinstance(text := kept.get("description"), str):
+        kept["description"] = " ".join(text.split())
+    return kept
