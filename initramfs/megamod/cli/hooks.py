@@ -184,7 +184,7 @@ def _lines(name: str) -> list[str]:
 
 def _one_of(value: str, *known: str) -> str:
     if value not in known:
-        raise MegamodError(f"{_SETTINGS}: `{value}` is not valid here: must be {' or '.join(known)}")
+        raise MegamodError(f"{_SETTINGS}: `{value}` is none of {', '.join(known)}")
     return value
 
 
