@@ -39,7 +39,8 @@ def build(
     PROFILE is a file, or the name of a shipped profile (megamod profile list). The build also writes IMAGE.map: keep it
     for symbolize and debug. An image that was built before from the same input is taken from the cache.
     """
-    from megamod.build.image_cache import image_key, read_image_entry, write_image_entry
+    from megamod.build.image_cache import find_image, image_key, keep_image
+    from megamod.build.reads import Reads
     from megamod.cli.defaults import chosen_tree, default_output
     from megamod.common.files import atomic_write_all, not_an_input, read_file
     from megamod.common.progress import human_bytes
@@ -55,7 +56,9 @@ def build(
         if not Path(firmware_dir).is_dir():
             raise MegamodError(f"{firmware_dir}: no such folder", hint="firmware is looked for there")
         chosen = replace(chosen, firmware_dir=firmware_dir)
-    tree = chosen_tree(kernel)
+    reads = Reads()
+    with reads.recording():
+        tree = chosen_tree(kernel)
     output = output or default_output(chosen, tree)
     map_path = _map_path(output, map_file)
     for path in filter(None, (output, map_path)):
@@ -64,7 +67,7 @@ def build(
     steps.detail(f"kernel {tree.release}: {tree.folder}, {len(tree.modules):,} modules")
     steps.detail(f"output {output}, map {map_path or 'not written'}")
     key = image_key(chosen, tree.folder, tree.release) if cache else None
-    known = read_image_entry(key) if key else None
+    known = find_image(key) if key else None
     if known is not None:
         image, link_map = known
         atomic_write_all([(output, image), *([(map_path, link_map)] if map_path else [])])
@@ -77,12 +80,14 @@ def build(
 
     # An entry holds both, whatever this run has been asked to write.
     with tempfile.TemporaryDirectory(prefix="megamod-map-") as folder:
-        report = build_image(chosen, tree, output, steps=steps, map_file=map_path or Path(folder) / "map")
+        reads.leave_out(*filter(None, (output, map_path)), Path(folder))
+        with reads.recording():
+            report = build_image(chosen, tree, output, steps=steps, map_file=map_path or Path(folder) / "map")
         link_map = read_file(map_path or Path(folder) / "map")
     steps.closing_table(report.rows)
-    # What has changed while it was read belongs to no entry.
+    # A change of the program while it ran belongs to no entry.
     if key and key == image_key(chosen, tree.folder, tree.release):
-        write_image_entry(key, read_file(output), link_map)
+        keep_image(key, reads, read_file(output), link_map)
 
 
 def _map_path(output: Path, map_file: str | None) -> Path | None:
