@@ -87,9 +87,10 @@ make_venv() {
 	"$python" -m venv "$1"
 }
 
-# The lines of the lock file for the packages that the awk condition $1 is true of; `name` is a package's name.
+# locked CONDITION [LOCK]: the lines of the lock file for the packages that the awk condition is true of; `name` is a
+# package's name.
 locked() {
-	awk "/^[a-z]/ { name = \$0; sub(/[=[ ].*/, \"\", name) } $1" "$lock"
+	awk "/^[a-z]/ { name = \$0; sub(/[=[ ].*/, \"\", name) } $1" "${2:-$lock}"
 }
 
 # What pyproject.toml lists under the extra `build`, without versions.
@@ -102,9 +103,9 @@ build_tools() {
 	EOT
 }
 
-# pip_locked ENVIRONMENT CONDITION: what the condition takes of the lock file, and nothing else.
+# pip_locked ENVIRONMENT CONDITION [LOCK]: what the condition takes of the lock file, and nothing else.
 pip_locked() {
-	locked "$2" >"$1/.megamod-lock.txt"
+	locked "$2" "${3:-}" >"$1/.megamod-lock.txt"
 	say "pip install ${1##*/}: $(grep -c '==' "$1/.megamod-lock.txt") packages"
 	"$1/bin/python" -m pip install -qq --require-hashes --no-deps -r "$1/.megamod-lock.txt"
 }
@@ -159,7 +160,10 @@ hold_lock() {
 # install_megamod EXTRAS: the tree as a wheel into $venv, with its dependencies and those of EXTRAS ('' or '[test]').
 install_megamod() {
 	hold_lock
-	prepare_venv venv "$1"
+	case $1 in
+	'') prepare_venv demo-venv '' ;;
+	*) prepare_venv venv "$1" ;;
+	esac
 	sources=$(hash_of)
 	if [ "$(cat "$venv/.megamod-installed" 2>/dev/null)" != "$sources" ]; then
 		rm -f "$venv/.megamod-installed"
@@ -183,10 +187,10 @@ install_editable() {
 	exec 9>&-
 }
 
-# Gives $venv the compiler of the build tools, by a link: it is large, and only the tests of the loader want it there.
+# Gives the environment $1 the compiler of the build tools, by a link: it is large, and only the tests of the loader want it there.
 share_ziglang() {
 	for folder in "$builder"/lib/python3.*/site-packages/ziglang; do
-		ln -sfn "$folder" "$(echo "$venv"/lib/python3.*/site-packages)/ziglang"
+		ln -sfn "$folder" "$(echo "$1"/lib/python3.*/site-packages)/ziglang"
 	done
 }
 

@@ -28,14 +28,16 @@ check_form() {
 	PYTHONPATH=initramfs "$venv/bin/lint-imports" --no-cache
 }
 
-# The unit tests with the lowest versions that pyproject.toml allows, of each package that it names.
+# The fast unit tests with the lowest versions that pyproject.toml allows, of each package that it names.
 run_lowest() {
-	lowest=$cache/lowest-venv-$(sha256sum <.github/lowest.txt | cut -c 1-12)
-	if make_venv "$lowest" "$version"; then
-		"$lowest/bin/python" -m pip install -qq --require-hashes --no-deps -r .github/lowest.txt
-		echo "$version" >"$lowest/.megamod-stamp"
+	lowest=$cache/lowest-venv-$(printf %s "$top" | sha256sum | cut -c 1-12)
+	stamp="$version $(sha256sum <.github/lowest.txt)"
+	if make_venv "$lowest" "$stamp"; then
+		pip_locked "$lowest" 'name != "ziglang"' .github/lowest.txt
+		"$lowest/bin/python" -m pip install -qq --no-deps --no-build-isolation --no-index -e .
+		echo "$stamp" >"$lowest/.megamod-stamp"
 	fi
-	"$lowest/bin/python" -m pip install -qq --no-deps --no-build-isolation --no-index -e .
+	share_ziglang "$lowest"
 	"$lowest/bin/python" -m pytest -q -n 2 --dist worksteal -m 'not slow and not heavy' tests/unit
 }
 
@@ -47,10 +49,14 @@ if [ "${1:-}" = --unit ]; then
 	packages=no
 	install_editable
 	py=$venv/bin/python
-	share_ziglang
+	share_ziglang "$venv"
 	check_form
 	step pytest
-	exec "$py" -m pytest -n 2 --dist worksteal -m 'not slow and not heavy' tests/unit "$@"
+	case " $*" in
+	*" tests/"*) ;;
+	*) set -- tests/unit "$@" ;;
+	esac
+	exec "$py" -m pytest -n 2 --dist worksteal -m 'not slow and not heavy' "$@"
 fi
 
 need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tree-compiler kmod \
@@ -59,7 +65,7 @@ need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tr
 	gdb u-boot-tools u-boot-qemu softhsm2 libengine-pkcs11-openssl 'libarchive13t64|libarchive13'
 install_megamod '[test]'
 py=$venv/bin/python
-share_ziglang
+share_ziglang "$venv"
 check_form
 
 step shellcheck
