@@ -26,7 +26,7 @@ from megamod.profile.contents import (
     parse_skip,
 )
 from megamod.profile.keys import OWN, TEXT, WORD, Key, choice, code, flag, keys_of_class
-from megamod.profile.options import OPTIONS, OPTIONS_MERGED, parse_options
+from megamod.profile.module_options import OPTIONS, OPTIONS_MERGED, parse_options
 from megamod.profile.output import OUTPUT_KEYS, Uki, output_schema, parse_output
 from megamod.profile.root import ROOT_KEYS, Root, RootKind, parse_root, root_schema
 from megamod.profile.root_layers import Verity
