@@ -141,6 +141,7 @@ def test_a_thousand_members_are_called_and_timed(many: Loaded) -> None:
     assert set(run.times) == {1000}
 
 
+@pytest.mark.heavy
 def test_a_far_member_is_skipped_for_a_far_need_and_as_asked(many: Loaded) -> None:
     names = [member.name for member in many.megamodule.members]
     run = many.run(answers={"m1050": -ENODEV}, skip=[3], skip1=[0, 255])
