@@ -82,7 +82,7 @@ def test_the_profile_is_not_written_over_by_a_default_or_named_output(run: Run) 
     assert Path(name).read_bytes() == before
 
 
-def test_a_running_kernel_without_modules_is_an_error_that_names_the_option(
+def test_a_running_kernel_without_modules_is_an_error_naming_the_option(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("megamod.cli.defaults.os.uname", lambda: SimpleNamespace(release="5.0.0-gone"))
