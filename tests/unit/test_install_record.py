@@ -42,6 +42,12 @@ def test_records_of_the_first_form_of_hooks_and_deployments_are_read(tmp_path: P
     assert load_record(tmp_path / "r.json") == InstallRecord(settings={"6.1": {}}, kernels={"6.1": {"a": "0"}})
 
 
+def test_settings_for_all_kernels_of_the_first_deployments_are_passed_over(tmp_path: Path) -> None:
+    deployed = {"version": 1, "settings": {"profile": "/p.yaml"}, "files": {"a": "0"}, "kernels": {}, "folders": []}
+    (tmp_path / "r.json").write_text(json.dumps(deployed))
+    assert load_record(tmp_path / "r.json") == InstallRecord(files={"a": "0"})
+
+
 def test_a_file_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
     record = InstallRecord(files={"lib/m\udcfc.ko": "0"})
     save_record(tmp_path / "r.json", record)

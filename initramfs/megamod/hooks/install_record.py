@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from megamod.common.documents import document_bytes, read_document
+from megamod.common.documents import check_version, document_bytes, parse_json, typed
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
 
@@ -67,7 +67,12 @@ def load_record(path: Path) -> InstallRecord | None:
         return None
     except OSError as error:
         raise MegamodError(f"{path}: cannot be read: {error.strerror or error}", hint=_HINT) from None
-    record = read_document(data, InstallRecord, source=str(path), hint=_HINT)
+    value = parse_json(data, source=str(path), hint=_HINT)
+    check_version(value, InstallRecord, source=str(path), hint=_HINT)
+    if isinstance(settings := value.get("settings"), dict):
+        # The first records of deployments had one list of settings for all kernels; what they installed must go, too.
+        value["settings"] = {kernel: own for kernel, own in settings.items() if not isinstance(own, str)}
+    record = typed(value, InstallRecord, source=str(path), hint=_HINT)
     for name in [*(name for name, _digest in record.all_files()), *record.command_line, *record.folders]:
         if not _is_inside(name):
             raise MegamodError(f"{path}: `{name}` is not a path below the root of the system", hint=_HINT)
