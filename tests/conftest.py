@@ -21,6 +21,8 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, file_lock, find_program
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.kernels.build import build_kernel, find_built
+from tests.kernels.table import ROWS
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
@@ -100,6 +102,21 @@ def kernels(tool: Callable[..., str]) -> Callable[..., Kernel]:
             missing(f"no kernel of {suite}: {error}")
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def selfbuilt(tool: Callable[..., str]) -> Callable[[str], Kernel]:
+    """``selfbuilt("thumb2")``: a kernel of tests/kernels, from the cache; only where CI=true it is built, for it takes
+    many minutes."""
+
+    def find(name: str) -> Kernel:
+        make = build_kernel if os.environ.get("CI") == "true" else find_built
+        try:
+            return make(ROWS[name], cache=cache_folder())
+        except MegamodError as error:
+            missing(str(error))
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tr
 	busybox-static e2fsprogs btrfs-progs xfsprogs debootstrap openssl cpio binutils xz-utils zstd lz4 gcc git \
 	libc6-dev make patch shellcheck bzip2 lzop ovmf systemd-boot-efi sbsigntool \
 	gdb u-boot-tools u-boot-qemu softhsm2 libengine-pkcs11-openssl 'libarchive13t64|libarchive13'
+# tests/kernels builds kernels only in CI.
+[ "${CI:-}" != true ] || need_packages flex bison bc libelf-dev gcc-arm-linux-gnueabihf
 install_megamod '[test]'
 py=$venv/bin/python
 share_ziglang "$venv"
