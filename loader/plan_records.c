@@ -127,6 +127,12 @@ static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 	return streq(f[0], "async") || refuse(r, "unknown probe record", f[0]);
 }
 
+static bool on_watchdog(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	return parse_number(r, f[0], &r->plan->watchdog);
+}
+
 static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
 {
 	r->plan->overlay.first = f[0];
@@ -307,6 +313,7 @@ static const struct record {
 	{ "overlay", 1, true, HEAD, on_overlay },
 	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
 	{ "probe", 1, false, HEAD, on_probe },
+	{ "watchdog", 1, false, HEAD, on_watchdog },
 	{ "skip", 1, false, HEAD, on_skip },
 	{ "stage", 4, false, BODY, on_stage },
 	{ "merged", 3, false, BODY, on_merged },

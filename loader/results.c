@@ -16,7 +16,7 @@ enum {
 };
 
 /* What the glue leaves in its result parameters, besides 0 and a negative errno. */
-enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2 };
+enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2, RESULT_NOT_RUN = 3, RESULT_RUNS = 4 };
 
 const char *missing_for(const struct boot *boot, const struct member *m, u64 limit)
 {
@@ -61,14 +61,19 @@ u32 mark_skipped(struct boot *boot, const struct load *load)
 	return out;
 }
 
-void set_pending(struct boot *boot, const struct load *load, enum fate fate)
+void set_fate(struct boot *boot, const struct load *load, enum fate from, enum fate to)
 {
 	struct member *m = members_of(boot, load);
 	u32 i;
 
 	for (i = 0; i < load->member_count; i++)
-		if (m[i].fate == FATE_PENDING)
-			m[i].fate = fate;
+		if (m[i].fate == from)
+			m[i].fate = to;
+}
+
+void set_pending(struct boot *boot, const struct load *load, enum fate fate)
+{
+	set_fate(boot, load, FATE_PENDING, fate);
 }
 
 /* One member's result as the glue has it; negative is the errno of its init. */
@@ -143,13 +148,56 @@ void read_results(struct boot *boot, const struct load *load)
 	set_pending(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
 }
 
-bool is_live(const struct boot *boot, const char *name)
+static bool is_over(s64 result)
+{
+	return result != RESULT_NOT_RUN && result != RESULT_RUNS;
+}
+
+static struct member *next;
+static u32 finished;
+
+static void take_partial(struct member *m, s64 result)
+{
+	if (is_over(result))
+		take_result(m, result);
+	else if (!next && m->fate == FATE_PENDING)
+		next = m;
+}
+
+static void take_count(struct member *m, s64 result)
+{
+	(void)m;
+	finished += is_over(result);
+}
+
+u32 read_partial_results(struct boot *boot, const struct load *load)
+{
+	next = NULL;
+	read_array(boot, load, "result", CHUNK, take_partial);
+	return next ? (u32)(next - members_of(boot, load)) : load->member_count;
+}
+
+u32 count_results(struct boot *boot, const struct load *load)
+{
+	finished = 0;
+	read_array(boot, load, "result", CHUNK, take_count);
+	return finished;
+}
+
+enum module_state module_state(const struct boot *boot, const char *name)
 {
 	TEXT(path, 192);
 	char state[16];
 
 	text_format(&path, "module/%s/initstate", name);
-	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts_with(state, "live");
+	if (read_small(boot->sys, path.data, state, sizeof(state)) <= 0)
+		return MODULE_GONE;
+	return starts_with(state, "live") ? MODULE_LIVE : MODULE_COMING;
+}
+
+bool is_live(const struct boot *boot, const char *name)
+{
+	return module_state(boot, name) == MODULE_LIVE;
 }
 
 void add_counts(const struct boot *boot, const struct load *load, struct counts *counts)
@@ -157,7 +205,7 @@ void add_counts(const struct boot *boot, const struct load *load, struct counts 
 	const struct member *m = boot->plan.members + load->member, *end = m + load->member_count;
 
 	for (; m < end; m++) {
-		counts->ok += m->fate == FATE_OK;
+		counts->ok += has_run(m);
 		counts->failed += m->fate == FATE_FAILED;
 		counts->skipped += m->fate == FATE_ASKED || m->fate == FATE_NEEDS;
 	}

@@ -44,7 +44,7 @@ static void run_shell(const struct boot *boot)
 	if (!child)
 		become_shell(boot);
 	do
-		got = sys_wait(NULL); /* other children of PID 1 come along */
+		got = sys_wait(-1, NULL, 0); /* other children of PID 1 come along */
 	while (got != child && (got > 0 || got == -EINTR));
 }
 

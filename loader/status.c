@@ -61,13 +61,13 @@ static void add_named(struct text *t, const char *name, const char *value)
 
 static void add_member(struct text *t, const struct boot *boot, const struct member *m)
 {
-	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped" };
+	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped", "ok" };
 
 	text_add(t, "      {");
 	add_named(t, "name", m->name);
 	add_named(t, "state", fates[m->fate]);
 	/* The errno of a failed one is not known if the kernel refused the whole megamodule. */
-	if (m->fate == FATE_OK || (m->fate == FATE_FAILED && m->result))
+	if (has_run(m) || (m->fate == FATE_FAILED && m->result))
 		text_format(t, "\"result\": %d, ", m->result);
 	else
 		text_add(t, "\"result\": null, ");
