@@ -57,6 +57,22 @@ static void remove_loaded_files(struct keeper *k)
 
 /* ---- triggers ---- */
 
+/* Whoever wonders why a stage does not come finds here what it waits for. */
+static void log_paths(const struct keeper *k)
+{
+	const struct stage *s;
+
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
+		if (!is_pending(s) || s->trigger != TRIGGER_PATH)
+			continue;
+		if (s->timeout)
+			log_info("stage %s waits for %s, %llu ms at most", s->name, s->path,
+				 (unsigned long long)s->timeout);
+		else
+			log_info("stage %s waits for %s, for ever", s->name, s->path);
+	}
+}
+
 /* The real init is being executed: the clock of delays and timeouts starts here. */
 static void start_user_space(struct keeper *k)
 {
@@ -82,6 +98,7 @@ static void start_user_space(struct keeper *k)
 			was_idle(k->boot, s);
 	}
 	look_for_paths(&k->watches);
+	log_paths(k);
 }
 
 static void look_at_clock(struct keeper *k)

@@ -16,13 +16,14 @@
 
 /* ---- what came of it ---- */
 
-static void log_skipped(const struct boot *boot, const struct member *m)
+static void log_skipped(const struct boot *boot, const struct load *load, const struct member *m)
 {
-	const char *other = missing_for(boot, m, ~0ull);
+	const char *other = missing_for(boot, m, ~0ull), *word;
 
-	if (m->fate == FATE_ASKED)
-		log_info("member %s skipped: asked for", m->name);
-	else
+	if (m->fate == FATE_ASKED) {
+		word = who_skips(boot, load, m->name);
+		log_info("member %s skipped: asked for%s%s", m->name, word && *word ? " by " : "", word ? word : "");
+	} else
 		log_warning("member %s skipped: needs %s", m->name, other ? other : "a member that is not there");
 }
 
@@ -34,7 +35,7 @@ void log_result(struct boot *boot, const struct load *load)
 
 	for (i = 0; i < load->member_count; i++)
 		if (m[i].fate == FATE_ASKED || m[i].fate == FATE_NEEDS)
-			log_skipped(boot, &m[i]);
+			log_skipped(boot, load, &m[i]);
 	add_counts(boot, load, &c);
 	if (load->nanoseconds)
 		log_info("load %s took %llu us: %u ok, %u failed, %u skipped", load->name,

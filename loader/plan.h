@@ -131,6 +131,7 @@ struct plan {
 	struct fields verity;  /* see verity.c; count 0: none */
 	bool async_probe;
 	u64 watchdog;  /* seconds without progress after which a call is given up; 0 never */
+	bool no_shell; /* nobody gets a shell */
 	bool fallback; /* every megamodule has originals */
 	struct stage stages[MAX_STAGES];
 	struct load *loads;

@@ -133,6 +133,13 @@ static bool on_watchdog(struct reader *r, const char *const *f, struct fields re
 	return parse_number(r, f[0], &r->plan->watchdog);
 }
 
+static bool on_shell(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	r->plan->no_shell = true;
+	return streq(f[0], "none") || refuse(r, "unknown shell record", f[0]);
+}
+
 static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
 {
 	r->plan->overlay.first = f[0];
@@ -314,6 +321,7 @@ static const struct record {
 	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
 	{ "probe", 1, false, HEAD, on_probe },
 	{ "watchdog", 1, false, HEAD, on_watchdog },
+	{ "shell", 1, false, HEAD, on_shell },
 	{ "skip", 1, false, HEAD, on_skip },
 	{ "stage", 4, false, BODY, on_stage },
 	{ "merged", 3, false, BODY, on_merged },

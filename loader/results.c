@@ -32,17 +32,29 @@ const char *missing_for(const struct boot *boot, const struct member *m, u64 lim
 	return NULL;
 }
 
-/* The plan's skips can be taken back by megamod.run=. */
-static bool is_skipped(const struct boot *boot, const char *name)
+/*
+ * The plan's skips can be taken back by megamod.run=. The words of others mean what these take them for: the kernel and
+ * kmod compare names as they are written (blacklisted(), kernel/module/main.c, 6.1; kmod_config_parse_kcmdline(),
+ * kmod 34), dracut writes a line for modprobe.d, where - and _ are equal, and in its initramfs alone
+ * (90kernel-modules/parse-kernel.sh, 059): here that is the critical stage.
+ */
+const char *who_skips(const struct boot *boot, const struct load *load, const char *name)
 {
+	const struct options *o = &boot->options;
 	u32 i;
 
-	if (in_list(boot->options.skip, name))
-		return true;
+	if (in_list(o->skip, name))
+		return "";
+	if (in_exact_list(o->kernel_blacklist, name))
+		return "module_blacklist";
+	if (in_exact_list(o->kmod_blacklist, name))
+		return "modprobe.blacklist";
+	if (o->dracut_blacklist[0] && !stage_of(&boot->plan, load->member) && in_list(o->dracut_blacklist, name))
+		return "rd.driver.blacklist";
 	for (i = 0; i < boot->plan.skip_count; i++)
 		if (same_module(name, length(name), boot->plan.skips[i]))
-			return !in_list(boot->options.run, name);
-	return false;
+			return in_list(o->run, name) ? NULL : "";
+	return NULL;
 }
 
 u32 mark_skipped(struct boot *boot, const struct load *load)
@@ -52,7 +64,7 @@ u32 mark_skipped(struct boot *boot, const struct load *load)
 
 	for (i = 0; i < load->member_count; i++) {
 		m[i].fate = FATE_PENDING;
-		if (is_skipped(boot, m[i].name))
+		if (who_skips(boot, load, m[i].name))
 			m[i].fate = FATE_ASKED;
 		else if (m[i].needs.count && missing_for(boot, &m[i], load->member)) /* within it, the glue decides */
 			m[i].fate = FATE_NEEDS;

@@ -7,6 +7,9 @@
 
 #include "boot.h"
 
+/* The word of the command line that has this module left out, "" if it is one of ours or a record of the plan, NULL if
+ * there is none. */
+const char *who_skips(const struct boot *boot, const struct load *load, const char *name);
 /* Whose members are left out, by the fates so far and by megamod.skip=; returns how many. */
 u32 mark_skipped(struct boot *boot, const struct load *load);
 /* Sets the fate of all members that have none yet. */

@@ -108,6 +108,7 @@ static void add_stage(struct text *t, struct boot *boot, const struct stage *s)
 	add_named(t, "state", stage_state_name(s->state));
 	add_named(t, "trigger", trigger_name(s->trigger));
 	add_named(t, "triggered", s->fired == TRIGGER_NONE ? NULL : trigger_name(s->fired));
+	add_named(t, "path", s->path);
 	text_format(t, "\"fallback\": %s, \"errno\": %d, \"nanoseconds\": %llu, ", c.originals ? "true" : "false",
 		    c.error, (unsigned long long)c.nanoseconds);
 	text_format(t, "\"ok\": %u, \"failed\": %u, \"skipped\": %u, \"loads\": [\n", c.ok, c.failed, c.skipped);

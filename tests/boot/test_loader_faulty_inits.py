@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 from tests.unit.test_levels_header import headers  # noqa: F401
 
+from megamod.boot.qemu import run_qemu
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
+
 from boot.faultkit import FAULTS, build_faulty_modules, faulty_tree
 from boot.loaderkit import POWER_OFF, Plan, after, section, show, start_plan, write_loader_image
 from boot.test_loader_faults import DISK, FILES
@@ -57,23 +61,26 @@ def run(kernels, boot, make_root, make_disk_image, tmp_path) -> Callable[..., st
 @pytest.fixture(scope="module")
 def stock(kernels, faulty, busybox, tool, tmp_path_factory) -> dict[str, bool]:
     """Module → does it come up when insmod loads it, in the order of the boots here."""
-    from megamod.boot.qemu import run_qemu
-    from megamod.image.archive import write_image
-    from megamod.image.cpio import Entry
-
     tool("qemu-system-x86_64", package="qemu-system-x86")
+    # 12 s: longer than the one that sleeps.
+    wait = "wait_for() { i=0; while kill -0 $1 2>/dev/null && [ $i -lt 60 ]; do i=$((i+1)); sleep 0.2; done; }"
     names = [f"{kind}_{fault}" for fault in ORDER for kind in ("faulty", "after")]
     script = "\n".join(
         [
-            *("#!/bin/busybox sh", "/bin/busybox --install -s /bin", "mount -t proc proc /proc"),
-            *(f"insmod /{name}.ko & for i in $(seq 60); do kill -0 $! && sleep 0.2; done" for name in names),
+            *(
+                "#!/bin/busybox sh",
+                "/bin/busybox --install -s /bin",
+                "mount -t proc p /proc; mount -t devtmpfs d /dev",
+                wait,
+            ),
+            *(f"insmod /{name}.ko & wait_for $!" for name in names),
             show("live", "grep Live /proc/modules | cut -d' ' -f1"),
             POWER_OFF,
         ]
     )
     image = tmp_path_factory.mktemp("stock") / "image"
     entries = [
-        *(Entry(path=name, mode=0o40755) for name in ("bin", "proc")),
+        *(Entry(path=name, mode=0o40755) for name in ("bin", "dev", "proc")),
         Entry(path="bin/busybox", mode=0o100755, data=busybox.read_bytes()),
         Entry(path="init", mode=0o100755, data=script.encode()),
         *(Entry(path=f"{name}.ko", mode=0o100644, data=faulty[name].read_bytes()) for name in names),

@@ -13,6 +13,7 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
                                      a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
     probe async                      only if asked for
     watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
+    shell none                       nobody gets a shell, neither in an emergency nor by megamod.break=
     skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
     stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -;
                                      TIMEOUT milliseconds, 0 none
