@@ -60,9 +60,9 @@ static void log_wrong_release(const struct boot *boot)
 
 /* ---- the call ---- */
 
-static long call(struct boot *boot, struct load *load, bool skips)
+static long call(struct boot *boot, struct load *load, bool words, bool skips)
 {
-	const char *text = call_arguments(boot, load, skips);
+	const char *text = call_arguments(boot, load, words, skips);
 	long fd, err = -E2BIG;
 
 	if (!text)
@@ -77,6 +77,12 @@ static long call(struct boot *boot, struct load *load, bool skips)
 	return err;
 }
 
+/* What a parameter's setter says of a value (kernel/params.c, 6.1), or that there is no room for the words. */
+static bool may_be_a_word(long err)
+{
+	return err == -EINVAL || err == -ENOENT || err == -ERANGE || err == -ENOSPC || err == -E2BIG;
+}
+
 /*
  * Makes the call and times it; its errno, positive. -EEXIST may mean that it is there already: a single put in by an
  * init's request_module(), or what a keeper that was killed had loaded.
@@ -84,7 +90,8 @@ static long call(struct boot *boot, struct load *load, bool skips)
 static int timed_call(struct boot *boot, struct load *load, bool skips)
 {
 	u64 start = monotonic_ns();
-	long err = boot->plan.progress->locked ? -EDEADLK : call(boot, load, skips);
+	long err = boot->plan.progress->locked ? -EDEADLK : call(boot, load, true, skips);
+	const char *words;
 
 	start = monotonic_ns() - start;
 	load->nanoseconds += start ? start : 1;
@@ -95,7 +102,15 @@ static int timed_call(struct boot *boot, struct load *load, bool skips)
 	log_warning("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
 	if (err == -ENOEXEC)
 		log_wrong_release(boot);
-	return (int)-err;
+	if (load->merged && may_be_a_word(err) && *(words = command_line_words(boot, load))) {
+		log_warning("load %s: once more without %s", load->name, words);
+		start = monotonic_ns();
+		err = call(boot, load, false, skips);
+		load->nanoseconds += monotonic_ns() - start;
+		if (err < 0)
+			log_warning("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));
+	}
+	return err < 0 ? (int)-err : 0;
 }
 
 static void load_by_itself(struct boot *boot, struct load *load)
@@ -174,6 +189,7 @@ static void load_merged(struct boot *boot, struct load *load)
 		log_result(boot, load);
 		return;
 	}
+	out += refuse_words(boot, load);
 	load->error = timed_call(boot, load, out > 0);
 	if (load->error && fallback) {
 		take_originals(boot, load);

@@ -46,7 +46,8 @@ enum fate {
 /* A merged member or a single; its index is its plan id. */
 struct member {
 	const char *name;
-	struct fields needs; /* plan ids of earlier members, decimal */
+	struct fields needs;	  /* plan ids of earlier members, decimal */
+	struct fields parameters; /* NAME=KIND each, see parameters.h */
 	enum fate fate;
 	int result;	 /* of its init, or of its own call: 0 or a negative errno */
 	u64 nanoseconds; /* of its own call; a merged member's are in its megamodule's parameters */

@@ -224,6 +224,21 @@ static bool on_member(struct reader *r, const char *const *f, struct fields rest
 	return add_member(r, f[0], rest);
 }
 
+static bool on_parameters(struct reader *r, const char *const *f, struct fields rest)
+{
+	struct load *l = last_load(r->plan);
+
+	if (!l || !l->member_count)
+		return refuse(r, "parameters without a member before them:", f[0]);
+	rest.first = f[0];
+	rest.count++;
+	r->plan->members[r->plan->member_count - 1].parameters = rest;
+	for (; rest.count; rest.count--, rest.first = next_field(rest.first))
+		if (!find_char(rest.first, '='))
+			return refuse(r, "not NAME=KIND:", rest.first);
+	return true;
+}
+
 static bool on_original(struct reader *r, const char *const *f, struct fields rest)
 {
 	struct plan *p = r->plan;
@@ -327,6 +342,7 @@ static const struct record {
 	{ "merged", 3, false, BODY, on_merged },
 	{ "argument", 1, false, BODY, on_argument },
 	{ "member", 1, true, BODY, on_member },
+	{ "parameters", 1, true, BODY, on_parameters },
 	{ "original", 1, false, BODY, on_original },
 	{ "prefix", 1, false, BODY, on_prefix },
 	{ "requests", 1, false, BODY, on_requests },
