@@ -99,7 +99,7 @@ enum ending give_up_child(const struct boot *boot, struct child *c)
 	sys_kill(c->process, SIGKILL); /* it never runs a line of ours again, should the call return one day */
 	ending = wait_child(boot, c, LAST_STEPS);
 	if (ending != ENDING_NONE)
-		return ending == ENDING_KILLED ? ENDING_HUNG : ending;
+		return ending == ENDING_KILLED || ending == ENDING_OOPSED ? ENDING_HUNG : ending;
 	sys_close(c->end);
 	return ENDING_HUNG;
 }

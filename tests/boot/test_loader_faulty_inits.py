@@ -23,7 +23,7 @@ from boot.test_loader_faults import DISK, FILES
 # The loop comes last: it holds a processor for good. Full preemption lets RCU go on nevertheless.
 ORDER = (*(fault for fault in FAULTS if fault != "loop"), "loop")
 APPEND = "root=/dev/vda preempt=full"
-WATCHDOG = "watchdog 3"
+WATCHDOG = "watchdog 12"  # longer than the init that sleeps
 LOST = {"oops", "bug", "exit", "hang", "loop"}
 ERRNOS = {"oops": -14, "bug": -14, "exit": -125, "hang": -110, "loop": -110, "wait": -4, "negative": -5000}
 STATE = (
