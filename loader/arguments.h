@@ -7,8 +7,13 @@
 
 #include "boot.h"
 
-/* The text for the call, NULL if there is no room for it; `skips`: with the members to leave out. It lives until the
- * next call. */
-const char *call_arguments(struct boot *boot, const struct load *load, bool skips);
+/* The text for the call, NULL if there is no room for it; `words`: with those of the command line; `skips`: with the
+ * members to leave out. It lives until the next call. */
+const char *call_arguments(struct boot *boot, const struct load *load, bool words, bool skips);
+/* What `words` adds: "" if nothing of the command line belongs to the load. */
+const char *command_line_words(struct boot *boot, const struct load *load);
+/* Members of a megamodule that would refuse a word of the command line, and with it the whole call, have failed;
+ * returns how many. Such words are not passed on. */
+u32 refuse_words(struct boot *boot, const struct load *load);
 
 #endif

@@ -16,7 +16,10 @@ struct boot {
 	int image;		 /* /megamod, where plan and files lie */
 	int alive;		 /* its closing tells the keeper that init was executed; -1 without a keeper */
 	int ready;		 /* its end tells that the keeper has written mask and status; -1: no waiting */
-	bool kept;		 /* the keeper needs /megamod, and empties it */
+	bool first;		 /* this is process 1, or a child of it */
+	int control;		 /* the keeper's FIFO, -1 none */
+	void (*report)(struct boot *boot); /* what the keeper does after a stage; NULL in process 1 */
+	bool kept;			   /* the keeper needs /megamod, and empties it */
 	char cmdline[CMDLINE_ROOM];
 	struct options options;
 	struct plan plan;

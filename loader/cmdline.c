@@ -77,10 +77,18 @@ static void append_value(char *to, size_t room, const struct word *word)
 {
 	struct text t = { to, room, length(to), false };
 
+	size_t before = t.used;
+
 	if (t.used)
 		text_add(&t, ",");
 	if (word->value)
 		text_add_bytes(&t, word->value, word->value_size);
+	if (!t.cut)
+		return;
+	/* Half a name would be the wrong name. */
+	for (; t.used > before && to[t.used] != ','; t.used--)
+		;
+	to[t.used] = 0;
 }
 
 static u64 number_of(const struct word *word)
@@ -103,7 +111,8 @@ static const struct {
 	const char *key;
 	u16 offset, room;
 } texts[] = {
-	TEXT_OPTION("megamod.break", break_at), TEXT_OPTION("root", root), TEXT_OPTION("rootfstype", fstype),
+	TEXT_OPTION("megamod.break", break_at), TEXT_OPTION("root", root),
+	TEXT_OPTION("rootfstype", fstype),	TEXT_OPTION("module_blacklist", kernel_blacklist),
 	TEXT_OPTION("rootflags", flags),	TEXT_OPTION("init", init),
 };
 
@@ -120,10 +129,18 @@ void read_options(const char *cmdline, struct options *o)
 			o->off = value_is(&w, "off");
 		else if (key_is(&w, "megamod.debug"))
 			o->debug = !value_is(&w, "0");
+		else if (key_is(&w, "panic"))
+			o->panics = w.value_size && !value_is(&w, "0");
+		else if (key_is(&w, "rd.shell"))
+			o->no_shell = value_is(&w, "0") || value_is(&w, "no") || value_is(&w, "off");
 		else if (key_is(&w, "megamod.times"))
 			o->times = !value_is(&w, "0");
 		else if (key_is(&w, "megamod.skip"))
 			append_value(o->skip, sizeof(o->skip), &w);
+		else if (key_is(&w, "modprobe.blacklist"))
+			append_value(o->kmod_blacklist, sizeof(o->kmod_blacklist), &w);
+		else if (key_is(&w, "rd.driver.blacklist"))
+			append_value(o->dracut_blacklist, sizeof(o->dracut_blacklist), &w);
 		else if (key_is(&w, "megamod.run"))
 			append_value(o->run, sizeof(o->run), &w);
 		else if (key_is(&w, "megamod.deferred")) {
@@ -140,16 +157,28 @@ void read_options(const char *cmdline, struct options *o)
 	}
 }
 
-bool in_list(const char *list, const char *name)
+static bool is_listed(const char *list, const char *name, bool exactly)
 {
 	const char *end;
+	size_t size;
 
 	while (*list) {
 		for (end = list; *end && *end != ','; end++)
 			;
-		if (same_module(list, (size_t)(end - list), name))
+		size = (size_t)(end - list);
+		if (same_module(list, size, name) && !(exactly && memcmp(list, name, size)))
 			return true;
 		list = *end ? end + 1 : end;
 	}
 	return false;
+}
+
+bool in_list(const char *list, const char *name)
+{
+	return is_listed(list, name, false);
+}
+
+bool in_exact_list(const char *list, const char *name)
+{
+	return is_listed(list, name, true);
 }

@@ -25,6 +25,8 @@ enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
 
 struct options {
 	bool off, debug, times;
+	bool panics;   /* the last panic= is not 0 */
+	bool no_shell; /* the last rd.shell= is 0 */
 	bool deferred_now, deferred_off;
 	bool writable;	       /* the last of ro and rw */
 	bool wait_forever;     /* rootwait */
@@ -33,6 +35,10 @@ struct options {
 	char break_at[64];     /* megamod.break=, a comma-separated list */
 	char skip[VALUE_ROOM]; /* every megamod.skip=, joined by commas */
 	char run[VALUE_ROOM];  /* the same of megamod.run=, which takes back the plan's skips */
+	/* Other programs' words for what must not be loaded. */
+	char kernel_blacklist[VALUE_ROOM];					 /* the last module_blacklist= */
+	char kmod_blacklist[VALUE_ROOM];					 /* every modprobe.blacklist= */
+	char dracut_blacklist[VALUE_ROOM];					 /* every rd.driver.blacklist= */
 	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM]; /* "" if not given */
 };
 
@@ -40,5 +46,7 @@ struct options {
 void read_options(const char *cmdline, struct options *options);
 /* Is `name` one of the comma-separated words of `list` ('-' and '_' equal)? */
 bool in_list(const char *list, const char *name);
+/* The same byte by byte. */
+bool in_exact_list(const char *list, const char *name);
 
 #endif

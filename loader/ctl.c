@@ -12,13 +12,13 @@
 #include "files.h"
 #include "image_files.h"
 #include "keeper.h"
-#include "load.h"
 #include "log.h"
 #include "lsmod.h"
 #include "mask.h"
 #include "read_plan.h"
 #include "run_hook.h"
 #include "saved_state.h"
+#include "settle.h"
 #include "status.h"
 
 static struct boot boot;
@@ -81,7 +81,8 @@ static bool read_plan_and_state(void)
 static void prepare_keeper(void)
 {
 	keeper.boot = keeper.watches.boot = &boot;
-	keeper.alive = keeper.watches.inotify = keeper.watches.mounts = keeper.control = -1;
+	boot.report = report_stage;
+	keeper.alive = keeper.watches.inotify = keeper.watches.mounts = boot.control = -1;
 }
 
 /* Started by the loader: handles come with it, the file systems may have moved already. */
@@ -276,6 +277,8 @@ int main(int argc, char **argv, char **envp)
 	}
 	command = argc > 1 ? argv[1] : "";
 	hook = argc == 2 && streq(command, "--hook");
+	boot.argc = argc;
+	boot.argv = argv;
 	open_folders(run, image, hook);
 	prepare_keeper();
 	if (hook) {

@@ -8,7 +8,7 @@
  */
 #include "boot.h"
 #include "files.h"
-#include "load.h"
+#include "run_stage.h"
 #include "log.h"
 #include "read_plan.h"
 #include "root.h"
@@ -147,7 +147,8 @@ int main(int argc, char **argv, char **envp)
 {
 	static struct boot boot;
 
-	boot.alive = boot.ready = -1;
+	boot.alive = boot.ready = boot.control = -1;
+	boot.first = true;
 	boot.argc = argc;
 	boot.argv = argv;
 	boot.envp = envp;

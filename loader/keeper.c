@@ -10,9 +10,10 @@
  */
 #include "keeper.h"
 #include "image_files.h"
-#include "load.h"
 #include "log.h"
 #include "mask.h"
+#include "modprobe_path.h"
+#include "run_stage.h"
 #include "saved_state.h"
 #include "status.h"
 #include "uevents.h"
@@ -56,6 +57,22 @@ static void remove_loaded_files(struct keeper *k)
 
 /* ---- triggers ---- */
 
+/* Whoever wonders why a stage does not come finds here what it waits for. */
+static void log_paths(const struct keeper *k)
+{
+	const struct stage *s;
+
+	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
+		if (!is_pending(s) || s->trigger != TRIGGER_PATH)
+			continue;
+		if (s->timeout)
+			log_info("stage %s waits for %s, %llu ms at most", s->name, s->path,
+				 (unsigned long long)s->timeout);
+		else
+			log_info("stage %s waits for %s, for ever", s->name, s->path);
+	}
+}
+
 /* The real init is being executed: the clock of delays and timeouts starts here. */
 static void start_user_space(struct keeper *k)
 {
@@ -81,6 +98,7 @@ static void start_user_space(struct keeper *k)
 			was_idle(k->boot, s);
 	}
 	look_for_paths(&k->watches);
+	log_paths(k);
 }
 
 static void look_at_clock(struct keeper *k)
@@ -124,7 +142,7 @@ static void read_control(struct keeper *k)
 {
 	char c;
 
-	while (sys_read(k->control, &c, 1) == 1) {
+	while (sys_read(k->boot->control, &c, 1) == 1) {
 		if (c == '\n') {
 			k->line[k->line_used] = 0;
 			if (k->line_used)
@@ -159,16 +177,21 @@ static bool has_dependents(const struct plan *p, const struct stage *s)
 	return false;
 }
 
+void report_stage(struct boot *boot)
+{
+	save_state(boot);
+	write_mask(boot, true); /* who reads that the stage is done finds the mask as it is then */
+	write_status(boot);
+	write_status_json(boot);
+}
+
 static void load_and_report(struct keeper *k, struct stage *s)
 {
 	s->state = STATE_LOADING;
 	save_state(k->boot);
 	write_status(k->boot);
 	load_stage(k->boot, s, s->fired);
-	save_state(k->boot);
-	write_mask(k->boot, true); /* who reads that the stage is done finds the mask as it is then */
-	write_status(k->boot);
-	write_status_json(k->boot);
+	report_stage(k->boot);
 	if (has_dependents(&k->boot->plan, s))
 		k->announce_at = monotonic_ns() + ANNOUNCE_MILLISECONDS * MILLISECOND;
 	remove_stage_files(k, s);
@@ -217,7 +240,7 @@ static void wait_and_look(struct keeper *k)
 		{ .fd = k->alive, .events = POLLIN }, /* a negative handle is left out by the kernel */
 		{ .fd = k->watches.inotify, .events = POLLIN },
 		{ .fd = k->alive < 0 ? k->watches.mounts : -1, .events = POLLPRI },
-		{ .fd = k->control, .events = POLLIN },
+		{ .fd = k->boot->control, .events = POLLIN },
 	};
 	struct timespec64 left = { 0, 0 };
 	u64 next = next_time(k), t = monotonic_ns();
@@ -254,10 +277,10 @@ static void open_control(struct keeper *k)
 	err = fd = sys_openat(k->boot->run, "megamod/control", O_RDWR | O_NONBLOCK, 0);
 	if (err < 0)
 		goto failed;
-	k->control = (int)fd;
+	k->boot->control = (int)fd;
 	return;
 failed:
-	k->control = -1;
+	k->boot->control = -1;
 	log_warning("/run/megamod/control cannot be made: %s", errno_name(err));
 }
 
@@ -284,6 +307,7 @@ void run_keeper(struct keeper *k)
 {
 	struct stage *s;
 
+	restore_modprobe(k->boot); /* a keeper that was killed may have left it as it was during a call */
 	if (!is_over(k)) {
 		open_watches(&k->watches);
 		open_control(k);

@@ -13,13 +13,14 @@ struct keeper {
 	struct watches watches;
 	struct boot *boot;
 	int alive;		 /* read end of the pipe; -1 once user space has started */
-	int control;		 /* -1: not there */
 	u64 announce_at;	 /* when to announce devices without a driver again, monotonic ns; 0 never */
 	bool chain;		 /* another generator empties the initramfs */
 	char line[CONTROL_ROOM]; /* an unfinished line from the control FIFO */
 	size_t line_used;
 };
 
+/* After a stage: the state, the mask and the status. */
+void report_stage(struct boot *boot);
 /* Returns after the last stage. */
 void run_keeper(struct keeper *keeper);
 /* Before another generator's init goes on: holds the files, and takes a copy of the small ones for boot->image. */

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * The calls of a stage.
+ * The calls of one load.
  */
 #ifndef LOAD_H
 #define LOAD_H
 
 #include "boot.h"
 
-/* Every load of a stage, with its results; logs the stage's lines. */
-void load_stage(struct boot *boot, struct stage *stage, enum trigger fired);
-/* What has been loaded of a stage before this program ran, by this loader or by modprobe: sets the fates and returns
- * true if there is any of it. */
-bool find_loaded(struct boot *boot, struct stage *stage);
+/* Makes the load's call, or those of its members' originals, and notes what came of each member. Where it stands is in
+ * boot->progress; a load whose method is METHOD_ORIGINALS already goes on there. */
+void make_load(struct boot *boot, struct load *load);
+/* From now on the load goes by its members' originals. */
+void take_originals(struct boot *boot, struct load *load);
+/* The lines about a load that is over. */
+void log_result(struct boot *boot, const struct load *load);
+/* The end of a load whose call has been made: the results of a megamodule, and the lines of the log. */
+void finish_load(struct boot *boot, struct load *load);
 
 #endif

@@ -22,7 +22,8 @@ static const struct {
 	ERROR(EAGAIN),	  ERROR(ENOMEM),  ERROR(EACCES),    ERROR(EFAULT),	 ERROR(EBUSY),	    ERROR(EEXIST),
 	ERROR(ENODEV),	  ERROR(ENOTDIR), ERROR(EISDIR),    ERROR(EINVAL),	 ERROR(EFBIG),	    ERROR(ENOSPC),
 	ERROR(EROFS),	  ERROR(ENOSYS),  ERROR(ENODATA),   ERROR(EBADMSG),	 ERROR(EOPNOTSUPP), ERROR(ENOBUFS),
-	ERROR(ETIMEDOUT), ERROR(ENOKEY),  ERROR(ENOMEDIUM), ERROR(EKEYREJECTED),
+	ERROR(ETIMEDOUT), ERROR(ENOKEY),  ERROR(ENOMEDIUM), ERROR(EKEYREJECTED), ERROR(EINTR),	    ERROR(ECANCELED),
+	ERROR(EDEADLK),	  ERROR(ERANGE),
 };
 
 static void log_line(const char *prefix, const char *format, va_list list)
@@ -109,6 +110,16 @@ const char *errno_text(long err)
 		return "the file, or a symbol that it needs, is missing";
 	case EEXIST:
 		return "it is there already";
+	case EDEADLK:
+		return "the kernel's module lock is left taken";
+	case ECANCELED:
+		return "its process ended in the middle of the call";
+	case EINTR:
+		return "its process was killed";
+	case EFAULT:
+		return "the kernel oopsed in it";
+	case ETIMEDOUT:
+		return "it has not come to its end in time";
 	case E2BIG:
 		return "its arguments are too long";
 	case ENOKEY:

@@ -49,11 +49,11 @@ static void add_member(const struct boot *boot, u32 id, struct text *t)
 	bool first = true;
 
 	for (i = id + 1; i < p->member_count; i++)
-		users += p->members[i].fate == FATE_OK && needs(&p->members[i], id);
+		users += has_run(&p->members[i]) && needs(&p->members[i], id);
 	add_row(t, name, length(name), "0", 1);
 	text_format(t, "%u", users);
 	for (i = id + 1; users && i < p->member_count; i++)
-		if (p->members[i].fate == FATE_OK && needs(&p->members[i], id)) {
+		if (has_run(&p->members[i]) && needs(&p->members[i], id)) {
 			text_format(t, "%c%s", first ? ' ' : ',', p->members[i].name);
 			first = false;
 		}
@@ -96,7 +96,7 @@ static void add_line(const struct boot *boot, const char *line, struct text *t)
 
 	if (load && load->method == METHOD_OWN) {
 		for (i = load->member; i < load->member + load->member_count; i++)
-			if (boot->plan.members[i].fate == FATE_OK)
+			if (has_run(&boot->plan.members[i]))
 				add_member(boot, i, t);
 		return;
 	}

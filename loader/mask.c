@@ -81,7 +81,7 @@ void write_mask(const struct boot *boot, bool waiting)
 	text_add(&t,
 		 "# Written by the megamod loader: these modules are in the kernel already, or must stay out of it.\n");
 	for (i = 0; i < last; i++)
-		mask_one(&t, p->members[i].name, !is_bad(&p->members[i]));
+		mask_one(&t, p->members[i].name, !is_bad(&p->members[i]) || has_run(&p->members[i]));
 	for (i = 0; i < p->softdep_count; i++)
 		text_format(&t, "softdep %s pre:\n", p->softdeps[i]);
 	mask_dependents(p, last, waiting, &t);

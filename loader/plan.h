@@ -13,7 +13,8 @@
 
 enum {
 	MAX_STAGES = 64,
-	VERITY_FIELDS = 8, /* of a verity record, options aside */
+	WATCHDOG_SECONDS = 30, /* if the plan does not say */
+	VERITY_FIELDS = 8,     /* of a verity record, options aside */
 };
 
 enum trigger {
@@ -39,12 +40,14 @@ enum fate {
 	FATE_FAILED,
 	FATE_ASKED, /* left out by megamod.skip= */
 	FATE_NEEDS, /* left out because something that it needs is not there */
+	FATE_SHUT,  /* its init is over, but nobody can use its symbols: its megamodule stays in state coming */
 };
 
 /* A merged member or a single; its index is its plan id. */
 struct member {
 	const char *name;
-	struct fields needs; /* plan ids of earlier members, decimal */
+	struct fields needs;	  /* plan ids of earlier members, decimal */
+	struct fields parameters; /* NAME=KIND each, see parameters.h */
 	enum fate fate;
 	int result;	 /* of its init, or of its own call: 0 or a negative errno */
 	u64 nanoseconds; /* of its own call; a merged member's are in its megamodule's parameters */
@@ -109,13 +112,27 @@ struct dependents {
 
 enum handover { HAND_CMDLINE, HAND_EXEC, HAND_CHAIN };
 
+/* Where the loading stands: shared by the processes that do it. */
+struct progress {
+	u32 stage;	    /* its index in the plan */
+	u32 load, original; /* that of the load; with METHOD_ORIGINALS that of the member in the load */
+	u32 finished;	    /* members of the load whose init is over, as last counted */
+	u64 began;	    /* monotonic ns, when the load was begun */
+	bool locked;	    /* the kernel can load nothing any more */
+	bool exchanged;	    /* /proc/sys/kernel/modprobe is not what it was, which is: */
+	char modprobe[256];
+};
+
 struct plan {
+	struct progress *progress;
 	const char *release;
 	enum handover handover;
 	struct fields command; /* exec: path and arguments; chain: path */
 	struct fields overlay; /* tmpfs and perhaps its options; count 0: none */
 	struct fields verity;  /* see verity.c; count 0: none */
 	bool async_probe;
+	u64 watchdog;  /* seconds without progress after which a call is given up; 0 never */
+	bool no_shell; /* nobody gets a shell */
 	bool fallback; /* every megamodule has originals */
 	struct stage stages[MAX_STAGES];
 	struct load *loads;
@@ -131,6 +148,12 @@ struct plan {
 static inline bool is_pending(const struct stage *s)
 {
 	return s->state == STATE_WAITING && s->fired == TRIGGER_NONE;
+}
+
+/* Its init is over, and was no failure. */
+static inline bool has_run(const struct member *m)
+{
+	return m->fate == FATE_OK || m->fate == FATE_SHUT;
 }
 
 const char *next_field(const char *field);

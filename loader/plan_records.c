@@ -127,6 +127,19 @@ static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 	return streq(f[0], "async") || refuse(r, "unknown probe record", f[0]);
 }
 
+static bool on_watchdog(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	return parse_number(r, f[0], &r->plan->watchdog);
+}
+
+static bool on_shell(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	r->plan->no_shell = true;
+	return streq(f[0], "none") || refuse(r, "unknown shell record", f[0]);
+}
+
 static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
 {
 	r->plan->overlay.first = f[0];
@@ -209,6 +222,21 @@ static bool on_member(struct reader *r, const char *const *f, struct fields rest
 	if (!l || !l->merged)
 		return refuse(r, "a member outside a merged load:", f[0]);
 	return add_member(r, f[0], rest);
+}
+
+static bool on_parameters(struct reader *r, const char *const *f, struct fields rest)
+{
+	struct load *l = last_load(r->plan);
+
+	if (!l || !l->member_count)
+		return refuse(r, "parameters without a member before them:", f[0]);
+	rest.first = f[0];
+	rest.count++;
+	r->plan->members[r->plan->member_count - 1].parameters = rest;
+	for (; rest.count; rest.count--, rest.first = next_field(rest.first))
+		if (!find_char(rest.first, '='))
+			return refuse(r, "not NAME=KIND:", rest.first);
+	return true;
 }
 
 static bool on_original(struct reader *r, const char *const *f, struct fields rest)
@@ -307,11 +335,14 @@ static const struct record {
 	{ "overlay", 1, true, HEAD, on_overlay },
 	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
 	{ "probe", 1, false, HEAD, on_probe },
+	{ "watchdog", 1, false, HEAD, on_watchdog },
+	{ "shell", 1, false, HEAD, on_shell },
 	{ "skip", 1, false, HEAD, on_skip },
 	{ "stage", 4, false, BODY, on_stage },
 	{ "merged", 3, false, BODY, on_merged },
 	{ "argument", 1, false, BODY, on_argument },
 	{ "member", 1, true, BODY, on_member },
+	{ "parameters", 1, true, BODY, on_parameters },
 	{ "original", 1, false, BODY, on_original },
 	{ "prefix", 1, false, BODY, on_prefix },
 	{ "requests", 1, false, BODY, on_requests },

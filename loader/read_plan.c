@@ -95,16 +95,17 @@ out:
 
 static bool make_tables(struct plan *p, size_t lines)
 {
-	p->loads = sys_map(lines * sizeof(*p->loads));
-	p->members = sys_map(lines * sizeof(*p->members));
+	p->progress = sys_map_shared(sizeof(*p->progress));
+	p->loads = sys_map_shared(lines * sizeof(*p->loads));
+	p->members = sys_map_shared(lines * sizeof(*p->members));
 	p->originals = sys_map(lines * sizeof(*p->originals));
 	p->arguments = sys_map(lines * sizeof(*p->arguments));
 	p->prefixes = sys_map(lines * sizeof(*p->prefixes));
 	p->softdeps = sys_map(lines * sizeof(*p->softdeps));
 	p->skips = sys_map(lines * sizeof(*p->skips));
 	p->dependents = sys_map(lines * sizeof(*p->dependents));
-	return p->loads && p->members && p->originals && p->arguments && p->prefixes && p->softdeps && p->skips &&
-	       p->dependents;
+	return p->progress && p->loads && p->members && p->originals && p->arguments && p->prefixes && p->softdeps &&
+	       p->skips && p->dependents;
 }
 
 bool read_plan(int at, const char *path, struct plan *p)
@@ -115,6 +116,7 @@ bool read_plan(int at, const char *path, struct plan *p)
 	char *text, *end, *s, *newline;
 	long err = 0;
 
+	p->watchdog = WATCHDOG_SECONDS;
 	text = read_file(at, path, &size, &err);
 	if (!text) {
 		log_error("%s: cannot be read: %s", PLAN_PATH, errno_name(err));

@@ -16,7 +16,7 @@ enum {
 };
 
 /* What the glue leaves in its result parameters, besides 0 and a negative errno. */
-enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2 };
+enum { RESULT_OK = 0, RESULT_ASKED = 1, RESULT_NEEDS = 2, RESULT_NOT_RUN = 3, RESULT_RUNS = 4 };
 
 const char *missing_for(const struct boot *boot, const struct member *m, u64 limit)
 {
@@ -32,17 +32,29 @@ const char *missing_for(const struct boot *boot, const struct member *m, u64 lim
 	return NULL;
 }
 
-/* The plan's skips can be taken back by megamod.run=. */
-static bool is_skipped(const struct boot *boot, const char *name)
+/*
+ * The plan's skips can be taken back by megamod.run=. The words of others mean what these take them for: the kernel and
+ * kmod compare names as they are written (blacklisted(), kernel/module/main.c, 6.1; kmod_config_parse_kcmdline(),
+ * kmod 34), dracut writes a line for modprobe.d, where - and _ are equal, and in its initramfs alone
+ * (90kernel-modules/parse-kernel.sh, 059): here that is the critical stage.
+ */
+const char *who_skips(const struct boot *boot, const struct load *load, const char *name)
 {
+	const struct options *o = &boot->options;
 	u32 i;
 
-	if (in_list(boot->options.skip, name))
-		return true;
+	if (in_list(o->skip, name))
+		return "";
+	if (in_exact_list(o->kernel_blacklist, name))
+		return "module_blacklist";
+	if (in_exact_list(o->kmod_blacklist, name))
+		return "modprobe.blacklist";
+	if (o->dracut_blacklist[0] && !stage_of(&boot->plan, load->member) && in_list(o->dracut_blacklist, name))
+		return "rd.driver.blacklist";
 	for (i = 0; i < boot->plan.skip_count; i++)
 		if (same_module(name, length(name), boot->plan.skips[i]))
-			return !in_list(boot->options.run, name);
-	return false;
+			return in_list(o->run, name) ? NULL : "";
+	return NULL;
 }
 
 u32 mark_skipped(struct boot *boot, const struct load *load)
@@ -52,7 +64,7 @@ u32 mark_skipped(struct boot *boot, const struct load *load)
 
 	for (i = 0; i < load->member_count; i++) {
 		m[i].fate = FATE_PENDING;
-		if (is_skipped(boot, m[i].name))
+		if (who_skips(boot, load, m[i].name))
 			m[i].fate = FATE_ASKED;
 		else if (m[i].needs.count && missing_for(boot, &m[i], load->member)) /* within it, the glue decides */
 			m[i].fate = FATE_NEEDS;
@@ -61,14 +73,19 @@ u32 mark_skipped(struct boot *boot, const struct load *load)
 	return out;
 }
 
-void set_pending(struct boot *boot, const struct load *load, enum fate fate)
+void set_fate(struct boot *boot, const struct load *load, enum fate from, enum fate to)
 {
 	struct member *m = members_of(boot, load);
 	u32 i;
 
 	for (i = 0; i < load->member_count; i++)
-		if (m[i].fate == FATE_PENDING)
-			m[i].fate = fate;
+		if (m[i].fate == from)
+			m[i].fate = to;
+}
+
+void set_pending(struct boot *boot, const struct load *load, enum fate fate)
+{
+	set_fate(boot, load, FATE_PENDING, fate);
 }
 
 /* One member's result as the glue has it; negative is the errno of its init. */
@@ -143,13 +160,56 @@ void read_results(struct boot *boot, const struct load *load)
 	set_pending(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
 }
 
-bool is_live(const struct boot *boot, const char *name)
+static bool is_over(s64 result)
+{
+	return result != RESULT_NOT_RUN && result != RESULT_RUNS;
+}
+
+static struct member *next;
+static u32 finished;
+
+static void take_partial(struct member *m, s64 result)
+{
+	if (is_over(result))
+		take_result(m, result);
+	else if (!next && m->fate == FATE_PENDING)
+		next = m;
+}
+
+static void take_count(struct member *m, s64 result)
+{
+	(void)m;
+	finished += is_over(result);
+}
+
+u32 read_partial_results(struct boot *boot, const struct load *load)
+{
+	next = NULL;
+	read_array(boot, load, "result", CHUNK, take_partial);
+	return next ? (u32)(next - members_of(boot, load)) : load->member_count;
+}
+
+u32 count_results(struct boot *boot, const struct load *load)
+{
+	finished = 0;
+	read_array(boot, load, "result", CHUNK, take_count);
+	return finished;
+}
+
+enum module_state module_state(const struct boot *boot, const char *name)
 {
 	TEXT(path, 192);
 	char state[16];
 
 	text_format(&path, "module/%s/initstate", name);
-	return read_small(boot->sys, path.data, state, sizeof(state)) > 0 && starts_with(state, "live");
+	if (read_small(boot->sys, path.data, state, sizeof(state)) <= 0)
+		return MODULE_GONE;
+	return starts_with(state, "live") ? MODULE_LIVE : MODULE_COMING;
+}
+
+bool is_live(const struct boot *boot, const char *name)
+{
+	return module_state(boot, name) == MODULE_LIVE;
 }
 
 void add_counts(const struct boot *boot, const struct load *load, struct counts *counts)
@@ -157,7 +217,7 @@ void add_counts(const struct boot *boot, const struct load *load, struct counts 
 	const struct member *m = boot->plan.members + load->member, *end = m + load->member_count;
 
 	for (; m < end; m++) {
-		counts->ok += m->fate == FATE_OK;
+		counts->ok += has_run(m);
 		counts->failed += m->fate == FATE_FAILED;
 		counts->skipped += m->fate == FATE_ASKED || m->fate == FATE_NEEDS;
 	}

@@ -6,11 +6,12 @@
  * one over the first).
  */
 #include "run_hook.h"
-#include "load.h"
 #include "log.h"
 #include "mask.h"
 #include "read_plan.h"
+#include "run_stage.h"
 #include "saved_state.h"
+#include "settle.h"
 #include "status.h"
 
 int run_hook(struct keeper *k)
@@ -35,9 +36,7 @@ int run_hook(struct keeper *k)
 		return 0;
 	}
 	load_stage(boot, critical, TRIGGER_NOW);
-	write_mask(boot, true);
-	write_status(boot);
-	save_state(boot);
+	report_stage(boot);
 	prepare_chain(k);
 	if (boot->plan.stage_count > 1)
 		child = sys_fork();

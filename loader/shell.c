@@ -44,7 +44,7 @@ static void run_shell(const struct boot *boot)
 	if (!child)
 		become_shell(boot);
 	do
-		got = sys_wait(NULL); /* other children of PID 1 come along */
+		got = sys_wait(-1, NULL, 0); /* other children of PID 1 come along */
 	while (got != child && (got > 0 || got == -EINTR));
 }
 
@@ -53,7 +53,9 @@ void break_at(const struct boot *boot, const char *point)
 	if (!in_list(boot->options.break_at, point))
 		return;
 	log_info("break at %s", point);
-	if (have_shell())
+	if (boot->plan.no_shell)
+		log_warning("no shell: the image wants none");
+	else if (have_shell())
 		run_shell(boot);
 	else
 		log_warning("no shell: the image has no /bin/sh");
@@ -65,6 +67,13 @@ bool last_resort(struct boot *boot)
 
 	if (!have_shell())
 		return false;
+	/* Somebody decided what becomes of the machine: a shell would be a kiosk's open door. */
+	if (boot->plan.no_shell || boot->options.panics || boot->options.no_shell) {
+		log_warning("no emergency shell: %s", boot->plan.no_shell    ? "the image wants none"
+						      : boot->options.panics ? "panic= is set"
+									     : "rd.shell=0");
+		return false;
+	}
 	log_warning("emergency shell; when it ends, the last step is tried again");
 	run_shell(boot);
 	return monotonic_ns() - start > SOMEBODY_NANOSECONDS;

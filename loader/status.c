@@ -61,13 +61,13 @@ static void add_named(struct text *t, const char *name, const char *value)
 
 static void add_member(struct text *t, const struct boot *boot, const struct member *m)
 {
-	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped" };
+	static const char *const fates[] = { "waiting", "ok", "failed", "skipped", "skipped", "ok" };
 
 	text_add(t, "      {");
 	add_named(t, "name", m->name);
 	add_named(t, "state", fates[m->fate]);
 	/* The errno of a failed one is not known if the kernel refused the whole megamodule. */
-	if (m->fate == FATE_OK || (m->fate == FATE_FAILED && m->result))
+	if (has_run(m) || (m->fate == FATE_FAILED && m->result))
 		text_format(t, "\"result\": %d, ", m->result);
 	else
 		text_add(t, "\"result\": null, ");
@@ -108,6 +108,7 @@ static void add_stage(struct text *t, struct boot *boot, const struct stage *s)
 	add_named(t, "state", stage_state_name(s->state));
 	add_named(t, "trigger", trigger_name(s->trigger));
 	add_named(t, "triggered", s->fired == TRIGGER_NONE ? NULL : trigger_name(s->fired));
+	add_named(t, "path", s->path);
 	text_format(t, "\"fallback\": %s, \"errno\": %d, \"nanoseconds\": %llu, ", c.originals ? "true" : "false",
 		    c.error, (unsigned long long)c.nanoseconds);
 	text_format(t, "\"ok\": %u, \"failed\": %u, \"skipped\": %u, \"loads\": [\n", c.ok, c.failed, c.skipped);

@@ -130,14 +130,24 @@ long sys_execve(const char *path, char *const *argv, char *const *envp)
 	return syscall6(NR_execve, P(path), P(argv), P(envp), 0, 0, 0);
 }
 
-long sys_wait(int *status)
+long sys_wait(long child, int *status, int flags)
 {
-	return syscall6(NR_wait4, -1, P(status), 0, 0, 0, 0);
+	return syscall6(NR_wait4, child, P(status), flags, 0, 0, 0);
+}
+
+long sys_kill(long process, int signal)
+{
+	return syscall6(NR_kill, process, signal, 0, 0, 0, 0);
 }
 
 long sys_getpid(void)
 {
 	return syscall6(NR_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+long sys_getppid(void)
+{
+	return syscall6(NR_getppid, 0, 0, 0, 0, 0, 0);
 }
 
 long sys_setsid(void)
@@ -223,11 +233,21 @@ long sys_get_nofile(struct rlimit64 *limit)
 	return syscall6(NR_prlimit64, 0, RLIMIT_NOFILE, 0, P(limit), 0, 0);
 }
 
-void *sys_map(size_t size)
+static void *map(size_t size, int flags)
 {
-	long at = syscall6(NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long at = syscall6(NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
 
 	return at < 0 && at > -4096 ? NULL : (void *)(uintptr_t)at;
+}
+
+void *sys_map(size_t size)
+{
+	return map(size, MAP_PRIVATE);
+}
+
+void *sys_map_shared(size_t size)
+{
+	return map(size, MAP_SHARED);
 }
 
 void sys_unmap(void *at, size_t size)

@@ -62,6 +62,8 @@ enum {
 	EFBIG = 27,
 	ENOSPC = 28,
 	EROFS = 30,
+	ERANGE = 34,
+	EDEADLK = 35,
 	ENAMETOOLONG = 36,
 	ENOSYS = 38,
 	ENODATA = 61,
@@ -70,6 +72,7 @@ enum {
 	ENOBUFS = 105,
 	ETIMEDOUT = 110,
 	ENOMEDIUM = 123,
+	ECANCELED = 125,
 	ENOKEY = 126,
 	EKEYREJECTED = 129,
 };
@@ -82,7 +85,7 @@ enum { O_CLOEXEC = 02000000 };
 
 enum { X_OK = 1, S_IFMT = 0170000, S_IFIFO = 0010000, S_IFREG = 0100000, DT_DIR = 4, STATX_BASIC = 0x7ff };
 
-enum { PROT_READ = 1, PROT_WRITE = 2, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20 };
+enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20 };
 
 enum { MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_SYNCHRONOUS = 16, MS_DIRSYNC = 128 };
 
@@ -90,7 +93,9 @@ enum { MS_NOATIME = 1024, MS_NODIRATIME = 2048, MS_RELATIME = 1 << 21, MS_STRICT
 
 enum { MS_LAZYTIME = 1 << 25, MS_BIND = 4096, MS_MOVE = 8192, MS_SILENT = 32768, MNT_DETACH = 2 };
 
-enum { SIGCHLD = 17, RLIMIT_NOFILE = 7, PR_SET_NAME = 15, TIOCSCTTY = 0x540E, CLOCK_MONOTONIC = 1 };
+enum { SIGKILL = 9, SIGSEGV = 11, SIGCHLD = 17, WNOHANG = 1 };
+
+enum { RLIMIT_NOFILE = 7, PR_SET_NAME = 15, TIOCSCTTY = 0x540E, CLOCK_MONOTONIC = 1 };
 
 enum { AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_CLOEXEC = 02000000, SOCK_NONBLOCK = 04000, NETLINK_KOBJECT_UEVENT = 15 };
 
@@ -171,8 +176,11 @@ long sys_chdir(const char *path);
 long sys_fchdir(int fd);
 long sys_fork(void);
 long sys_execve(const char *path, char *const *argv, char *const *envp);
-long sys_wait(int *status);
+/* For any child, or for this one; its status is that of wait4(). With WNOHANG it returns 0 if there is none yet. */
+long sys_wait(long child, int *status, int flags);
+long sys_kill(long process, int signal);
 long sys_getpid(void);
+long sys_getppid(void);
 long sys_setsid(void);
 long sys_set_name(const char *name);
 long sys_ioctl(int fd, unsigned long request, long argument);
@@ -194,6 +202,8 @@ long sys_set_nofile(const struct rlimit64 *limit);
 long sys_get_nofile(struct rlimit64 *limit);
 /* Zeroed private memory, or NULL. The kernel backs it page by page on first touch, so generous sizes cost nothing. */
 void *sys_map(size_t size);
+/* The same, shared with the children. */
+void *sys_map_shared(size_t size);
 void sys_unmap(void *at, size_t size);
 _Noreturn void sys_exit(int code);
 

@@ -12,6 +12,8 @@ enum {
 	NR_execve = 11,
 	NR_chdir = 12,
 	NR_getpid = 20,
+	NR_kill = 37,
+	NR_getppid = 64,
 	NR_mount = 21,
 	NR_umount2 = 52,
 	NR_ioctl = 54,

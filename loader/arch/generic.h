@@ -36,6 +36,8 @@ enum {
 	NR_setsid = 157,
 	NR_prctl = 167,
 	NR_getpid = 172,
+	NR_getppid = 173,
+	NR_kill = 129,
 	NR_socket = 198,
 	NR_bind = 200,
 	NR_clone = 220,

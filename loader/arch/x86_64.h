@@ -20,6 +20,8 @@ enum {
 	NR_clone = 56,
 	NR_execve = 59,
 	NR_wait4 = 61,
+	NR_kill = 62,
+	NR_getppid = 110,
 	NR_chdir = 80,
 	NR_fchdir = 81,
 	NR_setsid = 112,

@@ -99,6 +99,32 @@ def test_skip_of_the_plan_is_as_if_asked_for_and_megamod_run_takes_it_back(run, 
     assert "member loop skipped" not in console
 
 
+def test_words_that_keep_drivers_out_elsewhere_keep_members_out_as_each_program_means_them(run, modules):
+    """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for its
+    initramfs, here the critical stage."""
+    plan = start_plan(modules).merged("megamod_one", "soundcore", "snd", "loop", "dummy", "tun", "veth")
+    plan.single("crc_itu_t").stage("late", "userspace").merged("megamod_late", "snd_timer", "bonding", "macvlan")
+    console = run(
+        plan,
+        "sleep 2; cat /run/megamod/status",
+        append="module_blacklist=loop module_blacklist=snd,dummy modprobe.blacklist=tun,crc-itu-t "
+        "modprobe.blacklist=bonding rd.driver.blacklist=veth,crc-itu-t,macvlan",
+    )
+    rest = after(
+        console,
+        *("member snd skipped: asked for by module_blacklist", "member dummy skipped: asked for by module_blacklist"),
+        *(
+            "member tun skipped: asked for by modprobe.blacklist",
+            "member veth skipped: asked for by rd.driver.blacklist",
+        ),
+        *("load megamod_one took", "2 ok, 0 failed, 4 skipped"),
+        *("member crc_itu_t skipped: asked for by rd.driver.blacklist", "stage late triggered"),
+        *("member bonding skipped: asked for by modprobe.blacklist", "1 ok, 0 failed, 2 skipped"),
+    )
+    assert "member snd_timer skipped: needs snd" in console
+    after(rest, "critical done 0")
+
+
 def test_failing_single_is_named_and_what_needs_it_is_not_loaded(run, modules):
     plan = start_plan(modules)
     plan.single("soundcore", data=b"no module at all" * 100).single("snd").single("dummy")

@@ -111,10 +111,32 @@ def test_missing_root_option_is_an_error(run, modules):
 def test_emergency_shell_comes_before_the_panic_and_ends_in_another_try(run, modules):
     """The second shell ends at once, as one without anybody at its console does."""
     shell = "echo shell on $(/bin/busybox tty); [ -e /seen ] && exit; >/seen; /bin/busybox sleep 3"
-    console = run(start_plan(modules), "true", append="root=/dev/vdb rootwait=1", files=shell_files(shell))
+    console = run(start_plan(modules), "true", append="root=/dev/vdb rootwait=1 panic=0", files=shell_files(shell))
     rest = after(console, "megamod: error: root /dev/vdb", "megamod: emergency shell", "shell on /dev/console")
     rest = after(rest, "megamod: error: root /dev/vdb", "shell on /dev/console", "nothing is left to try")
     assert "Attempted to kill init! exitcode=0x00000100" in rest
+
+
+@pytest.mark.parametrize(
+    ("word", "head", "why"),
+    [
+        ("", (), "panic= is set"),
+        ("panic=0 rd.shell=0", (), "rd.shell=0"),
+        ("panic=0", ("shell none",), "the image wants none"),
+    ],
+)
+def test_emergency_shell_stays_away_where_somebody_wants_none(run, modules, word, head, why):
+    """QEMU is always started with panic=-1."""
+    console = run(
+        start_plan(modules, critical=["dummy"], head=head),
+        "true",
+        append=f"root=/dev/vdb rootwait=1 {word}",
+        files=shell_files("echo a door"),
+    )
+    after(
+        console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "nothing is left to try", "Kernel panic"
+    )
+    assert "a door" not in console
 
 
 def test_break_points_give_a_shell_and_the_boot_goes_on(run, modules):

@@ -4,11 +4,12 @@
  * command line; mounts, modules, roots, processes and the clock are made up. The program's main file is included, its
  * other files are linked.
  *
- *   PROGRAM FOLDER CALL ERRNO ALWAYS CHILD ARGV0 [ARGUMENT…]
+ *   PROGRAM FOLDER CALL ERRNO ALWAYS FORKS ARGV0 [ARGUMENT…]
  *
- * CALL counts from 1 (0: none fails). With ALWAYS every later call of the same number fails too. CHILD 1: fork()
- * returns in the child. At the end there is a line on standard output: how many calls there were, the number of the one
- * that failed, and how it ended: `exit N`, `exec PATH` or `hang`.
+ * CALL counts from 1 (0: none fails). With ALWAYS every later call of the same number fails too.  FORKS has a letter
+ * for each fork(), the last of them for all that follow: `p` returns in the parent, `c` in the child, `o` in a child
+ * whose parent has ended, `f` fails. At the end there is a line on standard output: how many calls there were, the
+ * number of the one that failed, and how it ended: `exit N`, `exec PATH` or `hang`.
  */
 #define ARCH_CODE
 #define syscall6 real_syscall6
@@ -26,7 +27,9 @@ enum { FAKE_CHILD = 100, MANY_CALLS = 200000 };
 static const char *fk_folder, *fk_root = "";
 static u64 fk_calls, fk_fail, fk_errno, fk_clock = 1000000000;
 static long fk_failed = -1;
-static bool fk_always, fk_child, fk_inside;
+static const char *fk_forks;
+static long fk_parent = 1;
+static bool fk_always, fk_inside;
 static u32 fk_polls;
 
 static void fk_print(const char *s)
@@ -74,6 +77,17 @@ static long fk_poll(struct pollfd *fds, long count, const struct timespec64 *tim
 	return 0;
 }
 
+static long fk_fork(void)
+{
+	char how = *fk_forks;
+
+	if (fk_forks[1])
+		fk_forks++;
+	if (how == 'o')
+		fk_parent = 2;
+	return how == 'f' ? -EAGAIN : how == 'p' ? FAKE_CHILD : 0;
+}
+
 static long fk_statx(long at, const char *path, long flags, long mask, struct statx *st)
 {
 	long err = real_syscall6(NR_statx, at, (long)fk_path(path, 0), flags, mask, (long)st, 0);
@@ -96,7 +110,9 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 	case NR_exit_group:
 		fk_end("exit", a ? a == 1 ? "1" : "other" : "0", (int)a);
 	case NR_clone:
-		return fk_child ? 0 : FAKE_CHILD;
+		return fk_fork();
+	case NR_getppid:
+		return fk_parent;
 	case NR_wait4:
 		return FAKE_CHILD;
 	case NR_chroot:
@@ -111,6 +127,7 @@ static long fk_call(long number, long a, long b, long c, long d, long e, long f)
 	case NR_mount:
 	case NR_umount2:
 	case NR_setsid:
+	case NR_kill:
 	case NR_prctl:
 	case NR_ioctl:
 	case NR_finit_module:
@@ -191,7 +208,7 @@ int main(int argc, char **argv, char **envp)
 	at = argv[3];
 	take_number(&at, &fk_errno);
 	fk_always = argv[4][0] == '1';
-	fk_child = argv[5][0] == '1';
+	fk_forks = argv[5];
 	for (i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
 		fk_pass(64 + i, passed[i]);
 	return program_main(argc - 6, argv + 6, envp);

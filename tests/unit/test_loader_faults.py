@@ -133,10 +133,12 @@ def machine(tmp_path):
 class Runner:
     """Runs one program over a machine, with one call failing; every run finds the machine as the first did."""
 
-    def __init__(self, program: Path, machine: Path, arguments: list[str], *, child: bool) -> None:
+    def __init__(self, program: Path, machine: Path, arguments: list[str], *, forks: str) -> None:
         self._program = program
         self._machine = machine
-        self._arguments = [str(int(child)), *arguments]
+        self._arguments = [forks, *arguments]
+        self._state = machine / "megamod/outcome"
+        self._saved = self._state.read_bytes() if self._state.exists() else None
 
     def run(self, call: int, errno: int = EIO, *, always: bool = False) -> tuple[int, int, str, str]:
         """(calls, number of the failed one, how it ended, what it said)."""
@@ -144,6 +146,8 @@ class Runner:
         (self._machine / "run/megamod").mkdir(parents=True)
         for name in ("status", "status.json"):
             (self._machine / "run/megamod" / name).write_text("text\n")
+        if self._saved is not None:
+            self._state.write_bytes(self._saved)
         log = self._machine / "dev/kmsg"
         log.write_text("")
         command = [self._program, self._machine, str(call), str(errno), str(int(always)), *self._arguments]
@@ -156,7 +160,7 @@ class Runner:
 
 def prepared(programs: dict[str, Path], folder: Path) -> Path:
     """The machine after its critical stage."""
-    Runner(programs["init"], folder, ["/init"], child=False).run(0)
+    Runner(programs["init"], folder, ["/init"], forks="fp").run(0)
     return folder
 
 
@@ -194,25 +198,49 @@ def check_end(what: str, how: str, said: str, good: set[str], *, speaks: bool) -
 
 
 @pytest.mark.parametrize("root", list(_ROOTS))
-@pytest.mark.parametrize("child", [False, True], ids=["parent", "child"])
-def test_loader_hands_over_or_says_why_not_whichever_call_fails(programs, machine, root, child):
-    """The child's side of fork() is the start of the keeper: it ends in another program, or tells PID 1 by its end."""
-    runner = Runner(programs["init"], machine(root), ["/init"], child=child)
-    target = "/megamod/ctl" if child else {"cmdline": "/sbin/init"}.get(root, "/bin/app")
-    others = {f"exec {path}" for path in ("/sbin/init", "/bin/app")} | {"exit other", "exit 0"} if child else set()
-    assert check_all(runner, {f"exec {target}", *others}, speaks=not child) > 100
+@pytest.mark.parametrize("forks", ["fp", "p"])
+def test_loader_hands_over_or_says_why_not_whichever_call_fails(programs, machine, root, forks):
+    """Without a child for the calls, and with one that is hit in each of them."""
+    runner = Runner(programs["init"], machine(root), ["/init"], forks=forks)
+    assert check_all(runner, {f"exec {_target(root)}"}, speaks=True) > 100
 
 
 @pytest.mark.parametrize("root", list(_ROOTS))
-def test_keeper_ends_whichever_call_fails(programs, machine, root):
-    runner = Runner(programs["ctl"], prepared(programs, machine(root)), ["@megamod-keeper"], child=False)
-    assert check_all(runner, {"exit 0"}, speaks=False) > 300
+@pytest.mark.parametrize("forks", ["c", "fc"], ids=["calls", "keeper"])
+def test_child_of_the_loader_ends_whichever_call_fails(programs, machine, root, forks):
+    """The child that makes the calls comes to its own end; the keeper's ends in another program, or tells PID 1 by its
+    end."""
+    runner = Runner(programs["init"], machine(root), ["/init"], forks=forks)
+    good = {f"exec {path}" for path in ("/megamod/ctl", "/sbin/init", "/bin/app")} | {"exit other", "exit 0"}
+    assert check_all(runner, good, speaks=False) > 20
+
+
+def _target(root: str) -> str:
+    return {"cmdline": "/sbin/init"}.get(root, "/bin/app")
+
+
+@pytest.mark.parametrize("root", list(_ROOTS))
+@pytest.mark.parametrize("forks", ["f", "p", "c", "o"], ids=["alone", "parent", "child", "orphan"])
+def test_keeper_ends_whichever_call_fails(programs, machine, root, forks):
+    runner = Runner(programs["ctl"], prepared(programs, machine(root)), ["@megamod-keeper"], forks=forks)
+    good = {"exit other"} if forks in "co" else {"exit 0"}
+    assert check_all(runner, good | {"exit 0"}, speaks=False) > 100
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["status", "--json"], ["lsmod"], ["trigger", "third"], ["take-over"], ["--hook"]]
+    ("arguments", "forks"),
+    [
+        (["status"], "f"),
+        (["status", "--json"], "f"),
+        (["lsmod"], "f"),
+        (["trigger", "third"], "f"),
+        (["take-over"], "cf"),
+        (["take-over"], "cp"),
+        (["--hook"], "fp"),
+        (["--hook"], "p"),
+    ],
 )
-def test_command_ends_whichever_call_fails(programs, machine, arguments):
+def test_command_ends_whichever_call_fails(programs, machine, arguments, forks):
     folder = prepared(programs, machine("exec"))
-    runner = Runner(programs["ctl"], folder, ["megamod-ctl", *arguments], child=arguments == ["take-over"])
+    runner = Runner(programs["ctl"], folder, ["megamod-ctl", *arguments], forks=forks)
     assert check_all(runner, {"exit 0", "exit 1"}, speaks=False) > 20

@@ -223,8 +223,8 @@ _CRITICAL = _HEAD + b"stage critical now - 0\n"
 def test_plan_with_every_record_is_understood(check_plan):
     text = _HEAD.replace(b"none", b"modules") + b"overlay tmpfs size=1m\n"
     text += b"verity /dev/vdb sha256 4096 4096 10 1 00 - ignore_zero_blocks\n"
-    text += b"probe async\nskip z\nstage critical now - 0\n"
-    text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nmember y\noriginal /x\noriginal /y\n"
+    text += b"probe async\nwatchdog 7\nshell none\nskip z\nstage critical now - 0\n"
+    text += b"merged /megamod/a.ko a 1\nargument x.y=%20%25\nmember x\nparameters a=int b.c=bool[2]\nmember y\noriginal /x\noriginal /y\n"
     text += b"prefix z\nrequests -\n"
     text += b"single /megamod/b.ko b 0 1\nargument k=v\n"
     text += b"stage one userspace - 0\nsingle /megamod/c.ko c 2\nstage two delay 250 9000\n"
@@ -286,6 +286,11 @@ def test_plan_with_every_record_is_understood(check_plan):
         (_HEAD + b"single /a a\n", "5: a load before the first stage"),
         (_HEAD + b"root cmdline\n", "5: a second root record"),
         (_HEAD + b"probe sync\n", "5: unknown probe record sync"),
+        (_HEAD + b"shell some\n", "5: unknown shell record some"),
+        (_HEAD + b"watchdog soon\n", "5: not a decimal number: soon"),
+        (_CRITICAL + b"parameters a=int\n", "6: parameters without a member before them: a=int"),
+        (_CRITICAL + b"merged /a a 1\nparameters a=int\n", "7: parameters without a member before them: a=int"),
+        (_CRITICAL + b"merged /a a 1\nmember x\nparameters a=int b\n", "8: not NAME=KIND: b"),
         (b"megamod-plan 1\nfallback shell\n", "2: unknown fallback shell"),
         (_HEAD + b"overlay disk\n", "5: unknown overlay disk"),
         (_HEAD + b"overlay tmpfs a b\n", "5: unknown overlay tmpfs"),

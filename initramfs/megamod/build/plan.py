@@ -12,12 +12,18 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
                                      a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
     probe async                      only if asked for
+    watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
+    shell none                       nobody gets a shell, neither in an emergency nor by megamod.break=
     skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
     stage NAME KIND ARG TIMEOUT      KIND now userspace delay path idle manual; ARG a path, milliseconds or -;
                                      TIMEOUT milliseconds, 0 none
     merged FILE NAME RESULTS         a megamodule; RESULTS 1 if it has the parameters result and skip
     argument TEXT                    words for the load above
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
+    parameters NAME=KIND…            what the member or single above takes: KIND is byte short ushort int uint long
+                                     ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's param_ops_KIND;
+                                     any other takes everything), KIND[N] for an array of N at most; NAME has a
+                                     fixed prefix with it
     original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,

@@ -1,0 +1,164 @@
+"""Inits that oops, hang, leave or return odd values, each beside the same module loaded by insmod: never worse.
+
+Every fault has a megamodule of its own, with a second member that comes after it, so one boot shows them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import pytest
+from tests.unit.test_levels_header import headers  # noqa: F401
+
+from boot.faultkit import FAULTS, build_faulty_modules, faulty_tree
+from boot.loaderkit import POWER_OFF, Plan, after, section, show, start_plan, write_loader_image
+from boot.test_loader_faults import DISK, FILES
+from megamod.boot.qemu import run_qemu
+from megamod.image.archive import write_image
+from megamod.image.cpio import Entry
+
+# The loop comes last: it holds a processor for good. Full preemption lets RCU go on nevertheless.
+ORDER = (*(fault for fault in FAULTS if fault != "loop"), "loop")
+APPEND = "root=/dev/vda preempt=full"
+# Stock modules that need no other: one goes before each fault, and has the versions of what the glue imports.
+STOCK = ("brd", "crc7", "crc8", "crc_itu_t", "macvlan", "loop", "tun", "ifb", "nlmon", "veth")
+BEFORE = dict(zip(FAULTS, STOCK, strict=True))
+# While a call may still come back, those after the one that hangs cannot go in by themselves.
+UNSAFE = ("after_hang", "after_loop")
+WATCHDOG = "watchdog 12"  # longer than the init that sleeps
+LOST = {"oops", "bug", "exit", "hang", "loop"}
+ERRNOS = {"oops": -14, "bug": -14, "exit": -125, "hang": -110, "loop": -110, "wait": -4, "negative": -5000}
+STATE = (
+    show("json", "cat /run/megamod/status.json")
+    + show("modprobe", "cat /proc/sys/kernel/modprobe; ls /run/megamod")
+    + show("mask", "cat /run/modprobe.d/megamod.conf")
+)
+WAIT = "until grep -q '^last done' /run/megamod/status; do sleep 0.2; done\n"
+
+WAIT_JSON = "until [ -s /run/megamod/status.json ]; do sleep 0.2; done\n"
+
+
+@pytest.fixture(scope="session")
+def faulty(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+    return build_faulty_modules(headers, tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture
+def tree(kernels, faulty, tmp_path) -> Path:
+    return faulty_tree(kernels("bookworm").modules, faulty, tmp_path)
+
+
+@pytest.fixture
+def run(kernels, boot, make_root, make_disk_image, tmp_path) -> Callable[..., str]:
+    """``run(plan, "echo hello")``: boot with a root disk; returns the console."""
+
+    def run(plan: Plan, init: str, *, append: str = "") -> str:
+        disk = make_disk_image(make_root(init + POWER_OFF))
+        image = write_loader_image(tmp_path / "image", plan)
+        vmlinuz = kernels("bookworm").vmlinuz
+        append = f"{APPEND} {append}"
+        return boot(image=image, vmlinuz=vmlinuz, disks=[disk], append=append, cpus=2, timeout=400).console
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stock(kernels, faulty, busybox, tool, tmp_path_factory) -> dict[str, bool]:
+    """Module → does it come up when insmod loads it, in the order of the boots here."""
+    tool("qemu-system-x86_64", package="qemu-system-x86")
+    # 12 s: longer than the one that sleeps.
+    wait = "wait_for() { i=0; while kill -0 $1 2>/dev/null && [ $i -lt 60 ]; do i=$((i+1)); sleep 0.2; done; }"
+    names = [f"{kind}_{fault}" for fault in ORDER for kind in ("faulty", "after")]
+    script = "\n".join(
+        [
+            *(
+                "#!/bin/busybox sh",
+                "/bin/busybox --install -s /bin",
+                "mount -t proc p /proc; mount -t devtmpfs d /dev",
+                wait,
+            ),
+            *(f"insmod /{name}.ko & wait_for $!" for name in names),
+            show("live", "grep Live /proc/modules | cut -d' ' -f1"),
+            POWER_OFF,
+        ]
+    )
+    image = tmp_path_factory.mktemp("stock") / "image"
+    entries = [
+        *(Entry(path=name, mode=0o40755) for name in ("bin", "dev", "proc")),
+        Entry(path="bin/busybox", mode=0o100755, data=busybox.read_bytes()),
+        Entry(path="init", mode=0o100755, data=script.encode()),
+        *(Entry(path=f"{name}.ko", mode=0o100644, data=faulty[name].read_bytes()) for name in names),
+    ]
+    write_image(image, entries, method="none")
+    console = run_qemu(
+        image=image, vmlinuz=kernels("bookworm").vmlinuz, append=APPEND, cpus=2, timeout=300, accel="tcg"
+    ).console
+    live = section(console, "live").split()
+    return {name: name in live for name in names}
+
+
+def states(console: str) -> dict[str, dict[str, object]]:
+    """Member → what status.json says of it."""
+    found = json.loads(section(console, "json"))
+    assert all(stage["state"] in ("done", "failed", "waiting") for stage in found["stages"])
+    return {m["name"]: m for stage in found["stages"] for load in stage["loads"] for m in load["members"]}
+
+
+def check(console: str, stock: dict[str, bool], *, worse: Collection[str] = (), wait: int = -4) -> None:
+    """What insmod brings up has come up here too; of the others the status knows why."""
+    members = states(console)
+    lines = section(console, "modprobe").split()
+    assert lines[0] == "/sbin/modprobe" and "modprobe" not in lines[1:]
+    mask = section(console, "mask")
+    assert [name for name in STOCK if name in members and members[name]["state"] != "ok"] == []
+    for name, comes_up in stock.items():
+        state = members[name]["state"]
+        fault = name.partition("_")[2]
+        if comes_up and name not in worse:
+            assert state == "ok", f"{name}: {members[name]}"
+        if name.startswith("faulty_") and fault in ERRNOS:
+            assert (state, members[name]["result"]) == ("failed", wait if fault == "wait" else ERRNOS[fault])
+        assert f"install {name} /bin/{'true' if state == 'ok' else 'false'}\n" in mask
+
+
+def faulty_loads(plan: Plan, *, stages: bool = False) -> Plan:
+    for fault in ORDER:
+        if stages:
+            plan.stage(fault, "userspace")
+        plan.merged(f"megamod_{fault}", BEFORE[fault], f"faulty_{fault}", f"after_{fault}")
+        if stages:
+            plan.lines.append("requests -")
+    return plan
+
+
+def test_insmod_does_what_these_tests_suppose(stock):
+    assert {name for name, up in stock.items() if not up} == {
+        f"faulty_{fault}" for fault in (*LOST, "wait", "negative")
+    }
+
+
+def test_faulty_members_of_the_critical_stage_cost_no_more_than_one_by_one(run, tree, stock):
+    plan = start_plan(tree, critical=(), fallback="modules", head=[WATCHDOG])
+    plan.merged("megamod_critical", *DISK, *FILES)
+    console = run(faulty_loads(plan), WAIT_JSON + STATE)
+    rest = after(console, "megamod: the kernel oopsed in the init of faulty_oops", "member faulty_oops failed: -EFAULT")
+    after(rest, "root /dev/vda ext4 mounted", "exec /sbin/init")
+    check(console, stock, worse=UNSAFE)
+
+
+def test_faulty_members_of_deferred_stages_cost_no_more_than_one_by_one(run, tree, stock):
+    plan = start_plan(tree, critical=(), fallback="modules", head=[WATCHDOG])
+    plan.merged("megamod_critical", *DISK, *FILES)
+    faulty_loads(plan, stages=True).stage("last", "userspace").single("dummy")
+    check(run(plan, WAIT + STATE), stock, worse=UNSAFE)
+
+
+def test_faulty_singles_cost_no_more_than_one_by_one(run, tree, stock):
+    plan = start_plan(tree, critical=(), head=[WATCHDOG])
+    plan.merged("megamod_critical", *DISK, *FILES)
+    for fault in ORDER:
+        plan.single(f"faulty_{fault}").single(f"after_{fault}")
+    # The child was killed in the call, and took its answer along.
+    check(run(plan, WAIT_JSON + STATE), stock, wait=-110)
