@@ -100,8 +100,8 @@ def test_skip_of_the_plan_is_as_if_asked_for_and_megamod_run_takes_it_back(run, 
 
 
 def test_words_that_keep_drivers_out_elsewhere_keep_members_out_as_each_program_means_them(run, modules):
-    """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for its
-    initramfs, here the critical stage."""
+    """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for
+    its initramfs, here the critical stage."""
     plan = start_plan(modules).merged("megamod_one", "soundcore", "snd", "loop", "dummy", "tun", "veth")
     plan.single("crc_itu_t").stage("late", "userspace").merged("megamod_late", "snd_timer", "bonding", "macvlan")
     console = run(

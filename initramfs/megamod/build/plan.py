@@ -21,9 +21,9 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     argument TEXT                    words for the load above
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
     parameters NAME=KIND…            what the member or single above takes: KIND is byte short ushort int uint long
-                                     ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's param_ops_KIND;
-                                     any other takes everything), KIND[N] for an array of N at most; NAME has a
-                                     fixed prefix with it
+                                     ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's
+                                     param_ops_KIND; any other takes everything), KIND[N] for an array of N at most;
+                                     NAME has a fixed prefix with it
     original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
