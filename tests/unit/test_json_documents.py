@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import jsonschema
 import pytest
 
 from megamod.analyze.chart.record_json import record_json
 from megamod.analyze.chart.record_source import record_from_log
+from megamod.analyze.chart.status_json import StatusDocument, StatusLoad, StatusMember, StatusStage
 from megamod.build.link_map import map_bytes
 from megamod.cli import main as cli
 from megamod.cli.schemas import NAMES
@@ -25,7 +27,8 @@ from tests.unit.module_factory import Ko, link
 from tests.unit.test_install_record import RECORD
 from tests.unit.test_manifest import MANIFEST
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "initramfs/docs/schemas"
+TOP = Path(__file__).resolve().parents[2]
+SCHEMAS = TOP / "initramfs/docs/schemas"
 
 
 def megamodule_map() -> dict[str, Any]:
@@ -77,6 +80,17 @@ def test_the_type_of_the_map_has_all_that_the_linker_writes() -> None:
     read = typed(written, MegamoduleMap, source="m")
     assert json.loads(json.dumps(plain(read))) == written
     assert list(plain(read)) == list(written)
+
+
+def test_the_type_of_the_status_has_the_keys_and_words_that_the_loader_writes() -> None:
+    source = (TOP / "loader/status.c").read_text()
+    of_json = source[source.index("static void add_string(") :]
+    written = re.findall(r'add_named\(&?t, "(\w+)"|\\"(\w+)\\": ', of_json)
+    types = (StatusDocument, StatusStage, StatusLoad, StatusMember)
+    assert {named or plain_key for named, plain_key in written} == {key.name for each in types for key in fields(each)}
+    for table, each, key in (("fates", StatusMember, "state"), ("methods", StatusLoad, "loaded")):
+        (words,) = re.findall(rf"{table}\[\] = {{ (.*?) }}", source)
+        assert set(re.findall(r'"(\w+)"', words)) == set(get_args(get_type_hints(each)[key]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,12 +38,14 @@ class StatusLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusStage:
-    """A stage. *triggered*: what it was loaded by, null if nothing has; *fallback*: members' files were loaded."""
+    """A stage. *triggered*: what it was loaded by, null if it is not; *path*: what a path trigger waits for;
+    *fallback*: members' files were loaded."""
 
     name: str
     state: str
     trigger: str
     triggered: str | None
+    path: str | None = None
     fallback: bool
     errno: int
     nanoseconds: Count
