@@ -1,4 +1,4 @@
-"""data/megamod-initlevel.h: a module that is built with it against Debian's headers says its initcall level."""
+"""profiles/megamod-initlevel.h: a module that is built with it against Debian's headers says its initcall level."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ PROGRAMS = ("init", "ctl")
 
 MAX_SIZE = 48 << 10
 """A bound that somebody has to raise on purpose: the programs are read from the image in every boot, and half of
-`ctl` stays in memory as long as a deferred stage waits. 32 KiB had no room left for what keeps a driver's fault from the boot:
-a child for the calls, finding out who was hit, going on."""
+`ctl` stays in memory as long as a deferred stage waits. 32 KiB had no room left for what keeps a driver's fault from
+the boot: a child for the calls, finding out who was hit, going on."""
 
 _SOURCES = data_folder("loader")
 
