@@ -232,6 +232,7 @@ def test_an_import_is_no_input(build: Build, tmp_path: Path, monkeypatch: pytest
         lambda: Path("out.img").read_bytes(),
         lambda: os.listdir(os.open(".", os.O_RDONLY)),  # noqa: PTH208
         lambda: os.stat("p.yaml", dir_fd=os.open(".", os.O_RDONLY)),
+        lambda: os.open("p.yaml", os.O_RDONLY, dir_fd=os.open(".", os.O_RDONLY)),
     ],
 )
 def test_what_cannot_be_known_to_be_unchanged_is_built_each_time(

@@ -64,7 +64,7 @@ def test_a_record_is_not_written_over_something(tmp_path: Path) -> None:
 def test_links_that_lead_out_of_a_record_are_not_followed(tmp_path: Path) -> None:
     machine = fake_machine(tmp_path / "m", "sys/class/block/x -> ../../../../outside\nsys/devices/a/modalias\n| b\n")
     (tmp_path / "outside").mkdir()
-    assert machine.real("sys/class/block/x") == ""
+    assert machine.real_path("sys/class/block/x") == ""
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from megamod.build.reads import Reads, digest_of
+from megamod.build.reads import Reads, digest_of, own_folders
 from megamod.common.cache import file_facts, paths_below, read_entry, write_entry
-from megamod.common.host import data_folder
 from megamod.machine.board import HOST
 from megamod.profile.model import Profile
 from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_selector
@@ -43,7 +42,7 @@ def image_key(profile: Profile, folder: Path, release: str) -> str | None:
     words += [os.environ.get("SOURCE_DATE_EPOCH", ""), *(version(name) for name in _DISTRIBUTIONS)]
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
     try:
-        for own in (Path(__file__).parents[1], data_folder("loader"), data_folder("profiles")):
+        for own in own_folders():
             for path in paths_below(own, skip=("__pycache__",)):
                 digest.update(file_facts(path))
     except OSError:

@@ -6,8 +6,8 @@ and listing raise audit events (PEP 578). Questions about a path raise none, and
 while a recording runs.
 
 Not seen is what other programs read, what comes over a network, and what stands in /proc, /sys and /dev, where no time
-of change can be relied on: after any of these the recording is not complete. The interpreter and its libraries are left
-out: they count by their versions.
+of change can be relied on: after any of these the recording is not complete. The program, the interpreter and the
+libraries are left out: they are not looked at in each build of a process, and have a place of their own in the key.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from megamod.common.cache import file_facts
-from megamod.common.host import cache_folder
+from megamod.common.host import cache_folder, data_folder
 
 _QUESTIONS = ("stat", "lstat", "readlink", "access")
+_BY_FOLDER = (*_QUESTIONS, "open")
 _LISTINGS = frozenset({"os.listdir", "os.scandir"})
 _ELSEWHERE = frozenset(
     {
@@ -42,6 +43,13 @@ _IMPORTS = frozenset({"<frozen importlib._bootstrap_external>", importlib.metada
 _WRITING = os.O_WRONLY | os.O_CREAT
 
 
+def own_folders() -> tuple[Path, ...]:
+    """The program itself: the package, the loader's sources and programs, the shipped profiles and tables; and the file
+    by which `data_folder` knows a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package, data_folder("loader"), data_folder("profiles"), package.parents[1] / "pyproject.toml"
+
+
 class Reads:
     """A recording of all looks at the file system while `recording()` runs; it may run several times."""
 
@@ -49,7 +57,9 @@ class Reads:
         self._looks: dict[str, bytes] = {}
         self._outputs: list[str] = []
         libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-        self._left_out = (*map(_absolute, libraries), str(cache_folder()))
+        own = own_folders()
+        self._left_out = (*map(_absolute, libraries), *map(str, own), str(cache_folder()))
+        self._above = {str(parent) for folder in own for parent in folder.parents}
         self._running = False
         self._busy: set[int] = set()
         self._complete = True
@@ -62,16 +72,24 @@ class Reads:
             # A hook stays as long as the process; outside of a recording it does nothing.
             sys.addaudithook(self._event)
             self._hooked = True
-        originals = {name: getattr(os, name) for name in _QUESTIONS}
+        originals = {name: getattr(os, name) for name in _BY_FOLDER}
+        wrapped = {name: self._asking(original, is_question=name in _QUESTIONS) for name, original in originals.items()}
+        # shutil asks these sets what a function can do.
+        abilities = (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids)
+        able = [(known, wrapped[name]) for known in abilities for name in originals if originals[name] in known]
         try:
-            for name, original in originals.items():
-                setattr(os, name, self._asking(original))
+            for name, function in wrapped.items():
+                setattr(os, name, function)
+            for known, function in able:
+                known.add(function)
             self._running = True
             yield
         finally:
             self._running = False
             for name, original in originals.items():
                 setattr(os, name, original)
+            for known, function in able:
+                known.discard(function)
 
     def leave_out(self, *outputs: Path) -> None:
         """*outputs* are files and folders that the build itself is to write: asking about one is not an input, and a
@@ -83,11 +101,13 @@ class Reads:
         unchanged = all(_facts(look) == facts for look, facts in self._looks.items())
         return tuple(sorted(self._looks)) if self._complete and unchanged else None
 
-    def _asking(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _asking(self, original: Callable[..., Any], *, is_question: bool) -> Callable[..., Any]:
         def ask(path: Any, *words: Any, **options: Any) -> Any:
+            # A path below a folder that is known by its descriptor; the event of os.open does not tell that.
             if options.get("dir_fd") is not None:
                 self._complete = False
-            self._look("?", path)
+            if is_question:
+                self._look("?", path)
             return original(path, *words, **options)
 
         return ask
@@ -119,7 +139,7 @@ class Reads:
                 self._complete = self._complete and how == "?"
             elif _is_below(name, _WITHOUT_TIMES):
                 self._complete = False
-            elif not _is_below(name, self._left_out):
+            elif not _is_below(name, self._left_out) and (how == "/" or name not in self._above):
                 look = ("/" if how == "/" else "?") + name
                 if look not in self._looks:
                     self._looks[look] = _facts(look)

@@ -36,7 +36,7 @@ from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary
 from megamod.machine.detect import detect
 from megamod.machine.detected_yaml import detected_profile
-from megamod.machine.device_path import Found
+from megamod.machine.device_path import ModuleReason
 from megamod.machine.machine import Machine
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, read_config
 from megamod.modules.tree import ModuleTree, module_name, open_tree, read_index
@@ -171,7 +171,9 @@ def _selection(request: DeployRequest, tree: ModuleTree) -> Selection:
     detection = detect(request.machine, tree)
     known = {found.name for found in (*detection.critical, *detection.deferred)}
     more = [
-        Found(name=name, why="was deployed before") for name in request.again if name in tree.modules.keys() - known
+        ModuleReason(name=name, why="was deployed before")
+        for name in request.again
+        if name in tree.modules.keys() - known
     ]
     detection = replace(detection, deferred=tuple(sorted((*detection.deferred, *more), key=lambda found: found.name)))
     return select(_written(detected_profile(detection, tree, name="detected")), tree)

@@ -132,7 +132,7 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
 def _machine(request: HookRequest) -> Machine | None:
     if request.everything and request.machine is None:
         machine = Machine(root=request.host)
-        return machine if machine.names("sys/devices") else None
+        return machine if machine.entries("sys/devices") else None
     return open_machine(request.machine) if request.machine else Machine(root=request.host)
 
 
