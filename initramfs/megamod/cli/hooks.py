@@ -44,24 +44,31 @@ def hook_install(*, generator: Generator, entry: Entry | None, root: Path) -> No
     Its next images have a megamodule. Default: --rdinit where GRUB or kernel-install take a drop-in.
     """
     from megamod.hooks.generators.install import install
+    from megamod.hooks.transaction import locked
 
-    for line in install(generator, root=root, entry=entry, program=_own_program(root)):
-        click.echo(line)
+    with locked(root):
+        for line in install(generator, root=root, entry=entry, program=_own_program(root)):
+            click.echo(line)
 
 
 @hook.command("remove")
 @_GENERATOR
 @ROOT
 def hook_remove(*, generator: Generator, root: Path) -> None:
-    """Remove everything that install has written."""
+    """Remove everything that install has written.
+
+    Without megamod: sh /etc/megamod/hooks/GENERATOR.remove
+    """
     from megamod.hooks.generators.install import remove, status
     from megamod.hooks.generators.run import GENERATORS
     from megamod.hooks.map_store import drop_maps
+    from megamod.hooks.transaction import locked
 
-    if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
-        drop_maps(root, None, "image")
-    for line in remove(generator, root=root):
-        click.echo(line)
+    with locked(root):
+        if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
+            drop_maps(root, None, "image")
+        for line in remove(generator, root=root):
+            click.echo(line)
 
 
 @hook.command("status")
@@ -69,6 +76,7 @@ def hook_remove(*, generator: Generator, root: Path) -> None:
 @ROOT
 def hook_status(*, generator: Generator | None, root: Path) -> None:
     """Show which hooks are installed, and changed files."""
+    from megamod.hooks.generators.boot_entries import WORD
     from megamod.hooks.generators.install import status
     from megamod.hooks.generators.run import GENERATORS
 
@@ -79,7 +87,10 @@ def hook_status(*, generator: Generator | None, root: Path) -> None:
             continue
         click.echo(f"{each}: installed, {found.entry}, calls {found.program}")
         for name in found.command_line:
-            click.echo(f"  on the command line by {root / name}")
+            click.echo(f"  new boot entries get {WORD} by {root / name}")
+        for boot_entry in found.entries:
+            state = "has" if boot_entry.has_word else "does not have"
+            click.echo(f"  {boot_entry.file}: {boot_entry.title}: {state} {WORD}")
         for name in found.changed:
             click.echo(f"  {name} is not as it was installed")
         if not (root / found.program.lstrip("/")).exists():
@@ -157,11 +168,14 @@ def _run(
     exclude: tuple[str, ...],
     hold_places: bool,
 ) -> HookReport:
+    from megamod.common.trust import require_trusted
     from megamod.hooks.generators.install import read_settings
     from megamod.hooks.generators.run import HookRequest, run_hook
 
+    require_trusted(_SETTINGS, "settings")
     settings = read_settings(_SETTINGS)
     machine = machine or (Path(settings["MEGAMOD_MACHINE"]) if settings.get("MEGAMOD_MACHINE") else None)
+    require_trusted(machine, "a recorded machine")
     request = HookRequest(
         generator=generator,
         image_root=image_root,
