@@ -22,6 +22,9 @@ from megamod.common.host import cache_folder, file_lock, find_program
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
 
+# For root the cache is below /var, where kernels need not be fetched a second time for the tests.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
 _ID_LENGTH = 32
