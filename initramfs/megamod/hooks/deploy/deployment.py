@@ -29,9 +29,10 @@ from megamod.build.stages import needs
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
-from megamod.hooks.link_set import options_for, why_refused, with_dependents
+from megamod.hooks.link_set import options_for, untrusted, why_refused, with_dependents
 from megamod.hooks.transaction import NewFile
 from megamod.image.archive import read_image
+from megamod.image.signing.member_trust import MemberTrust
 from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary
 from megamod.machine.detect import detect
@@ -95,7 +96,8 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
     notes: list[str] = []
     early = _in_the_image(request.root, request.kernel, notes)
 
-    left, members = _left(full, early, tree, config)
+    trust = signer.trust_for(tree, host=request.root) if signer is not None else None
+    left, members = _left(full, early, tree, config, trust)
     stages = tuple(_without(stage, {*early, *left, *_critical(full)}) for stage in full.stages[1:])
     deployed = {module.name for stage in stages for module in stage.modules}
     if not deployed:
@@ -206,12 +208,13 @@ def _critical(selection: Selection) -> set[str]:
 
 
 def _left(
-    selection: Selection, early: Iterable[str], tree: ModuleTree, config: ModprobeConfig
+    selection: Selection, early: Iterable[str], tree: ModuleTree, config: ModprobeConfig, trust: MemberTrust | None
 ) -> tuple[dict[str, str], dict[str, Member]]:
     """Why each module that is not deployed is not, with all that needs one of them; the parsed modules."""
-    _files, members = read_selection(selection)
+    files, members = read_selection(selection)
     there = {*early, *_critical(selection)}
-    left = {
+    left = untrusted({name: data for name, data in files.items() if name not in there}, trust)
+    left |= {
         name: "modprobe.d has a command for it" for name in config.installs if name in members and name not in there
     }
     left |= {

@@ -103,7 +103,14 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     choice = _choice(request, image, tree, _machine(request), config)
     signer = Signer.for_machine(tree, host=request.host)
     merge = merge_choice(
-        choice, image, tree, config, generator=request.generator, fallback=request.fallback, steps=steps
+        choice,
+        image,
+        tree,
+        config,
+        generator=request.generator,
+        fallback=request.fallback,
+        trust=signer.trust_for(tree, host=request.host) if signer is not None else None,
+        steps=steps,
     )
     stage = signed_stage(merge.stage, signer) if signer is not None else merge.stage
     # Beyond this point only what has been decided is written down.
