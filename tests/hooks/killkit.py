@@ -83,5 +83,7 @@ def _arm(step: int, how: How) -> Callable[[], bool]:
         return write(descriptor, data)
 
     os.write = write_half  # type: ignore[assignment]
+    # The machine goes on: what is written is not lost.
+    os.fsync = lambda _descriptor: None
     sys.addaudithook(audit)
     return lambda: left < 0

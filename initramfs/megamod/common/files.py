@@ -30,7 +30,7 @@ _HINTS = {
 
 
 class _StoppedError(BaseException):
-    """A signal that ends the process came while a file was being written."""
+    """A signal that ends the process came."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -76,25 +76,20 @@ def atomic_write(path: Path, data: bytes) -> None:
 def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
     """`atomic_write` for files that belong together: all lie on the disk, beside their paths, before the first takes
     its name. So what can fail leaves every one as it was."""
-    try:
-        with _signals_raised(), contextlib.ExitStack() as temporaries:
-            ready = []
-            for path, data in files:
-                with _errors_of(path):
-                    target = _target_of(path)
-                    # The name may be as long as the file system allows, so the temporary one does not contain it.
-                    temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
-                    temporaries.callback(_remove, temporary)
-                    _write_whole(temporary, data)
-                    ready.append((path, temporary, target))
-            for path, temporary, target in ready:
-                with _errors_of(path):
-                    temporary.replace(target)
-                    _sync_folder(target.parent)
-    except _StoppedError as stop:
-        # Ends the process as the signal would have, now that nothing is left behind.
-        signal.signal(stop.number, signal.SIG_DFL)
-        signal.raise_signal(stop.number)
+    with ended_by_signals(), contextlib.ExitStack() as temporaries:
+        ready = []
+        for path, data in files:
+            with _errors_of(path):
+                target = _target_of(path)
+                # The name may be as long as the file system allows, so the temporary one does not contain it.
+                temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
+                temporaries.callback(_remove, temporary)
+                _write_whole(temporary, data)
+                ready.append((path, temporary, target))
+        for path, temporary, target in ready:
+            with _errors_of(path):
+                temporary.replace(target)
+                _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -152,10 +147,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
-    """Turn the signals that would end the process on the spot into an exception, so that cleaning up happens.
+def ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the process only after the cleaning up of all that is open in the body: temporary
+    folders, files that are half written, child processes.
 
-    Only the main thread may set handlers, and a handler that somebody set stays.
+    Inside another one it leaves that to the outer. Only the main thread may set handlers, and a handler that somebody
+    set stays.
     """
     changed: list[int] = []
 
@@ -171,6 +168,12 @@ def _signals_raised() -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+    except _StoppedError as error:
+        if error.number not in changed:
+            raise
+        # Ends the process as the signal would have, now that nothing is left behind.
+        signal.signal(error.number, signal.SIG_DFL)
+        signal.raise_signal(error.number)
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
