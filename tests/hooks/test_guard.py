@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,21 @@ def test_the_list_of_this_very_program_names_its_environment(tmp_path: Path) -> 
     assert f"{sys.prefix}/" in listed
     assert sys.executable in listed
     assert all(Path(name).exists() or Path(name).is_symlink() for name in listed), shlex.join(listed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_and_leaves_no_folder_behind(number: signal.Signals, tmp_path: Path) -> None:
+    """As the time limit does."""
+    script = (
+        "import pathlib, sys, tempfile, time\nimport click\nfrom megamod.cli import main as program\n"
+        "def command(**_words):\n    with tempfile.TemporaryDirectory(dir=sys.argv[1]):\n"
+        "        print('ready', flush=True)\n        time.sleep(600)\n"
+        "program.cli.main = command\nsys.exit(program.main())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(number)
+    assert process.wait(timeout=300) == -number
+    assert list(tmp_path.iterdir()) == []

@@ -63,9 +63,13 @@ def put(root: Path, kernel: str, files: Mapping[str, NewFile], settings: Mapping
 
     At each moment the kernel's link names a whole deployment: what it named before or what it names then.
     """
-    record = read_record(root)
-    old = record.kernels.get(kernel, {})
     link = _link(kernel)
+    record = read_record(root)
+    if any(name.startswith(f"{link}/") for name in record.kernels.get(kernel, {})):
+        # The first versions had a folder where the link is now.
+        take_away(root, kernel)
+        record = read_record(root)
+    old = record.kernels.get(kernel, {})
     versions = {name.rsplit("/", 1)[0] for name in files}
     assert len(versions) == 1, "a deployment is one folder"
     files = {**files, link: NewFile(link=str(PurePosixPath(versions.pop()).relative_to(FOLDER)))}
