@@ -8,7 +8,9 @@
 
 # The wheel must be of the tree as it is, so a value of the caller's shell has no say.
 unset PYTHONPATH PYTHONHOME
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/megamod
+XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}
+export XDG_CACHE_HOME
+cache=$XDG_CACHE_HOME/megamod
 lock=$top/.github/constraints.txt
 
 say() {

@@ -24,6 +24,9 @@ from megamod.image.cpio import Entry
 from tests.kernels.build import build_kernel, find_built
 from tests.kernels.table import ROWS
 
+# For root the cache is below /var, where kernels need not be fetched a second time for the tests.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
 _ID_LENGTH = 32

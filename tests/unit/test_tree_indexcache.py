@@ -12,6 +12,7 @@ import pytest
 from megamod.modules.depmod import INDEXES
 from megamod.modules.index_cache import indexes_of
 from megamod.modules.tree import open_tree
+from tests.unit.conftest import use_cache
 from tests.unit.module_factory import Ko
 
 
@@ -105,7 +106,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("megamod.modules.index_cache.cache_folder", lambda: tmp_path / "file/indexes")
+    use_cache(monkeypatch, tmp_path / "file/cache")
     depmod = Depmod()
     for run in (1, 2):
         assert indexes_of(folder, run=depmod)["modules.dep"].endswith(f"# run {run}\n")

@@ -36,7 +36,8 @@ from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps, counted, human_bytes
 from megamod.image.archive import make_image
 from megamod.image.cpio import Entry
-from megamod.image.signing.sign import Signer
+from megamod.image.signing.member_trust import member_trust
+from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config
 from megamod.kernel.exports import KernelExports, cached_exports, check_imports
 from megamod.loader.programs import ctl_binary, loader_binary
@@ -122,6 +123,8 @@ def build_image(
     built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
     if signer is not None:
         with steps.step("sign") as step:
+            merged = {m.name for s in built for load in s.loads if load.merged for m in load.merged.members}
+            require_signed({name: files[name] for name in sorted(merged)}, signer, tree)
             built = tuple(signed_stage(stage, signer) for stage in built)
             step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
 
@@ -200,6 +203,18 @@ def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
             replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
         ),
     )
+
+
+def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
+    """Raises MegamodError for members that must not get *signer*'s signature: the kernel would not take them by their
+    own. Without an image of the kernel its certificates are not known, and nothing is checked."""
+    trust = member_trust(tree.folder, tree.release, host=None, own=read_certificate(signer.certificate))
+    if trust is None:
+        return
+    for name, data in files.items():
+        if why := trust.why_refused(data, file=name):
+            hint = "if it is yours, sign it with your own key first: megamod sign"
+            raise MegamodError(f"{tree.modules[name].path}: {why}", hint=hint)
 
 
 def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:

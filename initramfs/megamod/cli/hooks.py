@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -44,24 +45,31 @@ def hook_install(*, generator: Generator, entry: Entry | None, root: Path) -> No
     Its next images have a megamodule. Default: --rdinit where GRUB or kernel-install take a drop-in.
     """
     from megamod.hooks.generators.install import install
+    from megamod.hooks.transaction import locked
 
-    for line in install(generator, root=root, entry=entry, program=_own_program(root)):
-        click.echo(line)
+    with locked(root):
+        for line in install(generator, root=root, entry=entry, program=_own_program(root)):
+            click.echo(line)
 
 
 @hook.command("remove")
 @_GENERATOR
 @ROOT
 def hook_remove(*, generator: Generator, root: Path) -> None:
-    """Remove everything that install has written."""
+    """Remove everything that install has written.
+
+    Without megamod: sh /etc/megamod/hooks/GENERATOR.remove
+    """
     from megamod.hooks.generators.install import remove, status
     from megamod.hooks.generators.run import GENERATORS
     from megamod.hooks.map_store import drop_maps
+    from megamod.hooks.transaction import locked
 
-    if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
-        drop_maps(root, None, "image")
-    for line in remove(generator, root=root):
-        click.echo(line)
+    with locked(root):
+        if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
+            drop_maps(root, None, "image")
+        for line in remove(generator, root=root):
+            click.echo(line)
 
 
 @hook.command("status")
@@ -69,6 +77,7 @@ def hook_remove(*, generator: Generator, root: Path) -> None:
 @ROOT
 def hook_status(*, generator: Generator | None, root: Path) -> None:
     """Show which hooks are installed, and changed files."""
+    from megamod.hooks.generators.boot_entries import WORD
     from megamod.hooks.generators.install import status
     from megamod.hooks.generators.run import GENERATORS
 
@@ -79,7 +88,10 @@ def hook_status(*, generator: Generator | None, root: Path) -> None:
             continue
         click.echo(f"{each}: installed, {found.entry}, calls {found.program}")
         for name in found.command_line:
-            click.echo(f"  on the command line by {root / name}")
+            click.echo(f"  new boot entries get {WORD} by {root / name}")
+        for boot_entry in found.entries:
+            state = "has" if boot_entry.has_word else "does not have"
+            click.echo(f"  {boot_entry.file}: {boot_entry.title}: {state} {WORD}")
         for name in found.changed:
             click.echo(f"  {name} is not as it was installed")
         if not (root / found.program.lstrip("/")).exists():
@@ -157,11 +169,14 @@ def _run(
     exclude: tuple[str, ...],
     hold_places: bool,
 ) -> HookReport:
+    from megamod.common.trust import require_trusted
     from megamod.hooks.generators.install import read_settings
     from megamod.hooks.generators.run import HookRequest, run_hook
 
+    require_trusted(_SETTINGS, "settings")
     settings = read_settings(_SETTINGS)
     machine = machine or (Path(settings["MEGAMOD_MACHINE"]) if settings.get("MEGAMOD_MACHINE") else None)
+    require_trusted(machine, "a recorded machine")
     request = HookRequest(
         generator=generator,
         image_root=image_root,
@@ -213,22 +228,25 @@ def deploy(
 ) -> None:
     """Merge what loads from the real root, with systemd units.
 
-    Megamodules go to /usr/lib/megamod/KVER.
+    Megamodules go to /usr/lib/megamod/KVER. Without megamod, sh /usr/lib/megamod/remove takes all away.
     """
     from megamod.hooks.deploy.deployment_store import read_record, take_away
     from megamod.hooks.map_store import drop_maps
+    from megamod.hooks.transaction import locked
 
-    record = read_record(root)
     if action == "status":
-        _deploy_status(root, record)
-    elif action == "remove":
-        drop_maps(root, kernel, "deployment")
-        click.echo("\n".join(take_away(root, kernel)))
-    elif action != "update" or record.kernels:
-        kernel = kernel or os.uname().release
-        settings = _settings(root, record, kernel, profile, machine, update=action == "update")
-        steps = steps_of(quiet=not verbose, verbose=verbose)
-        _deploy(root, record, kernel, settings, update=action == "update", quiet=quiet, steps=steps)
+        _deploy_status(root, read_record(root))
+        return
+    with locked(root):
+        record = read_record(root)
+        if action == "remove":
+            drop_maps(root, kernel, "deployment")
+            click.echo("\n".join(take_away(root, kernel)))
+        elif action != "update" or record.kernels:
+            kernel = kernel or os.uname().release
+            settings = _settings(root, record, kernel, profile, machine, update=action == "update")
+            steps = steps_of(quiet=not verbose, verbose=verbose)
+            _deploy(root, record, kernel, settings, update=action == "update", quiet=quiet, steps=steps)
 
 
 def _settings(
@@ -257,32 +275,38 @@ def _deploy(
     quiet: bool,
     steps: Steps,
 ) -> None:
+    from megamod.common.trust import require_trusted
     from megamod.hooks.deploy.deployment import DeployRequest, link_deployment
-    from megamod.hooks.deploy.deployment_store import members_of, put, take_away
+    from megamod.hooks.deploy.deployment_store import members_of, put, withdraw
     from megamod.hooks.map_store import drop_maps, keep_maps
     from megamod.machine.machine import Machine, open_machine
 
+    named, machine = settings.get("profile", ""), settings.get("machine")
     try:
+        require_trusted(Path(named) if "/" in named else None, "a profile")
+        require_trusted(Path(machine) if machine else None, "a recorded machine")
         request = DeployRequest(
             kernel=kernel,
             root=root,
             profile=settings.get("profile"),
-            machine=open_machine(Path(settings["machine"])) if "machine" in settings else Machine(root=root),
+            machine=open_machine(Path(machine)) if machine else Machine(root=root),
             again=members_of(root, record),
         )
         deployment = link_deployment(request, steps=steps)
-    except MegamodError as error:
+        lines = put(root, kernel, deployment.files, settings, _own_program(root))
+    except (MegamodError, OSError) as error:
         if not update:
             raise
         # What was deployed for other files of this kernel must not be loaded with these.
         if kernel in record.kernels:
-            drop_maps(root, kernel, "deployment")
-            take_away(root, kernel)
+            with contextlib.suppress(MegamodError, OSError):
+                drop_maps(root, kernel, "deployment")
+            withdraw(root, kernel)
         click.echo(f"megamod: warning: {kernel} boots without deployed modules: {error}", err=True)
         return
     for note in deployment.notes:
         steps.say(f"  note: {note}")
-    for line in put(root, kernel, deployment.files, settings, _own_program(root)):
+    for line in lines:
         click.echo(line)
     if no_map := keep_maps(root, kernel, "deployment", deployment.stages):
         steps.say(f"  note: {no_map}")
@@ -291,13 +315,15 @@ def _deploy(
 
 
 def _deploy_status(root: Path, record: InstallRecord) -> None:
-    from megamod.hooks.deploy.deployment_store import changed
+    from megamod.hooks.deploy.deployment_store import changed, exchanged
 
     if not record.kernels:
         click.echo("nothing is deployed")
     for kernel in sorted(record.kernels):
         state = "" if (root / "lib/modules" / kernel / "modules.dep").exists() else "; its modules are not there"
         click.echo(f"{kernel}: deployed, {record.settings_of(kernel).get('profile', 'what the machine needs')}{state}")
+        for name in exchanged(root, kernel, record) if not state else ():
+            click.echo(f"  the module {name} was exchanged since: megamod deploy --update -k {kernel}")
     for name in changed(root, record):
         click.echo(f"  {name} is not as it was written")
 

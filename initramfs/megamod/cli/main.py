@@ -22,6 +22,7 @@ from megamod.cli.profiles import detect, explain, levels, profile
 from megamod.cli.schemas import schema
 from megamod.cli.signing import sign, verify
 from megamod.common.errors import MegamodError
+from megamod.common.signals import ended_by_signals
 
 _SECTIONS = {
     "Everyday": [detect, profile, explain, build, boot, hook, deploy],
@@ -43,6 +44,11 @@ def cli() -> None:
 
 def main() -> int:
     """Entry point of the console script; returns the exit status."""
+    with ended_by_signals():
+        return _run()
+
+
+def _run() -> int:
     try:
         cli.main(prog_name="megamod", standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -19,6 +19,7 @@ from megamod.common.errors import Location, MegamodError
 from megamod.common.progress import Steps
 from megamod.common.text import canonical
 from megamod.hooks.select_modules import Choice, ImageModules
+from megamod.image.signing.member_trust import MemberTrust
 from megamod.machine.detect import closure
 from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
@@ -53,9 +54,13 @@ def merge_choice(
     *,
     generator: str,
     fallback: Fallback,
+    trust: MemberTrust | None,
     steps: Steps,
 ) -> Merge:
-    """Link *choice*; raises MegamodError if nothing of it can be merged, or for what the linker refuses."""
+    """Link *choice*; *trust* is what members must be signed by if the megamodule will be.
+
+    Raises MegamodError if nothing of it can be merged, or for what the linker refuses.
+    """
     allowed = closure(tree, {*(image.files.keys() & tree.modules.keys()), *choice.merge})
     left = {name: "modprobe.d has a command for it" for name in sorted(config.installs) if name in allowed}
     notes: list[str] = []
@@ -68,6 +73,7 @@ def merge_choice(
         selection = _selection(wanted, part, config, generator, fallback)
         files, members = read_selection(selection)
         refused = {name: why for name, member in members.items() if (why := why_refused(member, config)) is not None}
+        refused |= untrusted(files, trust)
         if not refused:
             break
         left = {**left, **refused}
@@ -130,6 +136,17 @@ def _soft_before(name: str, tree: ModuleTree, config: ModprobeConfig) -> tuple[s
     softdep = config.softdeps.get(name)
     words = softdep.pre if softdep else ()
     return tuple(dict.fromkeys(need for word in words for need in tree.resolve(word)[0] if need != name))
+
+
+def untrusted(files: Mapping[str, bytes], trust: MemberTrust | None) -> dict[str, str]:
+    """Why each module of *files* must not come under our signature: the kernel takes it by its own, or not at all."""
+    if trust is None:
+        return {}
+    return {
+        name: f"{why}: the kernel may refuse it"
+        for name, data in files.items()
+        if (why := trust.why_refused(data, file=name)) is not None
+    }
 
 
 def with_dependents(left: Mapping[str, str], names: Iterable[str], tree: ModuleTree) -> dict[str, str]:
