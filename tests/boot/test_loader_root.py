@@ -105,7 +105,9 @@ def test_file_system_without_a_driver_is_named(run, modules):
 
 
 def test_missing_root_option_is_an_error(run, modules):
-    assert "megamod: error: no root= on the kernel command line" in run(start_plan(modules), "true", append="quiet")
+    console = run(start_plan(modules), "true", append="quiet rootwait=1")
+    rest = after(console, "megamod: error: root gpt-auto: no partition of the type for roots appeared within 1 s")
+    after(rest, "and no root= is on the kernel command line; block devices: vda (ext4)")
 
 
 def test_emergency_shell_comes_before_the_panic_and_ends_in_another_try(run, modules):
