@@ -36,27 +36,16 @@ static void read_module_list(struct boot *boot)
 		;
 }
 
-static void write_parameter(const struct boot *boot, const char *name, const char *value)
+static void run_rest(struct boot *boot)
 {
 	TEXT(path, 192);
 	long fd;
 
-	text_format(&path, "module/%s/parameters/%s", boot->plan.loads[boot->plan.progress->load].name, name);
+	text_format(&path, "module/%s/parameters/resume", present_load(boot)->name);
 	fd = sys_openat(boot->sys, path.data, O_WRONLY, 0);
 	if (fd >= 0)
-		write_all((int)fd, value, length(value));
+		write_all((int)fd, "1", 1);
 	sys_close((int)fd);
-}
-
-static void run_rest(struct boot *boot)
-{
-	write_parameter(boot, "resume", "1");
-}
-
-/* MODULE_STATE_LIVE is 0 (include/linux/module.h). */
-static void make_live(struct boot *boot)
-{
-	write_parameter(boot, "state", "0");
 }
 
 /* ---- a load that was hit ---- */
@@ -79,9 +68,9 @@ static bool can_resume(struct boot *boot)
 }
 
 /*
- * The megamodule's other members: a write to its parameter `resume` calls the glue again, which passes over all that it
- * has called. Then the glue's struct module is made live, as the kernel does not do that any more. True if that was
- * all; false if another one was hit: that one holds the parameters' lock.
+ * The megamodule's other members: a write to its parameter `resume` calls the glue again
+ * (megamod/prelink/glue_code.py), which passes over all that it has called, and makes the module live at its end. True
+ * if that was all; false if another one was hit: that one holds the parameters' lock.
  */
 static bool resume(struct boot *boot, struct load *load)
 {
@@ -94,8 +83,7 @@ static bool resume(struct boot *boot, struct load *load)
 		return false;
 	}
 	return in_child(boot, read_partly, READING_SECONDS) == ENDING_GOOD &&
-	       boot->plan.progress->original == load->member_count &&
-	       in_child(boot, make_live, READING_SECONDS) == ENDING_GOOD && is_live(boot, load->name);
+	       boot->plan.progress->original == load->member_count && is_live(boot, load->name);
 }
 
 static void hit_member(struct member *m, enum ending ending)

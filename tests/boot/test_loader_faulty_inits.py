@@ -162,3 +162,53 @@ def test_faulty_singles_cost_no_more_than_one_by_one(run, tree, stock):
         plan.single(f"faulty_{fault}").single(f"after_{fault}")
     # The child was killed in the call, and took its answer along.
     check(run(plan, WAIT_JSON + STATE), stock, wait=-110)
+
+
+CTL = "/run/megamod/ctl"
+NAMES = "grep -l '^{}$' /proc/[0-9]*/comm | cut -d/ -f3"
+KEEPER, CHILD = NAMES.format("megamod-keeper"), NAMES.format("megamod-load")
+LOOK = 'cat /proc/sys/kernel/modprobe; cut -d" " -f1,2 /run/megamod/status; '
+LOOK += f'echo "keeper $({KEEPER}) child $({CHILD}) end"'
+
+
+def slow_stage(tree: Path) -> Plan:
+    """A stage whose second member takes 10 s, during which request_module() is off, and one that is loaded by hand."""
+    plan = start_plan(tree, critical=(), head=[WATCHDOG]).merged("megamod_critical", *DISK, *FILES)
+    plan.stage("slow", "manual").merged("megamod_slow", "tun", "faulty_sleep", "after_sleep")
+    plan.lines.append("requests -")
+    return plan.stage("hand", "manual").single("dummy")
+
+
+def test_keeper_that_is_killed_during_a_call_leaves_nothing_half_done(run, tree):
+    """Its child brings the stage to its end: modprobe's path, mask, status, and no process is left."""
+    script = f"""
+    until [ -p /run/megamod/control ]; do sleep 0.1; done
+    {CTL} trigger slow; until [ -n "$({CHILD})" ] && [ -d /sys/module/megamod_slow ]; do sleep 0.1; done
+    kill -9 $({KEEPER}); sleep 1
+    {show("killed", LOOK)}
+    until grep -q '^slow done' /run/megamod/status; do sleep 0.5; done; sleep 1
+    {show("later", LOOK + "; cat /run/modprobe.d/megamod.conf; ls /run/megamod")}
+    {CTL} take-over; {CTL} trigger hand; until grep -q '^hand done' /run/megamod/status; do sleep 0.2; done
+    """
+    console = run(slow_stage(tree), script)
+    killed, later = section(console, "killed").split("\n", 1), section(console, "later").split("\n", 1)
+    assert killed[0].strip() == "" and "slow loading" in killed[1]
+    assert later[0] == "/sbin/modprobe" and "slow done" in later[1] and "keeper  child  end" in later[1]
+    assert "install after_sleep /bin/true\n" in later[1] and "modprobe\n" not in later[1].split("end\n")[1].split("\n")
+    assert "member after_sleep failed" not in console and "stage hand done" in console
+
+
+def test_take_over_mends_what_a_keeper_and_its_child_left_that_were_killed_together(run, tree):
+    script = f"""
+    until [ -p /run/megamod/control ]; do sleep 0.1; done
+    {CTL} trigger slow; until [ -n "$({CHILD})" ] && [ -d /sys/module/megamod_slow ]; do sleep 0.1; done
+    kill -9 $({KEEPER}) $({CHILD}); sleep 12
+    {show("killed", LOOK + "; ls /run/megamod/modprobe")}
+    {CTL} take-over; until grep -q '^slow done' /run/megamod/status; do sleep 0.5; done
+    {show("mended", LOOK + "; ls /run/megamod/modprobe")}
+    """
+    console = run(slow_stage(tree), script)
+    killed, mended = section(console, "killed").split("\n", 1), section(console, "mended").split("\n", 1)
+    assert killed[0].strip() == "" and "slow loading" in killed[1] and "keeper  child  end\n/run" in killed[1]
+    assert mended[0] == "/sbin/modprobe" and "slow done" in mended[1] and "No such file" in mended[1]
+    assert "3 ok, 0 failed, 0 skipped" in console
