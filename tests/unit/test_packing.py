@@ -16,7 +16,7 @@ from megamod.profile.schema import load_profile
 
 FULL = parse_config("".join(f"CONFIG_RD_{name}=y\n" for name in ("GZIP", "LZ4", "XZ", "ZSTD")), source="config-6.1")
 SMALL = parse_config("CONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\nCONFIG_RD_XZ=m\n", source="config-6.1")
-TEXT = [b"".join(random.Random(5).choice((b"mov ", b"call ", b"ret ")) for _ in range(200_000)) for _file in range(5)]
+TEXT = [random.Random(5).choice((b"mov ", b"call ", b"ret ")) * 200_000] * 5
 NOISE = [random.Random(5).randbytes(3 << 20)]
 
 
