@@ -318,7 +318,7 @@ const struct matches *find_siblings(const struct boot *boot, const struct superb
 	return &found;
 }
 
-const char *refusal_of(const struct boot *boot, const char *wanted)
+const char *refusal_of(const struct boot *boot, const char *wanted, bool any_source)
 {
 	static const char *const kernels_own[] = { "cciss/", "ida/", "rd/", "etherd/", "i2o/" };
 	char name[NAME_ROOM];
@@ -327,7 +327,7 @@ const char *refusal_of(const struct boot *boot, const char *wanted)
 
 	if (streq(wanted, "/dev/nfs") || streq(wanted, "/dev/cifs"))
 		return "the loader sets up no network";
-	if (!starts_with(wanted, "/dev/") || streq(wanted, "/dev/root"))
+	if (any_source || !starts_with(wanted, "/dev/") || streq(wanted, "/dev/root"))
 		return NULL;
 	at = wanted + 5;
 	if (starts_with(at, "disk/by-uuid/") || starts_with(at, "disk/by-label/") || starts_with(at, "disk/by-part"))

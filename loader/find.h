@@ -19,8 +19,8 @@ enum use {
 long find_device(const struct boot *boot, const char *wanted, enum use use, char name[NAME_ROOM]);
 /* All devices of a file system that says it is made of several; valid until the next search. */
 const struct matches *find_siblings(const struct boot *boot, const struct superblock *s);
-/* Why waiting for this device would be in vain, or NULL. */
-const char *refusal_of(const struct boot *boot, const char *wanted);
+/* Why waiting for this device would be in vain, or NULL. `any_source`: it need not be a device. */
+const char *refusal_of(const struct boot *boot, const char *wanted, bool any_source);
 /* Adds " NAME" or " NAME (TYPE)" for each device. */
 void list_contents(const struct boot *boot, struct text *names);
 /* Adds what the devices are that are parts of something; how many there are. */

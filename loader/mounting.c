@@ -306,7 +306,7 @@ bool mount_when_there(struct mounting *m, const char *options, u64 seconds)
 		m->flags |= MS_RDONLY;
 	if (has_option(m->types, "auto"))
 		m->types = "";
-	refusal = m->discover || takes_any_source(m) ? NULL : refusal_of(m->boot, m->wanted);
+	refusal = m->discover ? NULL : refusal_of(m->boot, m->wanted, takes_any_source(m));
 	if (refusal) {
 		log_error("%s %s: %s; " WAY_OUT, m->what, m->wanted, refusal);
 		return false;

@@ -130,7 +130,7 @@ void resume_session(struct boot *boot, u64 seconds)
 		r.wanted = find_location(boot, &offset);
 	if (!r.wanted)
 		return;
-	refusal = refusal_of(boot, r.wanted);
+	refusal = refusal_of(boot, r.wanted, false);
 	if (refusal) {
 		log_warning("resume=%s: %s; a session that was saved there is not resumed", r.wanted, refusal);
 		return;

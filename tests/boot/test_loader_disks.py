@@ -108,6 +108,12 @@ def test_name_that_can_never_appear_is_refused_even_with_rootwait(start, root_di
     after(console, f"megamod: error: root {root}: {words}", _WAY_OUT, "Attempted to kill init!")
 
 
+def test_network_root_is_refused_though_its_type_needs_no_device(start, root_disk):
+    """As nfs is such a type; tmpfs is another one, and always there."""
+    console = start([root_disk()], "root=/dev/nfs rootfstype=tmpfs rootwait")
+    assert "megamod: error: root /dev/nfs: the loader sets up no network" in console
+
+
 def test_two_copies_of_a_root_are_both_named_and_none_is_mounted(start, root_disk, tmp_path):
     first = root_disk(uuid=UUID)
     second = shutil.copyfile(first, tmp_path / "copy.img")
