@@ -64,6 +64,7 @@ _MISSING = re.compile(r"megamod: (?:member|load) (\S+) (?:failed|skipped)\b.*")
 # Unlike the project's own list this one may be wrong about a line: it is only shown.
 _ODD = re.compile(r"CFI failure|BUG:|Oops|Internal error|Unable to handle|WARNING:|Invalid relocation|Kernel panic")
 _UNSET = "-"
+_SHOWN = 12
 
 Say = Callable[[str], None]
 
@@ -88,9 +89,20 @@ class Result:
 
 
 def run_row(row: Row, kernel: Kernel, folder: Path, *, cases: int, boot: bool, timeout: float, say: Say) -> Result:
-    """One kernel; images and consoles are left in *folder*."""
+    """One kernel; images and consoles are left in *folder*. An exception becomes a fault: other rows are to follow."""
+    result = Result(name=row.name, release=kernel.release, modules=0)
+    try:
+        _run_steps(row, kernel, folder, result, cases=cases, boot=boot, timeout=timeout, say=say)
+    except Exception as error:
+        result.faults.append(f"the row is broken off: {error!r}")
+    return result
+
+
+def _run_steps(
+    row: Row, kernel: Kernel, folder: Path, result: Result, *, cases: int, boot: bool, timeout: float, say: Say
+) -> None:
     tree = open_tree(str(kernel.modules))
-    result = Result(name=row.name, release=kernel.release, modules=len(tree.modules))
+    result.modules = len(tree.modules)
     profile, image = folder / "matrix.yaml", folder / "merged.img"
     profile.write_text(profile_text(tree.modules))
     say(f"{row.name}: build")
@@ -111,7 +123,6 @@ def run_row(row: Row, kernel: Kernel, folder: Path, *, cases: int, boot: bool, t
         wanted = _boot(kernel, stock, folder, timeout=timeout)
         say(f"{row.name}: boot merged")
         compare_boots(wanted, _boot(kernel, image, folder, timeout=timeout), result)
-    return result
 
 
 def profile_text(modules: Iterable[str]) -> str:
@@ -133,6 +144,9 @@ def compare_boots(wanted: Guest, found: Guest, result: Result) -> None:
     counts = [sum(stage[number] for stage in stages.values()) for number in (1, 2, 3)]
     states = sorted({stage[0] for stage in stages.values()})
     result.status = f"{'/'.join(states)}: {counts[0]} ok, {counts[1]} failed, {counts[2]} skipped"
+    result.faults += [f"stage {name}: {stage[0]}" for name, stage in stages.items() if stage[0] != "done"]
+    if not found.log():
+        result.notes.append("its log has no times: the kernel's own complaints are not recognized")
     usual = _missing(wanted)
     gone = [line for name, line in _missing(found).items() if name not in usual]
     result.faults += [f"missing: {line}" for line in gone]
@@ -162,9 +176,6 @@ def report_text(results: Sequence[Result]) -> str:
         if below:
             lines += ["", f"{r.release}:", "", *below]
     return "\n".join(lines) + "\n"
-
-
-_SHOWN = 12
 
 
 def _build(profile: Path, kernel: Kernel, image: Path) -> str | None:
@@ -299,17 +310,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="megamod-matrix-") as scratch:
             folder = arguments.keep / name if arguments.keep else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            results.append(
-                run_row(
-                    ROWS[name],
-                    kernel,
-                    folder,
-                    cases=arguments.cases,
-                    boot=not arguments.no_boot,
-                    timeout=arguments.timeout,
-                    say=lambda line: print(line, file=sys.stderr, flush=True),
-                )
+            result = run_row(
+                ROWS[name],
+                kernel,
+                folder,
+                cases=arguments.cases,
+                boot=not arguments.no_boot,
+                timeout=arguments.timeout,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
             )
+        results.append(result)
         # After each row, so that a run that is stopped leaves the rows before.
         if arguments.report:
             arguments.report.write_text(report_text(results))

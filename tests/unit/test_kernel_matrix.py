@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from megamod.boot.debian import Kernel
 from tests.boot.image_fixtures import Guest
-from tests.kernels.matrix import Result, compare_boots, profile_text, report_text
+from tests.kernels.matrix import Result, compare_boots, profile_text, report_text, run_row
+from tests.kernels.table import ROWS
 
 STATUS = "critical done 10 20 5 0 0\nlate done 30 40 7 0 0"
 
 
 def guest(*log: str, status: str = STATUS, end: bool = True, timed_out: bool = False) -> Guest:
-    lines = "\n".join(f"[    {number}.000000] {line}" for number, line in enumerate(log, start=1))
+    lines = "\n".join(f"[    {number}.000000] {line}" for number, line in enumerate(["Linux version 6.12", *log]))
     shown = f"\n[[[ status\n{status}\n]]] status 0\n[[[ log\n{lines}\n]]] log 0\n" if end else f"\n{lines}\n"
-    return Guest(console=f"[    0.000000] Linux version 6.12{shown}", returncode=0, timed_out=timed_out, seconds=1)
+    return Guest(console=f"[    0.000000] Linux version 6.12\n{shown}", returncode=0, timed_out=timed_out, seconds=1)
 
 
 def compared(wanted: Guest, found: Guest) -> Result:
@@ -54,6 +58,24 @@ def test_a_complaint_that_only_the_merged_boot_has_is_a_fault() -> None:
     result = compared(guest(), guest(usual))
     assert result.complaints == "1"
     assert [fault.partition(":")[0] for fault in result.faults] == ["complaint"]
+
+
+def test_a_stage_that_failed_is_a_fault() -> None:
+    result = compared(guest(), guest(status="critical done 10 20 5 0 0\nlate failed 30 40 0 7 0"))
+    assert result.status == "done/failed: 5 ok, 7 failed, 0 skipped"
+    assert result.faults == ["stage late: failed"]
+
+
+def test_a_log_without_times_is_noted_since_its_complaints_are_not_seen() -> None:
+    log = "[[[ status\ncritical done 1 2 3 0 0\n]]] status 0\n[[[ log\nLinux version 6.12\n]]] log 0\n"
+    plain = Guest(console=log, returncode=0, timed_out=False, seconds=1)
+    assert compared(plain, plain).notes == ["its log has no times: the kernel's own complaints are not recognized"]
+
+
+def test_a_row_that_breaks_off_is_a_fault_and_not_the_end(tmp_path: Path) -> None:
+    nowhere = Kernel(release="6", modules=tmp_path, vmlinuz=tmp_path, config=tmp_path, architecture="amd64")
+    result = run_row(ROWS["rt"], nowhere, tmp_path / "no", cases=0, boot=True, timeout=1, say=lambda line: None)
+    assert [fault.partition(":")[0] for fault in result.faults] == ["the row is broken off"]
 
 
 def test_without_a_stock_boot_complaints_are_not_called_compared() -> None:
