@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.build.stages import Load, needs, split
+from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
 from megamod.kernel.exports import KernelExport, KernelExports
@@ -46,7 +46,7 @@ def loads_of(
     name: str = "critical",
 ) -> list[Load]:
     members = {member.name: member for member in read(*kos.values())}
-    return split(stage(inside or list(kos), name), members, needs(members), exports)
+    return split_into_loads(stage(inside or list(kos), name), members, import_edges(members), exports)
 
 
 def shown(loads: list[Load]) -> list[str]:
@@ -60,7 +60,7 @@ def test_members_of_a_stage_become_one_megamodule() -> None:
 
 
 def test_empty_stage_has_no_loads() -> None:
-    assert split(stage([]), {}, {}, None) == []
+    assert split_into_loads(stage([]), {}, {}, None) == []
 
 
 def test_dash_in_a_stage_name_becomes_an_underscore() -> None:
@@ -146,7 +146,7 @@ def test_symbol_that_a_module_of_an_earlier_load_reserves_makes_a_single() -> No
 
 def test_needs_are_by_symbols_and_not_of_oneself() -> None:
     members = {member.name: member for member in read(*make("a:a b:a c").values())}
-    assert needs(members) == {"a": frozenset(), "b": frozenset("a"), "c": frozenset()}
+    assert import_edges(members) == {"a": frozenset(), "b": frozenset("a"), "c": frozenset()}
 
 
 def test_cycle_is_named_whole() -> None:

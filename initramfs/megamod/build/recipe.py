@@ -28,7 +28,7 @@ from megamod.build.plan import (
     trigger_text,
 )
 from megamod.build.root_requirements import check_root, root_text
-from megamod.build.stages import Load, needs, split
+from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.build.write_output import write_output
 from megamod.common.choices import Fallback, Probe
 from megamod.common.compression import read_module_bytes
@@ -43,7 +43,7 @@ from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
-from megamod.prelink.kernel_crcs import find_donors
+from megamod.prelink.kernel_crcs import find_glue_crcs
 from megamod.prelink.link import Megamodule, prelink
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
@@ -116,7 +116,7 @@ def build_image(
     early = early_archive(profile, tree, config, machine=arch)
     for note in (*contents.notes, *early.notes):
         steps.say(f"  note: {note}")
-    edges = needs(members)
+    edges = import_edges(members)
     exports = kernel_exports(selection, members, steps)
 
     built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
@@ -176,7 +176,7 @@ def build_stage(
 ) -> BuiltStage:
     start = time.monotonic()
     built = []
-    for load in split(stage, members, edges, exports):
+    for load in split_into_loads(stage, members, edges, exports):
         if load.single is not None:
             steps.say(f"  note: {load.module} stays a module of its own: it {load.single}")
             data = files[load.module]
@@ -241,7 +241,7 @@ def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: Modul
     """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
     if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
         return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
-    return find_donors(chosen, (module.path for module in tree.modules.values()))
+    return find_glue_crcs(chosen, (module.path for module in tree.modules.values()))
 
 
 def make_plan(

@@ -26,7 +26,7 @@ class Load:
     single: str | None
 
 
-def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
+def import_edges(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
     """Which of *members* each imports symbols from."""
     exporters: dict[str, str] = {}
     for member in members.values():
@@ -38,7 +38,7 @@ def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
     }
 
 
-def split(
+def split_into_loads(
     stage: SelectedStage,
     members: Mapping[str, Member],
     edges: Mapping[str, frozenset[str]],

@@ -1,6 +1,6 @@
 """Pass 9, emit: the megamodule as bytes; a pure function, the same input gives the same bytes.
 
-Needs: contents, tables, layout, scan, resolution. Guarantees: an ELF64 relocatable with one of each special section,
+Needs: contents, tables, layout, classes, resolution. Guarantees: an ELF64 relocatable with one of each special section,
 one symbol table, and for every output section at most one relocation table.
 """
 
@@ -17,7 +17,7 @@ from megamod.common.choices import Symbols
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
-from megamod.prelink.classify import Scan, site
+from megamod.prelink.classify import Classes, site
 from megamod.prelink.elf import Array, align_up
 from megamod.prelink.layout import Layout
 from megamod.prelink.member import Member
@@ -85,7 +85,7 @@ def emit(
     contents: Sequence[Array],
     tables: Tables,
     layout: Layout,
-    found: Scan,
+    found: Classes,
     resolution: Resolution,
     options: PrelinkOptions,
 ) -> bytes:
@@ -192,7 +192,9 @@ class _Symbols:
     addend: Array
 
     @staticmethod
-    def build(tables: Tables, layout: Layout, found: Scan, options: PrelinkOptions, outputs: Sequence[int]) -> _Symbols:
+    def build(
+        tables: Tables, layout: Layout, found: Classes, options: PrelinkOptions, outputs: Sequence[int]
+    ) -> _Symbols:
         sections = np.full(len(tables.outputs), -1, np.int64)
         named: list[tuple[int, int, int, int, int]] = []  # st_info, shndx, value, size, name
         strings = bytearray(1)
@@ -236,7 +238,7 @@ class _Symbols:
         return _Symbols(table=table, strings=bytes(strings), locals=local_count, symbol=symbol, addend=addend)
 
 
-def _exact(tables: Tables, found: Scan) -> tuple[Array, Array]:
+def _exact(tables: Tables, found: Classes) -> tuple[Array, Array]:
     """Which relocations need a symbol of exactly their target's value, and the values: labels of other relocations, and
     all where addends are in place, since a field of an instruction cannot hold any other."""
     architecture = tables.architecture
@@ -302,7 +304,7 @@ def _symbol_values(member: Member, name: str) -> list[tuple[str, int]]:
     return [(name, int(row["st_value"])) for row in member.symbols[member.symbols["st_name"] == at]]
 
 
-def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols) -> Iterable[Array]:
+def _relocations_of(number: int, tables: Tables, found: Classes, symbols: _Symbols) -> Iterable[Array]:
     """The relocation tables of one output section, in the order of their places; mostly one, none without rows."""
     rows = np.flatnonzero(found.kernel & (found.output == number))
     rows = rows[np.argsort(found.place[rows], kind="stable")]

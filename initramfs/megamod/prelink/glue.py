@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, RESULT_NOT_RUN, SORTED_IP, SORTED_STATE, GlueRequest
+from megamod.prelink.arch.encoder import GlueRequest
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE
+from megamod.prelink.glue_code import RESULT_NOT_RUN, encode_init
 from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
 from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
@@ -179,7 +181,8 @@ def _add_code(
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
     """The init function; returns Glue.places, and what pointers to it have beside its place."""
     architecture = builder.architecture
-    code = architecture.encode_init(
+    code = encode_init(
+        architecture.encoder(),
         GlueRequest(
             inits=[member.init is not None for member in members],
             needs=[sorted(needed) for needed in depends],
@@ -188,7 +191,7 @@ def _add_code(
             start=_usual_start(members),
             thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
             unwind=unwind.table if unwind is not None else None,
-        )
+        ),
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.

@@ -16,7 +16,7 @@ from megamod.prelink import elf
 from megamod.prelink.elf import Array, align_up
 from megamod.prelink.exports import Export
 from megamod.prelink.merge import PERCPU, Output, Tables
-from megamod.prelink.section_rules import How
+from megamod.prelink.section_rules import MergeRule
 
 _PERCPU_LIMIT = 8 << 10  # PERCPU_MODULE_RESERVE, include/linux/percpu.h
 _PAGE = 4096
@@ -51,7 +51,7 @@ def layout(tables: Tables) -> Layout:
     exports: dict[str, tuple[tuple[int, Export], ...]] = {}
     area = tables.architecture.area
     for output in tables.outputs:
-        if output.how is How.SORTED:
+        if output.rule is MergeRule.SORTED:
             exports[output.name] = _sort_exports(tables, output, pieces)
             sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
@@ -84,7 +84,7 @@ def _place(tables: Tables, output: Output, offset: Array) -> int:
     end = 0
     for number in output.inputs:
         _, section = tables.where(number)
-        packed = output.how in (How.PACKED, How.SHARED)
+        packed = output.rule in (MergeRule.PACKED, MergeRule.SHARED)
         start = end if packed or not section.size else align_up(end, section.sh_addralign)
         offset[number] = start
         end = start + section.size

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from megamod.common.errors import MegamodError
-from megamod.prelink.classify import scan
+from megamod.prelink.classify import classify
 from megamod.prelink.emit import emit
 from megamod.prelink.glue import make_glue
-from megamod.prelink.kernel_crcs import find_donors, neighbours
+from megamod.prelink.kernel_crcs import find_glue_crcs, neighbours
 from megamod.prelink.layout import layout
 from megamod.prelink.map_file import make_map
 from megamod.prelink.member import Member
@@ -23,7 +23,7 @@ from megamod.prelink.parameters import Parameter
 from megamod.prelink.read import read_members
 from megamod.prelink.relocate import relocate
 from megamod.prelink.resolve import resolve
-from megamod.prelink.sort_unwind import settle
+from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
 from megamod.prelink.verify.checks import verify
 from megamod.prelink.warnings import cost_notes
@@ -55,7 +55,7 @@ class Megamodule:
 def prelink_files(files: Sequence[Path], options: PrelinkOptions) -> Megamodule:
     """Link module files; init order follows dependencies, then initcall level, then the order of *files*."""
     members = read_members(files)
-    donors = find_donors(members, neighbours(files[0])) if files else {}
+    donors = find_glue_crcs(members, neighbours(files[0])) if files else {}
     return prelink(members, options, donors=donors)
 
 
@@ -94,8 +94,8 @@ def prelink(
     places = layout(tables)
 
     # All offsets are fixed.
-    found = scan(tables, places, options)
-    contents = settle(relocate(tables, places, found), tables, places, unwind)
+    found = classify(tables, places, options)
+    contents = sort_unwind(relocate(tables, places, found), tables, places, unwind)
     data = emit(contents, tables, places, found, resolution, options)
     link_map = make_map(data, tables, places, depends, options, unwind)
     remarks = verify(data, placed, link_map)

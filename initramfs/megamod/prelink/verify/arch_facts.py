@@ -25,7 +25,7 @@ _KSYMTAB = ("__ksymtab", "__ksymtab_gpl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class ArchFacts:
     """widths: relocation type → bytes, all types that the kernel's loader knows. stacking: those that add to a field.
 
     near_calls: (code, base) → (target, site) of every direct call that the bytes hold, in their order. call_bias: what
@@ -97,8 +97,8 @@ _ARM64_WIDTHS = {
     285: 4, 286: 4, **dict.fromkeys(range(287, 294), 4), 299: 4,
 }  # fmt: skip
 
-MACHINES: Mapping[int, Machine] = {
-    62: Machine(
+ARCH_FACTS: Mapping[int, ArchFacts] = {
+    62: ArchFacts(
         # arch/x86/kernel/module.c apply_relocate_add(): all over bytes that must be zero.
         widths={1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8},
         entries=_tables(_LONG, 12, __tracepoints_ptrs=4, __ex_table=12),
@@ -110,7 +110,7 @@ MACHINES: Mapping[int, Machine] = {
         trace_symbol="__fentry__",
         trace_opcode=1,
     ),
-    183: Machine(
+    183: ArchFacts(
         widths=_ARM64_WIDTHS,
         entries=_tables(_LONG, 12, __tracepoints_ptrs=4),
         near_calls=_arm64_calls,
@@ -119,7 +119,7 @@ MACHINES: Mapping[int, Machine] = {
         landing_pads=(b"\x3f\x23\x03\xd5", b"\x5f\x24\x03\xd5"),  # paciasp, bti c
         code_limit=1 << 27,
     ),
-    243: Machine(
+    243: ArchFacts(
         # arch/riscv/kernel/module.c, 6.12 reloc_handlers[]; ALIGN is known and refused.
         widths={
             1: 4,
@@ -156,7 +156,7 @@ MACHINES: Mapping[int, Machine] = {
         stacking=frozenset([33, 34, 35, 36, 37, 38, 39, 40, 54, 55, 56]),
         placeholders=(".plt", ".got", ".got.plt"),
     ),
-    40: Machine(
+    40: ArchFacts(
         widths=dict.fromkeys([1, 2, 3, 10, 28, 29, 30, 38, 40, *range(42, 51), 57, 59, 63], 4),
         entries=_tables(_SHORT, 12, __tracepoints_ptrs=4, __ex_table=8),
         near_calls=_arm_calls,
