@@ -8,7 +8,6 @@ other. Its undefined symbols are the members' inits and a few kernel imports who
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.encoder import GlueRequest
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE
+from megamod.prelink.entry import CFI_SITES, entry_of_inits
 from megamod.prelink.glue_code import RESULT_NOT_RUN, encode_init
 from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
@@ -74,8 +74,8 @@ def make_glue(
     this_module = builder.add(THIS_MODULE)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = rename_parameters(builder, members)
-    places, bit = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind)
-    _add_struct_module(builder, template, options.name, bit, may_lack_init=not options.results)
+    places, entry = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind, kcfi=options.kcfi)
+    _add_struct_module(builder, template, options.name, entry, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
     _add_placeholders(builder, members)
@@ -118,9 +118,9 @@ def _template(members: Sequence[Member]) -> Member:
     return members[0]
 
 
-def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, *, may_lack_init: bool) -> None:
-    """The template's struct module with our name; its init pointer is the only relocation that is carried over. *bit*
-    is added to it."""
+def _add_struct_module(builder: Builder, template: Member, name: str, entry: int, *, may_lack_init: bool) -> None:
+    """The template's struct module with our name; its init pointer is the only relocation that is carried over: to
+    *entry* in .init.text."""
     data = bytearray(template.sections[template.this_module].data)
     old = template.info("name") or ""
     at = template.name_offset
@@ -132,7 +132,7 @@ def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, 
             continue
         for offset, kind, symbol, _addend in rows.tolist():
             if template.symbol_name(symbol) == "init_module":
-                builder.point(THIS_MODULE, offset, ".init.text", bit, kind)
+                builder.point(THIS_MODULE, offset, ".init.text", entry, kind)
                 return
     if may_lack_init:
         return
@@ -178,9 +178,11 @@ def _add_code(
     skips: Sequence[tuple[int, int, int]],
     timed: bool,
     unwind: Unwind | None,
+    kcfi: bool,
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The init function; returns Glue.places, and what pointers to it have beside its place."""
+    """The init function; returns Glue.places, and what to add to .init.text for a pointer to it."""
     architecture = builder.architecture
+    entry = entry_of_inits(members, kcfi=kcfi)
     code = encode_init(
         architecture.encoder(),
         GlueRequest(
@@ -188,14 +190,20 @@ def _add_code(
             needs=[sorted(needed) for needed in depends],
             skip_chunks=[base for base, _, _ in skips],
             timed=timed,
-            start=_usual_start(members),
+            start=entry.start,
+            prefix=entry.prefix,
             thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
             unwind=unwind.table if unwind is not None else None,
         ),
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.
-    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code), code.bit)
+    size = len(code.code) - code.entry
+    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, size, code.entry + code.bit)
+    if entry.site is not None:
+        builder.add(CFI_SITES)
+        builder.buffer(CFI_SITES).extend(bytes(4))
+        builder.point(CFI_SITES, 0, ".init.text", entry.site, architecture.relative)
     named = {"result": (".data", 0)}
     for number, (_, values, count) in enumerate(skips):
         named |= {f"skip{number}": (".data", values), f"skip{number}_count": (".data", count)}
@@ -230,15 +238,8 @@ def _add_code(
     if code.unwind_entry is not None and any(member.section(EXIDX_INIT) for member in members):
         builder.add(EXIDX_INIT)
         builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
-        builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
-    return places, code.bit
-
-
-def _usual_start(members: Sequence[Member]) -> bytes:
-    """The commonest first instruction of the inits: landing pad, signing of the return address."""
-    inits = ((member, *member.init) for member in members if member.init is not None)
-    starts = Counter(bytes(member.sections[home].data[value : value + 4]) for member, home, value in inits)
-    return max(starts, key=lambda start: (starts[start], start), default=b"")
+        builder.point(EXIDX_INIT, 0, ".init.text", code.entry, code.unwind_entry[0])
+    return places, code.entry + code.bit
 
 
 def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, int]]) -> dict[str, tuple[str, int]]:

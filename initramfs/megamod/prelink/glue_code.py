@@ -7,6 +7,8 @@ calls only: they need neither a retpoline nor a type hash.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from megamod.prelink.arch.encoder import Condition, Encoder, GlueCode, GlueRequest, Label, Register
 
 # What the glue reports for a member (prelink/README.md, "What the glue does").
@@ -16,6 +18,7 @@ CLOCK = "ktime_get"
 
 def encode_init(encoder: Encoder, request: GlueRequest) -> GlueCode:
     """The init function that *request* describes, in *encoder*'s instructions."""
+    encoder.code += request.prefix
     encoder.enter(request)
     encoder.address(Register.RESULTS, "result")
     if request.timed:
@@ -25,7 +28,7 @@ def encode_init(encoder: Encoder, request: GlueRequest) -> GlueCode:
         _mark_skipped(encoder, number, base, len(request.inits))
     for number in range(len(request.inits)):
         _call_member(encoder, number, request)
-    return encoder.leave()
+    return replace(encoder.leave(), entry=len(request.prefix))
 
 
 def _mark_skipped(encoder: Encoder, number: int, base: int, members: int) -> None:

@@ -149,7 +149,14 @@ class Builder:
         flags = {".init.text": elf.SHF_EXECINSTR}.get(name, elf.SHF_WRITE if name in self.writable else 0)
         if name in self.written_once:
             flags |= elf.SHF_WRITE | elf.SHF_RO_AFTER_INIT
-        align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
+        align = {
+            ".init.text": 16,
+            THIS_MODULE: 64,
+            ".return_sites": 1,
+            ".cfi_sites": 1,
+            ".orc_unwind": 1,
+            ".orc_unwind_ip": 1,
+        }
         return Section(
             index=index,
             name=name,

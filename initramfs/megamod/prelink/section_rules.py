@@ -46,7 +46,7 @@ _PACKED = frozenset(
     _ftrace_eval_map __tracepoints_ptrs __trace_printk_fmt __tracepoint_str __bpf_raw_tp_map ___srcu_struct_ptrs
     __dyndbg __dyndbg_classes .printk_index _error_injection_whitelist _kprobe_blacklist .kunit_test_suites
     .kunit_init_test_suites .ctors .init_array __param __mcount_loc __patchable_function_entries .orc_unwind
-    .orc_unwind_ip .alternative .alt.smp.init .pv_table .ARM.exidx .ARM.exidx.init.text
+    .orc_unwind_ip .eh_frame .init.eh_frame .alternative .alt.smp.init .pv_table .ARM.exidx .ARM.exidx.init.text
     .ARM.exidx.exit.text""".split()
 )
 # .parainstructions is not among them: each entry starts 8-aligned (struct paravirt_patch_site), but up to 5.x the
@@ -57,8 +57,9 @@ _PACKED = frozenset(
 ENTRY_SIZES = {
     "__ksymtab": 12, "__ksymtab_gpl": 12, "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, "__param": 40,
     "__jump_table": 16, "__ex_table": 12, ".static_call_sites": 8, ".smp_locks": 4, ".retpoline_sites": 4,
-    ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".orc_unwind": 6, ".orc_unwind_ip": 4,
-    "__tracepoints_ptrs": 4, "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8,
+    ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".cfi_sites": 4, "__kcfi_traps": 4,
+    ".orc_unwind": 6, ".orc_unwind_ip": 4, "__tracepoints_ptrs": 4,
+    "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8,
 }  # fmt: skip
 _SORTED = frozenset(["__ksymtab", "__ksymtab_gpl"])
 _REBUILT = frozenset(

@@ -61,6 +61,7 @@ ARM = Architecture(
     relocations=_RELOCATIONS,
     export_relative=False,
     encoder=ArmEncoder,
+    nop=bytes.fromhex("00f020e3"),
     tables={"__ksymtab": R_ABS32, "__ksymtab_gpl": R_ABS32, "__param": R_ABS32},
     addends_in_place=True,
     placeholders=frozenset([".plt", ".init.plt"]),
@@ -91,6 +92,7 @@ ARM = Architecture(
 ARM_THUMB2 = replace(
     ARM,
     encoder=ThumbEncoder,
+    nop=bytes.fromhex("00bf"),
     trace_call=TraceCall(
         symbol="__gnu_mcount_nc",
         types=frozenset([R_THM_CALL]),

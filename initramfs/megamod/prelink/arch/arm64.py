@@ -216,6 +216,7 @@ ARM64 = Architecture(
     relocations=_RELOCATIONS,
     export_relative=True,
     encoder=_Encoder,
+    nop=bytes.fromhex("1f2003d5"),
     tables={"__ksymtab": R_PREL32, "__ksymtab_gpl": R_PREL32, "__param": R_ABS64},
     # module_frob_arch_sections() sorts the calls of each table to count .plt's slots.
     split_tables=True,

@@ -30,7 +30,8 @@ class GlueCode:
     """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
     offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
     unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word. bit:
-    what pointers to the function have beside its place (1 for Thumb)."""
+    what pointers to the function have beside its place (1 for Thumb). entry: the function's offset in *code*, behind
+    what must stand before it."""
 
     code: bytes
     fixups: tuple[Fixup, ...]
@@ -38,6 +39,7 @@ class GlueCode:
     return_site: int | None = None
     unwind_entry: tuple[int, int] | None = None
     bit: int = 0
+    entry: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +62,10 @@ class GlueRequest:
 
     inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
     imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
-    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). start: the first four
-    bytes that most inits have. thunk: functions return through the architecture's return thunk. unwind: to settle
-    first; its parts are reached by their sections' names, the groups' code by the output sections', struct module as
-    "struct module".
+    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). prefix, start: the
+    bytes before and at the start of the members' inits (entry.py). thunk: functions return through the architecture's
+    return thunk. unwind: to settle first; its parts are reached by their sections' names, the groups' code by the
+    output sections', struct module as "struct module".
 
     A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
     the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
@@ -75,6 +77,7 @@ class GlueRequest:
     timed: bool
     start: bytes
     thunk: bool
+    prefix: bytes = b""
     unwind: UnwindTable | None = None
 
 

@@ -83,7 +83,9 @@ class Architecture:
     relocation over bytes that are not zero. split_tables: one relocation table for each member's part of a section,
     where the kernel's work grows faster than a table. name_alignment: of imports' names, for the kernel's strcmp().
     placeholders: sections that the kernel looks for and fills. entry_sizes: of tables that differ from
-    policy.ENTRY_SIZES. text_limit: bytes of code that branches reach; area: what the kernel has for all modules.
+    section_rules.ENTRY_SIZES. nop: what pads before functions. hash_opcodes: the first byte of the instruction that
+    carries a function's type hash, none if the hash stands alone. function_alignment: in bytes. text_limit: bytes of
+    code that branches reach; area: what the kernel has for all modules.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Architecture:
     relocations: Mapping[int, RelocationType]
     export_relative: bool
     encoder: Callable[[], Encoder]
+    nop: bytes
     tables: Mapping[str, int] = field(default_factory=dict)
     addends_in_place: bool = False
     zero_fields: bool = False
@@ -105,6 +108,8 @@ class Architecture:
     trace_call: TraceCall | None = None
     return_thunk: str | None = None
     entry_sizes: Mapping[str, int] = field(default_factory=dict)
+    hash_opcodes: frozenset[int] = frozenset()
+    function_alignment: int = 1
     text_limit: int = 1 << 30
     area: int = 1 << 30
 

@@ -252,6 +252,7 @@ RISCV64 = Architecture(
     relocations=_RELOCATIONS,
     export_relative=False,
     encoder=_Encoder,
+    nop=bytes.fromhex("0100"),  # c.nop
     tables={"__ksymtab": R_64, "__ksymtab_gpl": R_64, "__param": R_64},
     split_tables=True,
     # module-sections.c module_frob_arch_sections(), with CONFIG_MODULE_SECTIONS.

@@ -101,7 +101,7 @@ class _Encoder(Encoder):
         self.code.append(0xC0 | (other & 7) << 3 | register & 7)
 
     def enter(self, request: GlueRequest) -> None:
-        self.frames.append((len(self.code), 8))
+        self.frames.append((0, 8))  # FineIBT runs in what stands before the function
         self.emit("f30f1efa")  # endbr64: do_one_initcall() calls through a pointer
         for number, (push, _) in enumerate(_PUSHED):
             self.code += push
@@ -291,5 +291,9 @@ X86_64 = Architecture(
         nop=b"\x0f\x1f\x44\x00\x00",
     ),
     return_thunk=RETURN_THUNK,
+    nop=b"\x90",
+    # mov $hash, %eax; another register says how many arguments there are (-fsanitize-kcfi-arity).
+    hash_opcodes=frozenset(range(0xB8, 0xC0)),
+    function_alignment=16,
     area=1 << 30,  # MODULES_LEN with CONFIG_RANDOMIZE_BASE, arch/x86/include/asm/pgtable_64_types.h
 )

@@ -19,6 +19,7 @@ from megamod.prelink.member import Member
 from megamod.prelink.section_rules import is_packed
 from megamod.prelink.verify.arch_facts import ARCH_FACTS, ArchFacts
 from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, reread, symbol_name, text_at
+from megamod.prelink.verify.entry import check_entry
 from megamod.prelink.verify.unwind import check_unwind
 
 _UNIQUE = ("init_module",)
@@ -135,10 +136,7 @@ def _check_struct_module(read: Written, members: Sequence[Member], facts: ArchFa
     home, offset = place_of(read, rows[0])
     if int(rows[0]["offset"]) not in inits or not read.sections[home].flags & 4:
         raise failure(read.name, "struct module's init does not point to code")
-    starts = [bytes(m.sections[m.init[0]].data[m.init[1] : m.init[1] + 4]) for m in members if m.init is not None]
-    landing = [pad for pad in facts.landing_pads if pad in starts]
-    if landing and bytes(read.sections[home].data[offset : offset + 4]) not in facts.landing_pads:
-        raise failure(read.name, f"the glue does not start with a landing pad such as {landing[0].hex()}")
+    check_entry(read, members, home, offset, facts)
 
 
 def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
@@ -339,8 +337,13 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
         at = int(row["offset"])
         if section and output.data[at - len(facts.call_opcode) : at] == facts.call_opcode:
             first_call.setdefault((section, offset + facts.call_bias(output.data, row)), int(row["offset"]))
-    code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
-    for target, at in facts.near_calls(code, glue["offset"]):
+    start = glue["offset"]
+    pointers = read.relocations.get(read.by_name[".gnu.linkonce.this_module"].index, np.empty(0, RELA))
+    if len(pointers):
+        # A type hash before the function may look like a call.
+        start = place_of(read, pointers[0])[1] & (-2 if read.bits == 32 else -1)
+    code = bytes(output.data[start : glue["offset"] + glue["size"]])
+    for target, at in facts.near_calls(code, start):
         first_call.setdefault((output.index, target), at)
     where = {(c["member"], c["index"]): (c["output"], c["offset"]) for c in link_map["chunks"] if "offset" in c}
     called: list[int] = []
