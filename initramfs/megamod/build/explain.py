@@ -128,7 +128,11 @@ def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Loa
     """Module → the load that it goes into."""
     exports = find_exports(selection.tree.folder, selection.tree.release)
     edges = import_edges(members)
-    loads = (load for stage in selection.stages for load in split_into_loads(stage, members, edges, exports))
+    loads = (
+        load
+        for stage in selection.stages
+        for load in split_into_loads(stage, members, edges, exports, allow_taint=selection.profile.allow_taint)
+    )
     return {module.name: load for load in loads for module in load.modules}
 
 

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import signal
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,18 @@ def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
         # Ends the process as the signal would have, now that nothing is left behind.
         signal.signal(stop.number, signal.SIG_DFL)
         signal.raise_signal(stop.number)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the MegamodError that writing *path* would end in, as far as it can be known before there is something to
+    write: the folder is not there, may not be written, or lies on a file system that is read-only."""
+    with _errors_of(path):
+        folder = _target_of(path).parent
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise OSError(errno.ENOTDIR, "")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if read_only else errno.EACCES, "")
 
 
 @contextlib.contextmanager

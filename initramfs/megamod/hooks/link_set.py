@@ -23,7 +23,7 @@ from megamod.machine.detect import closure
 from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.member import Member
-from megamod.prelink.resolve import GPL_COMPATIBLE
+from megamod.prelink.mergeable import GPL_COMPATIBLE
 from megamod.profile.model import CRITICAL, Profile, Root, RootKind, Selector, Stage
 from megamod.select.select import SelectedModule, Selection, select
 

@@ -121,7 +121,9 @@ def _ksymtab(file: ELFFile, path: Path) -> Iterator[tuple[str, KernelExport]]:
         place = int(sections[name]["sh_addr"]) - base + np.arange(len(fields)) * _ENTRY
         names, namespaces = place + 4 + fields[:, 1], place + 8 + fields[:, 2]
         crcs = sections.get(name.replace("__ksymtab", "__kcrctab"))
-        words = np.frombuffer(crcs.data(), "<u4").tolist() if crcs is not None else [None] * len(fields)
+        words = np.frombuffer(crcs.data(), "<u4").tolist() if crcs is not None else []
+        # Without CONFIG_MODVERSIONS the table may be there all the same, empty (seen: x86_64 of lld).
+        words = words or [None] * len(fields)
         if ((names < 0) | (names >= len(text))).any():
             raise MegamodError(f"{path}: {name}: its names lie outside __ksymtab_strings")
         for row, (at, space, crc) in enumerate(zip(names.tolist(), namespaces.tolist(), words, strict=True)):

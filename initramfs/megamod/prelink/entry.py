@@ -48,6 +48,7 @@ def entry_of_inits(members: Sequence[Member], *, kcfi: bool = False) -> Entry:
     callable_ = [member for member in members if member.init is not None]
     if not callable_:
         return Entry(prefix=b"", start=b"", site=None)
+    _check_places(callable_)
     prefixes = [_prefix(member) for member in callable_]
     starts = Counter(_start(member) for member in callable_)
     start = max(starts, key=lambda found: (starts[found], found))
@@ -73,6 +74,19 @@ def entry_of_inits(members: Sequence[Member], *, kcfi: bool = False) -> Entry:
     listed = any(member.section(CFI_SITES) is not None for member in members)
     filler = _nop(members[0]) * (lead // len(_nop(members[0])))
     return Entry(prefix=filler + prefix, start=start, site=lead if listed else None)
+
+
+def _check_places(members: Sequence[Member]) -> None:
+    """One kernel has the pointer to an init at one place in struct module."""
+    places = Counter(member.init_at for member in members)
+    usual = max(places, key=lambda at: (places[at], at or 0))
+    for member in members:
+        if member.init_at != usual:
+            raise MegamodError(
+                f"{member.file}: struct module points to its init at {member.init_at or 0:#x}, the others' at "
+                f"{usual or 0:#x}",
+                hint="load it on its own",
+            )
 
 
 def _before(member: Member) -> bytes:

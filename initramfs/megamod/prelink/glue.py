@@ -8,7 +8,7 @@ other. Its undefined symbols are the members' inits and a few kernel imports who
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
@@ -21,8 +21,8 @@ from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
 from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.prelink.parameters import Parameter, rename_parameters
-from megamod.prelink.read import THIS_MODULE
 from megamod.prelink.resolve import Resolution
+from megamod.prelink.struct_module import THIS_MODULE
 from megamod.prelink.unwind import IP_SIZE, STATE, Unwind
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
@@ -42,6 +42,7 @@ class Glue:
 
     places: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
     of the new name in the glue's .rodata. has_results: the result and skip parameters exist.
+    notes: what could not be had, for the user.
     """
 
     member: Member
@@ -50,6 +51,7 @@ class Glue:
     parameters: tuple[Parameter, ...]
     has_results: bool
     rodata: int
+    notes: tuple[str, ...]
 
 
 def make_glue(
@@ -59,6 +61,7 @@ def make_glue(
     options: PrelinkOptions,
     donors: Mapping[str, int],
     unwind: Unwind | None,
+    exported: Container[str] | None = None,
 ) -> Glue:
     """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols.
     unwind: the entries of all members, if the glue is to settle them."""
@@ -66,6 +69,8 @@ def make_glue(
     architecture = members[0].architecture
     builder = Builder(architecture=architecture)
     crcs = _known_crcs(members, resolution, donors)
+    if exported is not None:
+        crcs = {name: crc for name, crc in crcs.items() if name in exported}
     has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
     template = _template(members)
@@ -87,7 +92,19 @@ def make_glue(
         parameters=parameters,
         has_results=has_results,
         rodata=builder.index(".rodata"),
+        notes=_missing_notes(crcs, has_results=has_results, timed=timed) if options.results else (),
     )
+
+
+def _missing_notes(crcs: Mapping[str, int], *, has_results: bool, timed: bool) -> tuple[str, ...]:
+    """What the kernel's exports (TRIM_UNUSED_KSYMS leaves few) do not allow, for the user."""
+    if timed:
+        return ()
+    wanted = IMPORTS_TIMES if has_results else IMPORTS_RESULTS
+    missing = ", ".join(name for name in wanted if name not in crcs)
+    if has_results:
+        return (f"the kernel exports no {missing}: how long each init takes is not recorded",)
+    return (f"the kernel exports no {missing}: what becomes of each member is not recorded, and none can be skipped",)
 
 
 def _check_name(name: str, bits: int) -> None:
@@ -130,8 +147,8 @@ def _add_struct_module(builder: Builder, template: Member, name: str, entry: int
     for target, rows in template.relas:
         if target != template.this_module:
             continue
-        for offset, kind, symbol, _addend in rows.tolist():
-            if template.symbol_name(symbol) == "init_module":
+        for offset, kind, _symbol, _addend in rows.tolist():
+            if offset == template.init_at:
                 builder.point(THIS_MODULE, offset, ".init.text", entry, kind)
                 return
     if may_lack_init:

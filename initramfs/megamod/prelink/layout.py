@@ -13,7 +13,7 @@ import numpy as np
 
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.elf import Array, align_up
+from megamod.prelink.elf import Array, Section, align_up
 from megamod.prelink.exports import Export
 from megamod.prelink.merge import PERCPU, Output, Tables
 from megamod.prelink.section_rules import MergeRule
@@ -57,8 +57,11 @@ def layout(tables: Tables) -> Layout:
         else:
             sizes.append(_place(tables, output, offset))
         if output.name == PERCPU and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
+            widest = output.sh_addralign > _PAGE
+            largest = max(output.inputs, key=lambda number: _cost(tables.where(number)[1], alignment=widest))
             raise MegamodError(
-                f"{PERCPU}: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
+                f"{tables.where(largest)[0].file}: with it {PERCPU} has {sizes[-1]} bytes at alignment "
+                f"{output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
                 hint="split the stage in two",
             )
         if sum(sizes) > area:
@@ -77,6 +80,10 @@ def layout(tables: Tables) -> Layout:
                 hint="split the stage in two",
             )
     return Layout(offset=offset, sizes=tuple(sizes), pieces=pieces, exports=exports)
+
+
+def _cost(section: Section, *, alignment: bool) -> int:
+    return section.sh_addralign if alignment else section.size
 
 
 def _place(tables: Tables, output: Output, offset: Array) -> int:

@@ -21,8 +21,8 @@ from megamod.prelink.exports import Export
 from megamod.prelink.glue import Glue
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import THIS_MODULE
 from megamod.prelink.section_rules import MergeRule, Placement, entry_size, output_position, place
+from megamod.prelink.struct_module import THIS_MODULE
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
 _GLUE_TABLES = frozenset(["__param", ".return_sites", ORC_STATE, ORC_IP])

@@ -15,7 +15,7 @@ from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
 from megamod.prelink.elf import EXIDX, Section
 from megamod.prelink.member import Member
-from megamod.prelink.read import THIS_MODULE
+from megamod.prelink.struct_module import THIS_MODULE
 
 
 @dataclass(slots=True)
@@ -134,6 +134,7 @@ class Builder:
             weak_imports=frozenset(),
             exports=(),
             init=None,
+            init_at=None,
             this_module=this_module,
             name_offset=0,
         )

@@ -22,8 +22,6 @@ from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, 
 from megamod.prelink.verify.entry import check_entry
 from megamod.prelink.verify.unwind import check_unwind
 
-_UNIQUE = ("init_module",)
-
 
 def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) -> tuple[str, ...]:
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
@@ -131,12 +129,16 @@ def _check_struct_module(read: Written, members: Sequence[Member], facts: ArchFa
         for target, table in m.relas
         if target == m.this_module
         for row in table
-        if m.symbol_name(int(row["r_sym"])) in _UNIQUE
+        if m.init is not None and (int(m.symbols["st_shndx"][row["r_sym"]]), _value(m, row)) == m.init
     }
     home, offset = place_of(read, rows[0])
     if int(rows[0]["offset"]) not in inits or not read.sections[home].flags & 4:
         raise failure(read.name, "struct module's init does not point to code")
     check_entry(read, members, home, offset, facts)
+
+
+def _value(member: Member, row: np.void) -> int:
+    return int(member.symbols["st_value"][row["r_sym"]]) + int(row["r_addend"])
 
 
 def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
