@@ -151,6 +151,15 @@ def test_nops_of_a_patchable_prefix_stand_behind_the_hash(machine: str) -> None:
     assert bytes(glue.merged.content(glue.merged.sections[home]))[offset - len(before) : offset] == before
 
 
+@pytest.mark.parametrize("machine", ["arm64", "riscv64"])
+def test_nops_of_a_patchable_prefix_alone_are_no_hash(machine: str) -> None:
+    before = bytes.fromhex({"arm64": "1f2003d5", "riscv64": "01000100"}[machine]) * 2
+    members = arch_files(machine, before)
+    glue = loaded(members, arch_link(members))
+    home, offset = glue.entry
+    assert bytes(glue.merged.content(glue.merged.sections[home]))[offset - len(before) : offset] == before
+
+
 def test_inits_at_the_start_of_their_section_need_no_hash() -> None:
     members = arch_files("arm64", b"")
     assert loaded(members, arch_link(members)).run().members == ["a", "b", "c"]

@@ -131,7 +131,7 @@ ARCH_FACTS: Mapping[int, ArchFacts] = {
         placeholders=(".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
         landing_pads=(b"\x3f\x23\x03\xd5", b"\x5f\x24\x03\xd5"),  # paciasp, bti c
         is_landing_pad=_is_arm64_landing_pad,
-        type_hash=re.compile(rb"(?s).{4}(\x1f\x20\x03\xd5)*\Z"),
+        type_hash=re.compile(rb"(?s)(?!\x1f\x20\x03\xd5).{4}(\x1f\x20\x03\xd5)*\Z"),
         code_limit=1 << 27,
     ),
     243: ArchFacts(
@@ -168,7 +168,7 @@ ARCH_FACTS: Mapping[int, ArchFacts] = {
         entries=_tables(_LONG, 24, __tracepoints_ptrs=8),
         near_calls=_riscv_calls,
         is_landing_pad=lambda word: word[0] == 0x17 and not word[1] & 0xF,  # lpad, of Zicfilp
-        type_hash=re.compile(rb"(?s).{4}(\x01\x00)*\Z"),
+        type_hash=re.compile(rb"(?s)(?!\x01\x00).{4}(\x01\x00)*\Z"),
         call_bias=lambda data, row: 0,
         stacking=frozenset([33, 34, 35, 36, 37, 38, 39, 40, 54, 55, 56]),
         placeholders=(".plt", ".got", ".got.plt"),
