@@ -3,6 +3,7 @@
 import capstone
 import numpy as np
 
+from tests.oracle.cfi import compare_type_hash
 from tests.oracle.difference import Report
 from tests.oracle.model import SHF_EXEC, Model
 from tests.oracle.placement import LOST, Layout
@@ -68,6 +69,7 @@ def compare_glue(
     start = bytes(merged.content(merged.sections[home])[offset : offset + 4])
     if prologues == {True} and start not in pads:
         report.add("glue", "the glue's init does not begin with a landing pad, every member's does")
+    compare_type_hash(models, names, merged, entry, report)
 
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
     order = try_glue(glue, names, report)

@@ -26,6 +26,7 @@ _SIZES = {
     ".return_sites": (4,),
     ".call_sites": (4,),
     ".cfi_sites": (4,),
+    "__kcfi_traps": (4,),  # s32 distances, kernel/cfi.c is_module_cfi_trap()
     ".ibt_endbr_seal": (4,),
     "__mcount_loc": (8,),
     "__patchable_function_entries": (8,),

@@ -171,6 +171,49 @@ def test_file_that_is_no_module_is_refused(run: Run, tmp_path: Path, case: str) 
     assert "bad.ko: " in refused(run, tmp_path, "good.ko", "bad.ko")
 
 
+def unmergeable(folder: Path) -> list[Path]:
+    """Five modules of which two can be merged."""
+    tagged, patch = Ko("tagged"), Ko("patch", info={"livepatch": "Y"})
+    tagged.symbol("__start_alloc_tags", tagged.data, 0)
+    tagged.symbol("__stop_alloc_tags", tagged.data, 8)
+    clash = Ko("clash").param("good.speed")
+    return write(folder, Ko("good").param("speed"), tagged, patch, clash, Ko("fine"))
+
+
+def test_all_modules_that_cannot_be_merged_are_named_in_one_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "junk.ko").write_bytes(b"junk")
+    message = refused(run, tmp_path, *unmergeable(tmp_path), "junk.ko")
+    assert message.startswith("4 modules cannot be merged: ")
+    for part in (
+        "tagged.ko: it has its allocation tags inside .data",
+        "patch.ko: it is a livepatch",
+        "junk.ko: it cannot be read: not an ELF file (4 bytes)",
+        "clash.ko: it cannot be merged: ",
+    ):
+        assert part in message
+    assert message.endswith("(hint: --leave-out links the others)")
+
+
+def test_leave_out_links_the_others_and_says_what_was_left_out(run: Run, tmp_path: Path) -> None:
+    outcome = run("prelink", "--leave-out", "-o", "out.ko", *unmergeable(tmp_path))
+    assert outcome.status == 0, outcome
+    assert "note: left out: patch.ko: it is a livepatch" in outcome.err
+    members = [value for key, value in Back((tmp_path / "out.ko").read_bytes()).modinfo() if key == "megamod.member"]
+    assert members == ["good", "fine"]
+
+
+def test_leave_out_with_nothing_left_is_an_error(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, Ko("a", info={"livepatch": "Y"}), Ko("b", info={"license": "Proprietary"}))
+    message = refused(run, tmp_path, "--leave-out", "a.ko", "b.ko")
+    assert message.startswith("2 modules cannot be merged: a.ko: it is a livepatch")
+    assert "b.ko: it has the licence 'Proprietary', which is not GPL-compatible" in message
+
+
+def test_output_is_checked_before_any_module_is_read(run: Run, tmp_path: Path) -> None:
+    outcome = run("prelink", "-o", "no/out.ko", "missing.ko")
+    assert (outcome.status, outcome.err.partition(": cannot")[0]) == (1, "megamod: no/out.ko")
+
+
 @pytest.mark.parametrize("case", ["executable", "not an ELF", "truncated", "other machine", "proprietary"])
 def test_common_mistakes_have_a_hint(run: Run, tmp_path: Path, case: str) -> None:
     data = INPUTS[{"not an ELF": "text"}.get(case, case)][0]
@@ -398,7 +441,7 @@ def test_wrong_usage_has_no_traceback(run: Run, words: Sequence[str]) -> None:
 
 
 def test_internal_error_is_one_line_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megamod.prelink.link.prelink_files", lambda files, options: 1 // 0)
+    monkeypatch.setattr("megamod.prelink.link.prelink_files", lambda files, options, **more: 1 // 0)
     outcome = run("prelink", "-o", "out.ko", *write(tmp_path, Ko("disk")))
     assert outcome.status == 1
     assert outcome.err.startswith("megamod: internal error: ZeroDivisionError: ")
@@ -406,7 +449,7 @@ def test_internal_error_is_one_line_too(run: Run, tmp_path: Path, monkeypatch: p
 
 
 def test_running_out_of_memory_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(files: object, options: object) -> None:
+    def fail(files: object, options: object, **more: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("megamod.prelink.link.prelink_files", fail)
@@ -443,11 +486,11 @@ import os, sys, time
 from megamod.cli import main as cli
 from megamod.prelink import link
 def wait(real):
-    def slow(*words):
+    def slow(*words, **more):
         print("ready", flush=True)
         for _ in range(6000):  # one long sleep could begin just after the signal
             time.sleep(0.1)
-        return real(*words)
+        return real(*words, **more)
     return slow
 {patch}
 sys.argv = ["megamod", "prelink", "-q", "-o", "out.ko", "--map", "out.map", "disk.ko"]

@@ -278,8 +278,8 @@ def test_glue_that_calls_an_init_whose_provider_failed_is_found(made: Made) -> N
     for at in range(made.glue["offset"], made.glue["offset"] + made.glue["size"] - 3, 4):
         word = int.from_bytes(code[at : at + 4], "little")
         other = {
-            # cbnz → cbz; bne → beq; bne → beq
-            "arm64": word ^ 1 << 24 if word >> 24 == 0x35 else word,
+            # b.ne → b.eq; bne → beq; bne → beq
+            "arm64": word ^ 1 if word & 0xFF00001F == 0x54000001 else word,
             "riscv64": word ^ 1 << 12 if word & 0x707F == 0x1063 else word,
             "arm": word ^ 1 << 28 if word >> 24 == 0x1A else word,
         }[made.machine]

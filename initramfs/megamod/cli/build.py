@@ -42,7 +42,7 @@ def build(
     from megamod.build.image_cache import find_image, image_key, keep_image
     from megamod.build.reads import Reads
     from megamod.cli.defaults import chosen_tree, default_output
-    from megamod.common.files import atomic_write_all, not_an_input, read_file
+    from megamod.common.files import atomic_write_all, check_writable, not_an_input, read_file
     from megamod.common.progress import human_bytes
     from megamod.profile.schema import find_path, load_profile
 
@@ -63,6 +63,7 @@ def build(
     map_path = _map_path(output, map_file)
     for path in filter(None, (output, map_path)):
         not_an_input(path, [source])
+        check_writable(path)
     steps.detail(f"profile {chosen.name}: {source}")
     steps.detail(f"kernel {tree.release}: {tree.folder}, {len(tree.modules):,} modules")
     steps.detail(f"output {output}, map {map_path or 'not written'}")
@@ -114,6 +115,7 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
     help="Leave static calls in their trampolines, or let the kernel patch each.",
 )
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
+@click.option("--leave-out", is_flag=True, help="If a module cannot be merged, link the others.")
 @progress
 def prelink(
     *,
@@ -126,6 +128,7 @@ def prelink(
     symbols: str,
     static_calls: str,
     allow_taint: bool,
+    leave_out: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -134,13 +137,15 @@ def prelink(
     Modules may be plain, .gz, .xz or .zst. Nothing is written before the link has been verified.
     """
     from megamod.common.documents import document_bytes
-    from megamod.common.files import atomic_write_all
+    from megamod.common.files import atomic_write_all, check_writable
     from megamod.common.progress import counted, human_bytes
     from megamod.prelink.link import prelink_files
     from megamod.prelink.options import PrelinkOptions
 
     steps = steps_of(quiet=quiet, verbose=verbose)
     _check_names(modules, output, map_file)
+    for path in filter(None, (output, map_file)):
+        check_writable(path)
     chosen = PrelinkOptions(
         name=name or _name_from(output),
         unwind=Unwind(unwind),
@@ -150,7 +155,7 @@ def prelink(
         allow_taint=allow_taint,
     )
     with steps.step("prelink") as step:
-        megamodule = prelink_files(modules, chosen)
+        megamodule = prelink_files(modules, chosen, leave_out=leave_out)
         before, after = megamodule.relocations
         step.note(f"{counted(len(megamodule.members), 'member')}, {human_bytes(len(megamodule.data))}")
         step.note(f"relocations {before:,} → {after:,}")

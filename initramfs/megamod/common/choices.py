@@ -59,6 +59,13 @@ class Fallback(StrEnum):
     MODULES = "modules"
 
 
+class Merging(StrEnum):
+    """What becomes of a module that cannot be merged: IF_POSSIBLE loads it on its own, REQUIRED is an error."""
+
+    IF_POSSIBLE = "if-possible"
+    REQUIRED = "required"
+
+
 class Digest(StrEnum):
     """The digest of a module's signature; AUTO takes the one that the kernel's configuration names."""
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
             with _errors_of(path):
                 temporary.replace(target)
                 _sync_folder(target.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the MegamodError that writing *path* would end in, as far as it can be known before there is something to
+    write: the folder is not there, may not be written, or lies on a file system that is read-only."""
+    with _errors_of(path):
+        folder = _target_of(path).parent
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise OSError(errno.ENOTDIR, "")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if read_only else errno.EACCES, "")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from megamod.build.arguments import parameters_of
 from megamod.build.plan import Plan
 from megamod.build.recipe import BuiltStage, build_stage, kernel_exports, make_plan, read_selection
-from megamod.build.stages import needs
+from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback, Unwind
 from megamod.common.errors import Location, MegamodError
 from megamod.common.progress import Steps
@@ -24,7 +24,7 @@ from megamod.machine.detect import closure
 from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.member import Member
-from megamod.prelink.resolve import GPL_COMPATIBLE
+from megamod.prelink.mergeable import GPL_COMPATIBLE
 from megamod.profile.model import CRITICAL, Profile, Root, RootKind, Selector, Stage
 from megamod.select.select import SelectedModule, Selection, select
 
@@ -81,7 +81,7 @@ def merge_choice(
     selection = replace(
         selection, tree=tree, profile=replace(selection.profile, options=options_for(config, members, notes))
     )
-    edges = needs(members)
+    edges = import_edges(members)
     exports = kernel_exports(selection, members, steps)
     stage = build_stage(selection.stages[0], files, members, edges, exports, selection, steps)
     plan = make_plan(selection, (stage,), members, edges)

@@ -1,4 +1,4 @@
-"""Pass 7, scan: decide for every relocation whether it is resolved now, rewritten for the kernel, or gone.
+"""Pass 7, classify: decide for every relocation whether it is resolved now, rewritten for the kernel, or gone.
 
 Needs: tables and layout. Guarantees: each relocation of a section that stays is in exactly one class. Resolved now are
 the PC-relative ones inside one output section: since 6.4 text, data and rodata are separate allocations, so nothing
@@ -21,7 +21,7 @@ from megamod.prelink.options import PrelinkOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
+class Classes:
     """One row per relocation of tables.relocations (same order).
 
     output, place: the site; target: output of S or IMPORT or ABSOLUTE; value: S + A within the target (A for imports);
@@ -41,7 +41,7 @@ class Scan:
     used: Array
 
 
-def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
+def classify(tables: Tables, layout: Layout, options: PrelinkOptions) -> Classes:
     """Classify all relocations; raise MegamodError for one that cannot be linked."""
     rows, architecture = tables.relocations, tables.architecture
     _check_types(tables, rows, architecture)
@@ -66,7 +66,7 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     _check_short(tables, rows, kernel, architecture)
     used = np.zeros(len(tables.imports), bool)
     used[imported[kernel & (imported >= 0)]] = True
-    return Scan(
+    return Classes(
         output=output,
         place=place,
         type=rows.type,

@@ -29,7 +29,7 @@ from megamod.prelink.map_form import (
 )
 from megamod.prelink.merge import Tables
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.section_rules import How
+from megamod.prelink.section_rules import MergeRule
 from megamod.prelink.unwind import IP_SIZE, Unwind
 
 
@@ -60,12 +60,12 @@ def make_map(
                 "size": section.size,
             }
             output = int(tables.section_output[whole])
-            rebuilt = placement.how is How.SHARED and number >= 0
+            rebuilt = placement.rule is MergeRule.SHARED and number >= 0
             if output < 0 and number < 0:
                 continue  # a table of the glue that this kernel has no use for
             if output < 0 or rebuilt:
                 dropped.append(Dropped(**row, why="rebuilt" if rebuilt else placement.why))
-            elif placement.how is How.SORTED:
+            elif placement.rule is MergeRule.SORTED:
                 dropped.append(Dropped(**row, why="rebuilt"))
             else:
                 offset = int(layout.offset[whole])

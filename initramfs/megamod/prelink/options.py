@@ -21,6 +21,7 @@ class PrelinkOptions:
     symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
     results: have the parameters that tell what became of the members. Without them a member need not have an init: so
              a single module can be pruned, which is what tests/bench compares with.
+    kcfi:    the kernel's configuration names kCFI; members that show it need no such word.
     """
 
     name: str
@@ -30,3 +31,4 @@ class PrelinkOptions:
     static_calls: StaticCalls = StaticCalls.TRAMPOLINE
     results: bool = True
     allow_taint: bool = False
+    kcfi: bool = False

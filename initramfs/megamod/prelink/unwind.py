@@ -24,7 +24,8 @@ import numpy as np
 from megamod.common import choices
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, UnwindTable
+from megamod.prelink.arch.encoder import UnwindTable
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE
 from megamod.prelink.elf import Array, Section
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from megamod.common.choices import Compress, Digest, Fallback, Probe, StaticCalls, Symbols, Tracing, Unwind
+from megamod.common.choices import Compress, Digest, Fallback, Merging, Probe, StaticCalls, Symbols, Tracing, Unwind
 from megamod.modules.modprobe_d import Option
 from megamod.profile import values
 from megamod.profile.contents import (
@@ -262,6 +262,14 @@ class Profile:
             "and for megamod=off.",
         ),
     ] = Fallback.NONE
+    merge: Annotated[
+        Merging,
+        choice(
+            Merging,
+            help="`if-possible`: a module that cannot be merged is loaded on its own, with a note that says why; "
+            "`required`: it is an error.",
+        ),
+    ] = Merging.IF_POSSIBLE
     storage: Annotated[
         int | None,
         Key(

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamod.build.stages import Load, needs, split
+from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
 from megamod.kernel.exports import find_exports
 from megamod.modules.levels import inherited_ranks, static_rank
 from megamod.modules.tree import ModuleTree
-from megamod.prelink.kernel_crcs import find_donors
+from megamod.prelink.kernel_crcs import find_glue_crcs
 from megamod.prelink.member import Member
 from megamod.prelink.order import Rank, order
 from megamod.prelink.read import read_members
@@ -78,7 +78,7 @@ def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
     exports = find_exports(tree.folder, tree.release)
     by_name = {member.name: member for member in members}
     if exports is None or all(export.crc is None for export in exports.symbols.values()):
-        donors = find_donors(members, (module.path for module in tree.modules.values()))
+        donors = find_glue_crcs(members, (module.path for module in tree.modules.values()))
     else:
         donors = {symbol: export.crc for symbol, export in exports.symbols.items() if export.crc is not None}
     return ModuleSet(
@@ -87,7 +87,7 @@ def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
         members=tuple(members[number] for number in sequence),
         paths={module: tree.modules[module].path for module in chosen},
         ranks=ranks,
-        loads=tuple(split(_stage(chosen, kernel, ranks), by_name, needs(by_name), exports)),
+        loads=tuple(split_into_loads(_stage(chosen, kernel, ranks), by_name, import_edges(by_name), exports)),
         donors=donors,
         absent=tuple(absent),
     )

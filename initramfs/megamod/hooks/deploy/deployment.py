@@ -27,7 +27,7 @@ from megamod.build.recipe import (
     read_selection,
     signed_stage,
 )
-from megamod.build.stages import needs
+from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
@@ -127,10 +127,11 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         ),
     )
     files, members = read_selection(selection)
-    edges = {name: found & deployed for name, found in needs(members).items()}
+    edges = {name: found & deployed for name, found in import_edges(members).items()}
     exports = kernel_exports(selection, members, steps)
     built = tuple(
-        build_stage(stage, files, members, needs(members), exports, selection, steps) for stage in selection.stages[1:]
+        build_stage(stage, files, members, import_edges(members), exports, selection, steps)
+        for stage in selection.stages[1:]
     )
     if signer is not None:
         built = tuple(signed_stage(stage, signer) for stage in built)
