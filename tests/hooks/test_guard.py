@@ -205,3 +205,48 @@ def test_a_signal_ends_a_command_and_leaves_no_folder_behind(number: signal.Sign
     process.send_signal(number)
     assert process.wait(timeout=300) == -number
     assert list(tmp_path.iterdir()) == []
+
+
+_DRACUT = """\
+dwarn() { echo "$*" >&2; }; dfatal() { echo "$*" >&2; }; dracut_module_included() { return 1; }
+inst_hook() { echo "inst_hook $*"; }
+initdir=$1 kernel=6.1.0 srcmods=/lib/modules/6.1.0 moddir=/hook
+. "$2"; installkernel
+"""
+_INITRAMFS_TOOLS = (
+    'DESTDIR=$1 version=6.1.0 MODULESDIR=/lib/modules/6.1.0; export DESTDIR version MODULESDIR; sh "$2"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("generator", "hook", "driver"),
+    [
+        ("dracut", "usr/lib/dracut/modules.d/99megamod/module-setup.sh", _DRACUT),
+        ("initramfs-tools", "etc/initramfs-tools/hooks/zz-megamod", _INITRAMFS_TOOLS),
+    ],
+)
+@pytest.mark.parametrize("state", ["merged", "failed", "strict", "no guard"])
+def test_the_hook_of_a_generator_fails_only_when_strict(
+    state: str, generator: str, hook: str, driver: str, tmp_path: Path
+) -> None:
+    for folder in ("usr/lib/dracut/modules.d", "usr/share/initramfs-tools", "image/conf/conf.d"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "usr/share/initramfs-tools/hook-functions").touch()
+    install(generator, root=tmp_path, entry="hook-points", program=tmp_path / "program")  # type: ignore[arg-type]
+    program(tmp_path, "mkdir image/megamod && touch image/megamod/plan\n" if state == "merged" else "exit 7\n")
+    (tmp_path / "etc/megamod/hook.conf").write_text("MEGAMOD_STRICT=yes\n" if state == "strict" else "")
+    if state == "no guard":
+        (tmp_path / f"etc/megamod/hooks/{generator}.run").unlink()
+    # Hooks name files by absolute paths; here they are below a folder.
+    text = (tmp_path / hook).read_text().replace("/etc/megamod", f"{tmp_path}/etc/megamod")
+    (tmp_path / "hook").write_text(text.replace("/usr/share/", f"{tmp_path}/usr/share/"))
+    command = ["bash", "-c", f"{driver}\nstatus=$?; echo went on; exit $status", "bash", "image", tmp_path / "hook"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == (state == "strict"), done.stderr
+    assert ("megamod: warning: the image is as " in done.stderr or "megamod: the image is as" in done.stderr) == (
+        state in ("failed", "no guard")
+    )
+    if generator != "dracut":  # whose link is made by another function
+        assert (tmp_path / "image/megamod-init").readlink() == Path("init")
+    started = "inst_hook pre-udev" in done.stdout or (tmp_path / "image/conf/conf.d/megamod").exists()
+    assert started == (state == "merged")
