@@ -93,19 +93,51 @@ out:
 	return *err < 0 ? NULL : text;
 }
 
+/* Room for `count` entries at the end of what has been laid out of a mapping; with base NULL only the size is counted.
+ */
+static void *lay_out(char *base, size_t *used, size_t count, size_t size)
+{
+	size_t at = (*used + 15) & ~(size_t)15;
+
+	*used = at + count * size;
+	return base ? base + at : NULL;
+}
+
+/* What the children of a stage write to: it is shared with them. */
+static void lay_out_shared(struct plan *p, char *base, size_t *used, size_t lines)
+{
+	p->progress = lay_out(base, used, 1, sizeof(*p->progress));
+	p->loads = lay_out(base, used, lines, sizeof(*p->loads));
+	p->members = lay_out(base, used, lines, sizeof(*p->members));
+}
+
+static void lay_out_own(struct plan *p, char *base, size_t *used, size_t lines)
+{
+	p->originals = lay_out(base, used, lines, sizeof(*p->originals));
+	p->arguments = lay_out(base, used, lines, sizeof(*p->arguments));
+	p->prefixes = lay_out(base, used, lines, sizeof(*p->prefixes));
+	p->softdeps = lay_out(base, used, lines, sizeof(*p->softdeps));
+	p->skips = lay_out(base, used, lines, sizeof(*p->skips));
+	p->dependents = lay_out(base, used, lines, sizeof(*p->dependents));
+}
+
+/* Two mappings for all tables: each page that a table of its own would begin costs time to clear, and at each fork().
+ */
 static bool make_tables(struct plan *p, size_t lines)
 {
-	p->progress = sys_map_shared(sizeof(*p->progress));
-	p->loads = sys_map_shared(lines * sizeof(*p->loads));
-	p->members = sys_map_shared(lines * sizeof(*p->members));
-	p->originals = sys_map(lines * sizeof(*p->originals));
-	p->arguments = sys_map(lines * sizeof(*p->arguments));
-	p->prefixes = sys_map(lines * sizeof(*p->prefixes));
-	p->softdeps = sys_map(lines * sizeof(*p->softdeps));
-	p->skips = sys_map(lines * sizeof(*p->skips));
-	p->dependents = sys_map(lines * sizeof(*p->dependents));
-	return p->progress && p->loads && p->members && p->originals && p->arguments && p->prefixes && p->softdeps &&
-	       p->skips && p->dependents;
+	size_t shared = 0, own = 0;
+	char *at, *at_shared;
+
+	lay_out_shared(p, NULL, &shared, lines);
+	lay_out_own(p, NULL, &own, lines);
+	at_shared = sys_map_shared(shared);
+	at = sys_map(own);
+	if (!at || !at_shared)
+		return false;
+	shared = own = 0;
+	lay_out_shared(p, at_shared, &shared, lines);
+	lay_out_own(p, at, &own, lines);
+	return true;
 }
 
 bool read_plan(int at, const char *path, struct plan *p)

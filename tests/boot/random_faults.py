@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import io
 import random
 import sys
 import tempfile
@@ -17,17 +18,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile
+
 from megamod.boot.debian import Kernel, fetch_kernel
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import cache_folder
-from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, shell_files, start_plan, write_loader_image
+from tests.boot.faulty_modules import faulty_tree
+from tests.boot.loader_images import (
+    LABEL,
+    POWER_OFF,
+    UUID,
+    Plan,
+    read_module,
+    shell_files,
+    start_plan,
+    write_loader_image,
+)
 
 DISK = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 FILES = ("crc32c_generic", "crc16", "mbcache", "jbd2", "ext4")
 SENTINEL = "user space is there"
 # One second is enough for a deferred stage that comes at all.
 INIT = f"echo {SENTINEL}; sleep 1; cat /run/megamod/status; wc -l </proc/modules" + POWER_OFF
+# Members and singles that are not on the root's way, and what the beginning of an init may become.
+BAD = ("loop", "dummy", "crc_itu_t", "snd", "snd_timer", "snd_hwdep", "tun")
+CODES = {"oopses": b"\x0f\x0b", "loops": b"\xeb\xfe"}  # ud2; jmp to itself
+BAD_SHARE = 0.5
+CALL_SIZE = 5
+SIGNATURE_END = b"~Module signature appended~\n"
 STATED = "megamod: error: nothing is left to try: the kernel panics now"
 
 
@@ -41,6 +60,7 @@ class Case:
     disk: bytes | None = None
     without: list[str] = field(default_factory=list)
     shell: bool = False
+    oopses: bool = False
     faults: list[str] = field(default_factory=list)
 
 
@@ -160,9 +180,30 @@ FAULTS: tuple[Callable[[Case, random.Random], str], ...] = (
 )
 
 
-def make_base(kernel: Kernel, fallback: str) -> Plan:
+def with_bad_init(data: bytes, code: bytes) -> bytes:
+    """A module of amd64 whose init begins with *code*, behind its call of the tracer."""
+    if data.endswith(SIGNATURE_END):
+        length = int.from_bytes(data[-len(SIGNATURE_END) - 4 : -len(SIGNATURE_END)], "big")
+        data = data[: -len(SIGNATURE_END) - 12 - length]
+    file = ELFFile(io.BytesIO(data))
+    init = file.get_section_by_name(".symtab").get_symbol_by_name("init_module")[0]
+    at = file.get_section(init["st_shndx"])["sh_offset"] + init["st_value"]
+    assert data[at : at + CALL_SIZE] == b"\xe8\0\0\0\0"
+    at += CALL_SIZE
+    return data[:at] + code + data[at + len(code) :]
+
+
+def bad_base(kernel: Kernel, fallback: str, name: str, code: bytes, folder: Path) -> Plan:
+    """The whole plan with one bad module."""
+    folder.mkdir()
+    path = folder / f"{name}.ko"
+    path.write_bytes(with_bad_init(read_module(kernel.modules, name), code))
+    return make_base(faulty_tree(kernel.modules, {name: path}, folder), fallback)
+
+
+def make_base(modules: Path, fallback: str) -> Plan:
     """A whole plan: a merged critical stage, three deferred stages with singles and megamodules."""
-    plan = start_plan(kernel.modules, critical=(), fallback=fallback)
+    plan = start_plan(modules, critical=(), fallback=fallback, head=["watchdog 4"])
     plan.merged("megamod_critical", *DISK, *FILES)
     plan.stage("early", "now").merged("megamod_early", "loop", "dummy").single("crc_itu_t")
     plan.stage("late", "userspace", timeout=500).merged("megamod_late", "soundcore", "snd", "snd_timer")
@@ -176,6 +217,11 @@ def draw(base: Plan, disk: bytes, r: random.Random) -> Case:
     for _ in range(r.choice([1, 1, 2, 3])):
         case.faults.append(r.choice([f for f in FAULTS if case.disk is not None or f is not damage_disk])(case, r))
     return case
+
+
+def alone(base: Plan, disk: Path) -> Case:
+    """A boot with nothing wrong but the bad module."""
+    return Case(plan=list(base.lines), files=dict(base.files), disk=disk.read_bytes())
 
 
 def boot_case(case: Case, kernel: Kernel, folder: Path, number: int, *, timeout: float) -> Outcome:
@@ -192,7 +238,7 @@ def boot_case(case: Case, kernel: Kernel, folder: Path, number: int, *, timeout:
         image=image,
         vmlinuz=kernel.vmlinuz,
         disks=disks,
-        append=" ".join(["quiet", *case.words]),
+        append=" ".join(["quiet", "preempt=full", *case.words]),
         memory=192,
         timeout=timeout,
         accel="tcg",
@@ -207,7 +253,7 @@ def boot_case(case: Case, kernel: Kernel, folder: Path, number: int, *, timeout:
     else:
         how = "ends without a message"
     # A complaint of the kernel that nobody asked for is a finding even if the boot goes on.
-    if any(words in console for words in ("BUG:", "Oops", "general protection")):
+    if not case.oopses and any(words in console for words in ("BUG:", "Oops", "general protection")):
         how = "the kernel oopses"
     return Outcome(number=number, faults=tuple(case.faults), how=how, console=console)
 
@@ -217,13 +263,21 @@ def run_boots(kernel: Kernel, *, seed: str, first: int, boots: int, timeout: flo
     with tempfile.TemporaryDirectory(prefix="megamod-faults-") as scratch:
         folder = Path(scratch)
         disk = make_disk(folder / "root.img", busybox_root(folder / "root", init=INIT), label=LABEL, uuid=UUID)
-        bases = {fallback: make_base(kernel, fallback) for fallback in ("none", "modules")}
+        bases = {fallback: make_base(kernel.modules, fallback) for fallback in ("none", "modules")}
         for number in range(first, first + boots):
             r = random.Random(f"{seed} {number}")
             fallback = r.choice(["none", "modules"])
-            base = replace(bases[fallback])
-            outcome = boot_case(draw(base, disk.read_bytes(), r), kernel, folder, number, timeout=timeout)
-            yield replace(outcome, faults=(f"fallback {fallback}", *outcome.faults))
+            base, bad = bases[fallback], "none"
+            if r.random() < BAD_SHARE:
+                name, bad = r.choice(BAD), r.choice(sorted(CODES))
+                base = bad_base(kernel, fallback, name, CODES[bad], folder / f"bad-{number}")
+                bad = f"{name} {bad}"
+            case = draw(base, disk.read_bytes(), r) if bad == "none" or r.random() < 0.5 else alone(base, disk)
+            case.oopses = bad != "none"
+            outcome = boot_case(case, kernel, folder, number, timeout=timeout)
+            if bad != "none" and not case.faults and outcome.how == "stated failure":
+                outcome = replace(outcome, how="one bad driver costs the boot")
+            yield replace(outcome, faults=(f"fallback {fallback}", f"bad init: {bad}", *outcome.faults))
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import pytest
 from megamod.boot.qemu import run_qemu
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
-from tests.boot.faultkit import FAULTS, build_faulty_modules, faulty_tree
+from tests.boot.faulty_modules import FAULTS, build_faulty_modules, faulty_tree
 from tests.boot.loader_images import POWER_OFF, Plan, after, section, show, start_plan, write_loader_image
 from tests.boot.test_loader_faults import DISK, FILES
 from tests.unit.test_levels_header import headers  # noqa: F401

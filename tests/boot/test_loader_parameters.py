@@ -127,7 +127,7 @@ def module(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:  #
 
 def test_loader_takes_for_wrong_what_a_kernel_refuses(kernels, boot, busybox_image, module, tmp_path):
     pairs = words()
-    script = "while read -r w; do insmod /kinds.ko $w 2>/dev/null && rmmod kinds && echo y || echo n; done </words\n"
+    script = "while read -r w; do insmod /kinds.ko $w 2>/dev/null && rmmod kinds && echo y || echo n; done </words"
     image = busybox_image(
         show("answers", script) + POWER_OFF,
         entries=[

@@ -57,12 +57,16 @@ def build_faulty_modules(headers: Path, folder: Path) -> dict[str, Path]:
 
 
 def faulty_tree(modules: Path, files: dict[str, Path], folder: Path) -> Path:
-    """A kernel's module tree in *folder* that has the modules of `build_faulty_modules`, too."""
+    """A kernel's module tree in *folder* that has *files* (module → file), too, or in place of its own."""
     tree = folder / modules.name
     tree.mkdir()
     for path in modules.iterdir():
         if path.name != "modules.dep":
             (tree / path.name).symlink_to(path)
-    lines = [(modules / "modules.dep").read_text(), *(f"{path}:\n" for path in files.values())]
-    (tree / "modules.dep").write_text("".join(lines))
+    kept, left = [], dict(files)
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, _, needs = line.partition(":")
+        own = left.pop(Path(path).name.split(".")[0].replace("-", "_"), path)
+        kept.append(f"{own}:{needs}\n")
+    (tree / "modules.dep").write_text("".join([*kept, *(f"{path}:\n" for path in left.values())]))
     return tree
