@@ -305,7 +305,7 @@ def test_full_disk_leaves_the_old_image(builder: Builder, monkeypatch: pytest.Mo
 
 SLOW = """
 import os, sys, time
-from megamod.build import recipe as build
+from megamod.build import link_stages, recipe as build
 from megamod.cli import main as cli
 build.loader_binary = lambda arch: b"the loader"
 def slow(*words, **more):
@@ -318,7 +318,9 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize("patch", ["build.prelink = slow", "os.fsync = slow"], ids=["while linking", "while writing"])
+@pytest.mark.parametrize(
+    "patch", ["link_stages.prelink = slow", "os.fsync = slow"], ids=["while linking", "while writing"]
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_interrupted_build_leaves_the_old_image(tmp_path: Path, patch: str, number: signal.Signals) -> None:
     tree = module_tree(tmp_path)

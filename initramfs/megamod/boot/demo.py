@@ -20,9 +20,10 @@ from megamod.boot.debian import Kernel, fetch_kernel, fetch_package_files, host_
 from megamod.boot.disk import busybox_root, host_busybox, make_disk
 from megamod.boot.timeline import BootReport, boot_image, failure_words
 from megamod.build.arguments import arguments
+from megamod.build.link_stages import read_selection
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
-from megamod.build.recipe import build_image, read_selection
+from megamod.build.recipe import build_image
 from megamod.build.stages import import_edges
 from megamod.common.choices import Probe
 from megamod.common.compression import read_module_bytes

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from megamod.build.arguments import parameters_of
 from megamod.build.contents import firmware_of
+from megamod.build.link_stages import read_selection
 from megamod.build.plan import trigger_text
-from megamod.build.recipe import read_selection
 from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.progress import counted, human_bytes, table
 from megamod.kernel.exports import find_exports

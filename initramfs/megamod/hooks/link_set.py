@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from megamod.build.arguments import parameters_of
+from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, read_selection
 from megamod.build.plan import Plan
-from megamod.build.recipe import BuiltStage, build_stage, kernel_exports, make_plan, read_selection
+from megamod.build.recipe import make_plan
 from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback, Unwind
 from megamod.common.errors import Location, MegamodError

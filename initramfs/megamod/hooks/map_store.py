@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megamod.build.link_map import write_map
-from megamod.build.recipe import BuiltStage
+from megamod.build.link_stages import BuiltStage
 from megamod.common.errors import MegamodError
 
 Part = Literal["image", "deployment"]

@@ -15,18 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megamod.build.contents import Contents
+from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, loader_name, read_selection, signed_stage
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import plan_text
-from megamod.build.recipe import (
-    BuiltStage,
-    build_stage,
-    kernel_exports,
-    loader_name,
-    make_manifest,
-    make_plan,
-    read_selection,
-    signed_stage,
-)
+from megamod.build.recipe import make_manifest, make_plan
 from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError

@@ -14,10 +14,11 @@ from typing import Literal
 
 from megamod.build.contents import Contents
 from megamod.build.firmware import FirmwareFolder
+from megamod.build.link_stages import BuiltStage, loader_name, original_files, signed_stage
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.microcode import EarlyArchive
 from megamod.build.plan import PLAN_PATH, plan_text
-from megamod.build.recipe import BuiltStage, loader_name, make_manifest, original_files, signed_stage
+from megamod.build.recipe import make_manifest
 from megamod.common.choices import Fallback
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError

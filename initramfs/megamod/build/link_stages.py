@@ -1,0 +1,239 @@
+"""Selected stages → linked ones: modules read, held against the kernel, merged, signed; the rest stay single."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from megamod.build.stages import Load, split_into_loads
+from megamod.common.choices import Merging
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import MegamodError
+from megamod.common.progress import Steps, counted, human_bytes
+from megamod.image.signing.member_trust import member_trust
+from megamod.image.signing.sign import Signer, read_certificate
+from megamod.kernel.config import find_config
+from megamod.kernel.exports import KernelExports, cached_exports, check_imports
+from megamod.modules.levels import tagged_rank
+from megamod.modules.tree import ModuleTree
+from megamod.prelink.kernel_crcs import find_glue_crcs
+from megamod.prelink.link import Megamodule, RefusedError, prelink
+from megamod.prelink.member import Member
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import read_member
+from megamod.select.select import SelectedStage, Selection
+
+ORIGINALS = "megamod/originals"
+"""Where the members' own files lie in the image, for the loader's fallback."""
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltLoad:
+    """A load with its file: *data* goes into the image as *file*; merged is None for a single. *signer* is whose
+    signature the build has put at its end, "" for none."""
+
+    load: Load
+    file: str
+    data: bytes
+    merged: Megamodule | None
+    signer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltStage:
+    """A stage with its files; seconds is what linking it took."""
+
+    stage: SelectedStage
+    loads: tuple[BuiltLoad, ...]
+    seconds: float
+
+
+def read_selection(selection: Selection) -> tuple[dict[str, bytes], dict[str, Member]]:
+    """The plain bytes and the parsed form of every selected module, by name; checks that they are of this kernel."""
+    files: dict[str, bytes] = {}
+    members: dict[str, Member] = {}
+    for stage in selection.stages:
+        for module in stage.modules:
+            files[module.name] = read_module_bytes(module.path)
+            member = read_member(files[module.name], file=module.path.name, lenient=True)
+            if member.name != module.name:
+                raise MegamodError(f"{module.path}: the module inside calls itself {member.name}")
+            release = (member.info("vermagic") or "").split(" ", 1)[0]
+            if release != selection.tree.release:
+                raise MegamodError(
+                    f"{module.path}: built for {release}, the tree is of {selection.tree.release}",
+                    hint="take all modules from one lib/modules folder",
+                )
+            members[module.name] = member
+    return files, members
+
+
+def build_stage(
+    stage: SelectedStage,
+    files: Mapping[str, bytes],
+    members: Mapping[str, Member],
+    edges: Mapping[str, frozenset[str]],
+    exports: KernelExports | None,
+    selection: Selection,
+    steps: Steps,
+) -> BuiltStage:
+    """Link the megamodules of *stage*. What the linker refuses in a member becomes a single, and the rest is linked
+    without it; with `merge: required` it is an error."""
+    start = time.monotonic()
+    profile = selection.profile
+    refused: dict[str, str] = {}
+    merged: dict[tuple[str, ...], Megamodule] = {}
+    while True:
+        loads = split_into_loads(stage, members, edges, exports, refused=refused, allow_taint=profile.allow_taint)
+        if profile.merge is Merging.REQUIRED:
+            _refuse_singles(loads, members)
+        try:
+            for load in loads:
+                names = tuple(module.name for module in load.modules)
+                if load.single is None and names not in merged:
+                    merged[names] = _link_load(load, members, exports, selection, steps)
+            break
+        except RefusedError as error:
+            if profile.merge is Merging.REQUIRED:
+                raise
+            refused[error.member] = error.reason
+    built = []
+    for load in loads:
+        file, whole = f"megamod/{load.module}.ko", merged.get(tuple(module.name for module in load.modules))
+        if load.single is None and whole is not None:
+            built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole))
+        else:
+            built.append(BuiltLoad(load=load, file=file, data=files[load.module], merged=None))
+    for note in _single_notes(loads):
+        steps.say(f"  note: {note}")
+    for whole in (item.merged for item in built if item.merged):
+        for note in whole.notes:
+            steps.say(f"  note: {note}")
+    return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
+
+
+def _link_load(
+    load: Load, members: Mapping[str, Member], exports: KernelExports | None, selection: Selection, steps: Steps
+) -> Megamodule:
+    with steps.step(f"prelink {load.module}") as step:
+        merged = _prelink(load, members, exports, selection)
+        step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
+    return merged
+
+
+def _refuse_singles(loads: Sequence[Load], members: Mapping[str, Member]) -> None:
+    for load in loads:
+        if load.single is not None:
+            raise MegamodError(
+                f"{members[load.module].file}: it {load.single}", hint="the profile says merge: required; leave it out"
+            )
+
+
+def _single_notes(loads: Sequence[Load]) -> list[str]:
+    """One line for each reason, however many modules it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for load in loads:
+        if load.single is not None:
+            reasons.setdefault(load.single, []).append(load.module)
+    notes = []
+    for reason, names in reasons.items():
+        if len(names) == 1:
+            notes.append(f"{names[0]} stays a module of its own: it {reason}")
+            continue
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        notes.append(f"{len(names)} modules stay on their own ({shown}): each {reason}")
+    return notes
+
+
+def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
+    """*stage* with its megamodules signed; a single has the signature of whoever built it."""
+    name = signer.name()
+    return replace(
+        stage,
+        loads=tuple(
+            replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
+        ),
+    )
+
+
+def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
+    """Raises MegamodError for members that must not get *signer*'s signature: the kernel would not take them by their
+    own. Without an image of the kernel its certificates are not known, and nothing is checked."""
+    trust = member_trust(tree.folder, tree.release, host=None, own=read_certificate(signer.certificate))
+    if trust is None:
+        return
+    for name, data in files.items():
+        if why := trust.why_refused(data, file=name):
+            hint = "if it is yours, sign it with your own key first: megamod sign"
+            raise MegamodError(f"{tree.modules[name].path}: {why}", hint=hint)
+
+
+def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
+    """The kernel's own exports, checked against what the modules import."""
+    tree = selection.tree
+    with steps.step("kernel") as step:
+        exports = cached_exports(tree.folder, tree.release)
+        step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no image found")
+    provided = frozenset(export.name for member in members.values() for export in member.exports)
+    for member in members.values():
+        check_imports(member, exports, provided)
+    if exports is None and not any(member.has_versions for member in members.values()):
+        steps.say("  note: no kernel image near the modules: symbols reserved for one module's name are not known")
+    return exports
+
+
+def _prelink(
+    load: Load, members: Mapping[str, Member], exports: KernelExports | None, selection: Selection
+) -> Megamodule:
+    profile = selection.profile
+    chosen = [members[module.name] for module in load.modules]
+    return prelink(
+        chosen,
+        PrelinkOptions(
+            name=load.module,
+            unwind=profile.unwind,
+            tracing=profile.tracing,
+            symbols=profile.symbols,
+            static_calls=profile.static_calls,
+            allow_taint=profile.allow_taint,
+            kcfi=_has_kcfi(selection.tree.folder, selection.tree.release),
+        ),
+        ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
+        after={module.name: module.after for module in load.modules},
+        donors=_donors(chosen, exports, selection.tree),
+        exported=exports.symbols if exports is not None else None,
+    )
+
+
+@cache
+def _has_kcfi(folder: Path, release: str) -> bool:
+    """Whether the kernel's configuration, if it is found, names kCFI: CFI since 6.18, CFI_CLANG before."""
+    config = find_config(folder, release)
+    return config is not None and (config.enabled("CFI") or config.enabled("CFI_CLANG"))
+
+
+def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
+    """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
+    if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
+        return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
+    return find_glue_crcs(chosen, (module.path for module in tree.modules.values()))
+
+
+def original_files(built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What `fallback: modules` adds: path in the image → bytes of every member's own file, signature included."""
+    merged = (item.merged for stage in built for item in stage.loads if item.merged)
+    return {f"{ORIGINALS}/{member.name}.ko": files[member.name] for load in merged for member in load.members}
+
+
+def loader_name(members: Mapping[str, Member], tree: ModuleTree) -> str:
+    """The loader's name of the modules' architecture; if none is selected, of any module of the tree."""
+    for member in members.values():
+        return member.architecture.loader
+    for module in tree.modules.values():
+        return read_member(read_module_bytes(module.path), file=module.path.name).architecture.loader
+    raise MegamodError(f"{tree.folder}: no module in it, so its architecture is not known")
