@@ -1,13 +1,17 @@
 # shellcheck shell=sh
 # What `tests/run.sh` and `initramfs/demo.sh` share: Debian packages, a virtual environment outside the tree, and megamod
-# installed into it as a wheel. Sourced with $top set to the root of the project. Everything that is made lies in
-# ${XDG_CACHE_HOME:-~/.cache}/megamod; a second run finds it and needs no network.
+# installed into it, as a wheel or from the tree as it is. Sourced with $top set to the root of the project. Everything
+# that is made lies in ${XDG_CACHE_HOME:-~/.cache}/megamod; a second run finds it and needs no network. What is installed
+# from a package registry has the versions and hashes of .github/constraints.txt.
 
 : "${top:?is to be set}"
 
 # The wheel must be of the tree as it is, so a value of the caller's shell has no say.
 unset PYTHONPATH PYTHONHOME
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/megamod
+XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}
+export XDG_CACHE_HOME
+cache=$XDG_CACHE_HOME/megamod
+lock=$top/.github/constraints.txt
 
 say() {
 	echo "setup: $*"
@@ -58,17 +62,23 @@ known_names() {
 	done
 }
 
-# Sets $python to the first Python of 3.11 or newer, with python3-venv installed where its venv has no pip.
+# Sets $python to the first Python of 3.11 or newer, with python3-venv installed where its venv has no pip, unless
+# $packages is "no".
 need_python() {
-	command -v python3 >/dev/null 2>&1 || need_packages python3
+	command -v python3 >/dev/null 2>&1 || need_python_package python3
 	for python in python3 /usr/bin/python3; do
 		"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
 		"$python" -c 'import ensurepip, venv' 2>/dev/null && return
 	done
 	/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
 		die "Python 3.11 or newer is needed: Debian 12 (bookworm) and later have it"
-	need_packages python3-venv
+	need_python_package python3-venv
 	python=/usr/bin/python3
+}
+
+need_python_package() {
+	[ "${packages:-yes}" = yes ] || die "python3 of 3.11 or newer with venv and pip is needed (Debian: apt-get install $1)"
+	need_packages "$1"
 }
 
 # make_venv FOLDER STAMP: an empty virtual environment, unless there is one that was finished for the same STAMP.
@@ -79,12 +89,27 @@ make_venv() {
 	"$python" -m venv "$1"
 }
 
-build_requirements() {
+# locked CONDITION [LOCK]: the lines of the lock file for the packages that the awk condition is true of; `name` is a
+# package's name.
+locked() {
+	awk "/^[a-z]/ { name = \$0; sub(/[=[ ].*/, \"\", name) } $1" "${2:-$lock}"
+}
+
+# What pyproject.toml lists under the extra `build`, without versions.
+build_tools() {
 	"$python" - "$top/pyproject.toml" <<-'EOT'
-		import sys, tomllib
+		import re, sys, tomllib
 		with open(sys.argv[1], "rb") as file:
-		    print("\n".join(tomllib.load(file)["build-system"]["requires"]))
+		    wanted = tomllib.load(file)["project"]["optional-dependencies"]["build"]
+		print(" ".join(re.match(r"[\w-]+", one)[0] for one in wanted))
 	EOT
+}
+
+# pip_locked ENVIRONMENT CONDITION [LOCK]: what the condition takes of the lock file, and nothing else.
+pip_locked() {
+	locked "$2" "${3:-}" >"$1/.megamod-lock.txt"
+	say "pip install ${1##*/}: $(grep -c '==' "$1/.megamod-lock.txt") packages"
+	"$1/bin/python" -m pip install -qq --require-hashes --no-deps -r "$1/.megamod-lock.txt"
 }
 
 # What the wheel is made of; what lies there besides (caches, a loader built in place) is none of it.
@@ -97,57 +122,89 @@ hash_of() {
 	(cd "$top" && source_files | tr '\n' '\0' | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
 }
 
+# prepare_venv NAME EXTRAS: sets $venv to the environment of this tree with what megamod and EXTRAS need ('' or '[test]'),
+# $builder to that of the build tools. Fills them under the lock that the caller holds.
+prepare_venv() {
+	need_python
+	version=$("$python" -c 'import sys; print(sys.version, sys.prefix)')
+	tools=$(build_tools)
+	wanted="index(\" $tools \", \" \" name \" \")"
+	# Other trees may want other tools, so their names and hashes name the folder.
+	builder=$cache/build-venv-$(locked "$wanted" | sha256sum | cut -c 1-12)
+	if make_venv "$builder" "$version"; then
+		pip_locked "$builder" "$wanted"
+		echo "$version" >"$builder/.megamod-stamp"
+	fi
+	# Two trees have two environments, and one set of build tools (ziglang is large).
+	venv=$cache/$1-$(printf %s "$top" | sha256sum | cut -c 1-12)
+	stamp="$version $2 $(sha256sum <"$lock")"
+	if make_venv "$venv" "$stamp"; then
+		if [ "$2" = '[test]' ]; then
+			pip_locked "$venv" 'name != "ziglang"'
+		else
+			# Versions without hashes: with them pip wants those of every package, so of all that the tests need too.
+			sed '/--hash=/d; s/ *\\$//' "$lock" >"$venv/.megamod-lock.txt"
+		fi
+		echo "$stamp" >"$venv/.megamod-stamp"
+	fi
+}
+
+# Two runs at the same time must not fill one environment.
+hold_lock() {
+	mkdir -p "$cache"
+	exec 9>"$cache/setup.lock"
+	flock -n 9 || {
+		say "waiting for another run that fills an environment"
+		flock 9
+	}
+}
+
 # install_megamod EXTRAS: the tree as a wheel into $venv, with its dependencies and those of EXTRAS ('' or '[test]').
 install_megamod() {
-	need_python
-	mkdir -p "$cache"
-	# Two trees have two environments, and one set of build tools (ziglang is large).
-	venv=$cache/venv-$(printf %s "$top" | sha256sum | cut -c 1-12)
-	# Two runs at the same time must not fill one environment.
-	exec 9>"$cache/setup.lock"
-	flock 9
-	version=$("$python" -c 'import sys; print(sys.version, sys.prefix)')
-	requirements=$(build_requirements)
-	if make_venv "$cache/build-venv" "$version $requirements"; then
-		say "pip install" "$requirements" "wheel"
-		# shellcheck disable=SC2086 # several words
-		"$cache/build-venv/bin/python" -m pip install -qq $requirements wheel
-		echo "$version $requirements" >"$cache/build-venv/.megamod-stamp"
-	fi
-	if make_venv "$venv" "$version"; then
-		echo "$version" >"$venv/.megamod-stamp"
-	fi
+	hold_lock
+	case $1 in
+	'') prepare_venv demo-venv '' ;;
+	*) prepare_venv venv "$1" ;;
+	esac
 	sources=$(hash_of)
 	if [ "$(cat "$venv/.megamod-installed" 2>/dev/null)" != "$sources" ]; then
-		rm -f "$venv/.megamod-installed" "$venv"/.megamod-has*
+		rm -f "$venv/.megamod-installed"
 		build_wheel
 		say "pip install ${wheel##*/}"
 		"$venv/bin/python" -m pip install -qq --no-deps --force-reinstall "$wheel"
+		[ "$1" = '[test]' ] || "$venv/bin/python" -m pip install -qq -c "$venv/.megamod-lock.txt" megamod
 		echo "$sources" >"$venv/.megamod-installed"
-	fi
-	if [ ! -e "$venv/.megamod-has$1" ]; then
-		say "pip install what megamod$1 needs"
-		"$venv/bin/python" -m pip install -qq "megamod$1"
-		: >"$venv/.megamod-has$1"
 	fi
 	exec 9>&-
 }
 
-# Gives $venv the compiler of the build tools, by a link: it is large, and only the tests of the loader want it there.
+# install_editable: this tree as it is into $venv, with what the tests need; edits and new files are seen at once.
+install_editable() {
+	hold_lock
+	prepare_venv unit-venv '[test]'
+	if [ ! -e "$venv/.megamod-installed" ]; then
+		"$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation --no-index -e "$top"
+		: >"$venv/.megamod-installed"
+	fi
+	exec 9>&-
+}
+
+# Gives the environment $1 the compiler of the build tools, by a link: it is large, and only the tests of the loader want it there.
 share_ziglang() {
-	for folder in "$cache"/build-venv/lib/python3.*/site-packages/ziglang; do
-		ln -sfn "$folder" "$(echo "$venv"/lib/python3.*/site-packages)/ziglang"
+	for folder in "$builder"/lib/python3.*/site-packages/ziglang; do
+		ln -sfn "$folder" "$(echo "$1"/lib/python3.*/site-packages)/ziglang"
 	done
 }
 
 # Sets $wheel. Built from a copy: setuptools leaves build/ and egg-info in the tree, and ships what a stale build/ holds.
 build_wheel() {
 	say "building the wheel"
-	copy=$cache/wheel
+	copy=$cache/wheel-${venv##*-}
 	rm -rf "$copy"
 	mkdir -p "$copy/tree" "$copy/out"
 	(cd "$top" && source_files | tr '\n' '\0' | xargs -0 tar -cf - --) | tar -C "$copy/tree" -xf -
-	"$cache/build-venv/bin/python" -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir "$copy/out" \
+	"$builder/bin/python" -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir "$copy/out" \
 		"$copy/tree"
 	for wheel in "$copy"/out/*.whl; do :; done
+	rm -rf "$copy/tree"
 }

@@ -111,9 +111,16 @@ static const struct {
 	const char *key;
 	u16 offset, room;
 } texts[] = {
-	TEXT_OPTION("megamod.break", break_at), TEXT_OPTION("root", root),
-	TEXT_OPTION("rootfstype", fstype),	TEXT_OPTION("module_blacklist", kernel_blacklist),
-	TEXT_OPTION("rootflags", flags),	TEXT_OPTION("init", init),
+	TEXT_OPTION("megamod.break", break_at),
+	TEXT_OPTION("root", root),
+	TEXT_OPTION("rootfstype", fstype),
+	TEXT_OPTION("rootflags", flags),
+	TEXT_OPTION("init", init),
+	TEXT_OPTION("module_blacklist", kernel_blacklist),
+	TEXT_OPTION("resume", resume),
+	TEXT_OPTION("mount.usr", usr),
+	TEXT_OPTION("mount.usrfstype", usr_fstype),
+	TEXT_OPTION("mount.usrflags", usr_flags),
 };
 
 void read_options(const char *cmdline, struct options *o)
@@ -154,6 +161,12 @@ void read_options(const char *cmdline, struct options *o)
 			o->wait_seconds = number_of(&w);
 		} else if (key_is(&w, "rootdelay"))
 			o->delay_seconds = number_of(&w);
+		else if (key_is(&w, "resume_offset"))
+			o->resume_offset = number_of(&w);
+		else if (key_is(&w, "noresume"))
+			o->no_resume = true;
+		else if (key_is(&w, "roothash") || key_is(&w, "usrhash"))
+			o->has_root_hash = true;
 	}
 }
 

@@ -39,7 +39,13 @@ struct options {
 	char kernel_blacklist[VALUE_ROOM];					 /* the last module_blacklist= */
 	char kmod_blacklist[VALUE_ROOM];					 /* every modprobe.blacklist= */
 	char dracut_blacklist[VALUE_ROOM];					 /* every rd.driver.blacklist= */
+	bool no_resume;								 /* noresume */
+	bool has_root_hash;							 /* roothash= or usrhash= */
+	u64 resume_offset;							 /* in pages */
 	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM]; /* "" if not given */
+	char resume[VALUE_ROOM];
+	char usr[VALUE_ROOM], usr_fstype[256],
+		usr_flags[VALUE_ROOM]; /* mount.usr=, mount.usrfstype=, mount.usrflags= */
 };
 
 /* Reads every option of the loader's own from the command line. */

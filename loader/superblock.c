@@ -1,46 +1,33 @@
 /* SPDX-License-Identifier: MIT
  *
- * See superblock.h. Offsets are those of the on-disk structures in Linux 6.1: ext4_super_block (fs/ext4/ext4.h),
- * btrfs_super_block (fs/btrfs/ctree.h), xfs_dsb (fs/xfs/libxfs/xfs_format.h), f2fs_super_block
- * (include/linux/f2fs_fs.h), squashfs_super_block, erofs_super_block, fat_boot_sector
- * (include/uapi/linux/msdos_fs.h), gpt_header and gpt_entry (block/partitions/efi.h).
+ * See superblock.h. Two tables say where the signature of each kind is, and where its UUID and label are; what a
+ * signature of a few bytes cannot tell, a check does. Order, names and checks are those of libblkid (util-linux 2.41,
+ * libblkid/src/superblocks/): a member of a RAID array, an encrypted device and the like win over any file system, and
+ * two file systems on one device are one too many (superblocks_safeprobe).
  */
 #include "superblock.h"
+#include "signatures.h"
 
-enum { BLOCK = 4096, BTRFS_AT = 65536 };
+enum {
+	HEAD = 69632, /* btrfs ends there */
+	TAIL = 4096,
+	MD_MAGIC = (int)0xa92b4efc,
+};
 
-static const char digits[] = "0123456789abcdef";
-
-static void put_hex(char *to, const u8 *bytes, size_t count)
+const char *content_words(enum content content)
 {
-	for (; count; count--, bytes++) {
-		*to++ = digits[*bytes >> 4];
-		*to++ = digits[*bytes & 15];
+	switch (content) {
+	case CONTENT_RAID:
+		return "is a member of a RAID array";
+	case CONTENT_ENCRYPTED:
+		return "is encrypted";
+	case CONTENT_VOLUME:
+		return "is a part of an LVM volume group";
+	case CONTENT_POOL:
+		return "is a part of a storage pool";
+	default:
+		return "is a part of another device";
 	}
-	*to = 0;
-}
-
-static void put_uuid(char *to, const u8 *bytes)
-{
-	static const u8 groups[] = { 4, 2, 2, 2, 6 };
-	size_t i;
-
-	for (i = 0; i < sizeof(groups); i++) {
-		if (i)
-			*to++ = '-';
-		put_hex(to, bytes, groups[i]);
-		to += 2 * groups[i];
-		bytes += groups[i];
-	}
-}
-
-/* The first three groups of a GUID are stored little-endian. */
-static void put_guid(char *to, const u8 *b)
-{
-	const u8 turned[16] = { b[3], b[2], b[1],  b[0],  b[5],	 b[4],	b[7],  b[6],
-				b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15] };
-
-	put_uuid(to, turned);
 }
 
 static void put_label(char *to, const u8 *bytes, size_t room)
@@ -52,162 +39,350 @@ static void put_label(char *to, const u8 *bytes, size_t room)
 	to[i] = 0;
 }
 
-/* FAT pads labels with spaces. */
-static void put_padded_label(char *to, const u8 *bytes, size_t room)
+/* As libblkid does it with every label. */
+static void trim(char *label)
 {
-	put_label(to, bytes, room);
-	for (room = length(to); room && to[room - 1] == ' '; room--)
-		to[room - 1] = 0;
+	size_t end = length(label);
+
+	while (end && (label[end - 1] == ' ' || (label[end - 1] >= '\t' && label[end - 1] <= '\r')))
+		label[--end] = 0;
 }
 
-/* UTF-16LE to UTF-8; a surrogate pair makes two three-byte sequences, as no label needs to be pretty. */
-static void put_wide_label(char *to, const u8 *bytes, size_t units)
+static bool is_power_of_two(u32 n)
 {
-	char *end = to + LABEL_ROOM - 4;
-	u16 c;
+	return n && !(n & (n - 1));
+}
 
-	for (; units && to < end && (c = le16(bytes)); units--, bytes += 2) {
-		if (c < 0x80) {
-			*to++ = (char)c;
-		} else if (c < 0x800) {
-			*to++ = (char)(0xc0 | c >> 6);
-			*to++ = (char)(0x80 | (c & 63));
-		} else {
-			*to++ = (char)(0xe0 | c >> 12);
-			*to++ = (char)(0x80 | (c >> 6 & 63));
-			*to++ = (char)(0x80 | (c & 63));
-		}
+static u32 be32(const u8 *at)
+{
+	return (u32)at[0] << 24 | (u32)at[1] << 16 | (u32)at[2] << 8 | at[3];
+}
+
+/* mdp_superblock_1 (include/uapi/linux/raid/md_p.h) in a block that was read at `at`. */
+static bool is_md1(const u8 *b, u64 at)
+{
+	u32 roles = le32(b + 220), i;
+	u64 sum = 0;
+
+	if (le32(b) != (u32)MD_MAGIC || le32(b + 4) != 1 || le64(b + 144) != at >> 9 || roles > 1920)
+		return false;
+	for (i = 0; i + 4 <= 256 + 2 * roles; i += 4) /* calc_sb_1_csum, drivers/md/md.c */
+		if (i != 216)
+			sum += le32(b + i);
+	if (roles & 1)
+		sum += le16(b + i);
+	return (u32)((sum >> 32) + sum) == le32(b + 216);
+}
+
+/* One of the three sectors after the first may have it too; a damaged label is none (lvm2_calc_crc). */
+static bool is_lvm2(const u8 *b, u64 at)
+{
+	return !memcmp(b + 24, "LVM2 001", 8) && le64(b + 8) == at >> 9 &&
+	       crc32(CRC32_POLYNOMIAL, 0xf597a6cf, b + 20, 492) == le32(b + 16);
+}
+
+/* The name says which driver has all the features: they are what mount() will get. */
+static bool is_ext(const u8 *e, struct superblock *s)
+{
+	u32 compatible = le32(e + 92), incompatible = le32(e + 96), read_only = le32(e + 100);
+
+	if (read_only & 0x400) { /* METADATA_CSUM */
+		if (crc32(CRC32C_POLYNOMIAL, ~0u, e, 1020) != le32(e + 1020))
+			return false;
+	} else if (le32(e + 24) >= 256) {
+		return false;
 	}
-	*to = 0;
-}
-
-static bool is_ext(const u8 *b, struct superblock *s)
-{
-	const u8 *e = b + 1024;
-
-	if (le16(e + 56) != 0xEF53 || le32(e + 96) & 8) /* incompat JOURNAL_DEV: somebody's external journal */
+	if (incompatible & 8) { /* JOURNAL_DEV: somebody's external journal */
+		s->name = "jbd";
+		s->content = CONTENT_OTHER;
+	} else if (read_only & ~7u || incompatible & ~0x16u) {
+		s->name = "ext4";
+	} else if (compatible & 4) {
+		s->name = "ext3";
+	} else if (incompatible & 4) {
 		return false;
-	s->types = "ext4,ext3,ext2"; /* ext4's driver takes all three where it is the only one */
-	put_uuid(s->uuid, e + 104);
-	put_label(s->label, e + 120, 16);
+	} else {
+		s->name = "ext2";
+	}
 	return true;
 }
 
-static bool is_xfs(const u8 *b, struct superblock *s)
+/* fat_valid_superblock() of libblkid; a boot sector that is none has other things there. */
+static bool is_vfat(const u8 *b)
 {
-	if (memcmp(b, "XFSB", 4))
+	u32 sector = le16(b + 11), entries = le16(b + 17), sectors = le16(b + 19), fat = le16(b + 22), used, clusters;
+
+	if (!b[16] || !le16(b + 14) || (b[21] < 0xf8 && b[21] != 0xf0) || !is_power_of_two(b[13]) ||
+	    !is_power_of_two(sector) || sector < 512 || sector > 4096 || !memcmp(b + 54, "JFS     ", 8) ||
+	    !memcmp(b + 54, "HPFS    ", 8) || le16(b + 510) != 0xaa55)
 		return false;
-	s->types = "xfs";
-	put_uuid(s->uuid, b + 32);
-	put_label(s->label, b + 108, 12);
-	return true;
+	sectors = sectors ? sectors : le32(b + 32);
+	used = le16(b + 14) + (fat ? fat : le32(b + 36)) * b[16] + (u32)divide(entries * 32 + sector - 1, sector, NULL);
+	clusters = (u32)divide(sectors - used, b[13], NULL);
+	return clusters <= (fat || !le32(b + 36) ? 0xfff4 : 0x0ffffff6);
 }
 
-static bool is_f2fs(const u8 *b, struct superblock *s)
+/* The label is the first entry of the root folder with the attribute "volume", and only that (search_fat_label). */
+static void put_fat_label(int fd, const u8 *b, char *label)
 {
-	if (le32(b + 1024) != 0xF2F52010)
-		return false;
-	s->types = "f2fs";
-	put_uuid(s->uuid, b + 1024 + 108);
-	put_wide_label(s->label, b + 1024 + 124, 512);
-	return true;
+	u8 entries[2048];
+	u32 sector = le16(b + 11), fat = le16(b + 22), at = le16(b + 14) + (fat ? fat : le32(b + 36)) * b[16];
+	long got, i;
+
+	if (!fat) /* FAT32: where its cluster lies */
+		at += (le32(b + 44) - 2) * b[13];
+	got = sys_pread(fd, entries, sizeof(entries), (u64)at * sector);
+	for (i = 0; i + 32 <= got && entries[i]; i += 32)
+		if (entries[i] != 0xe5 && (entries[i + 11] & 0x3f) != 0x0f && (entries[i + 11] & 0x18) == 8) {
+			put_label(label, entries + i, 11);
+			return;
+		}
 }
 
-static bool is_erofs(const u8 *b, struct superblock *s)
+/* The root folder of an exFAT has an entry 0x83 for it. */
+static void put_exfat_label(int fd, const u8 *b, char *label)
 {
-	if (le32(b + 1024) != 0xE0F5E1E2)
-		return false;
-	s->types = "erofs";
-	put_uuid(s->uuid, b + 1024 + 48);
-	put_label(s->label, b + 1024 + 64, 16);
-	return true;
+	u8 entries[1024];
+	u64 at = le32(b + 88) + ((u64)(le32(b + 96) - 2) << b[109]);
+	long got = sys_pread(fd, entries, sizeof(entries), at << b[108]), i;
+
+	for (i = 0; i + 32 <= got && entries[i]; i += 32)
+		if (entries[i] == 0x83 && entries[i + 1] <= 11) {
+			put_wide_label(label, entries + i + 2, entries[i + 1]);
+			return;
+		}
 }
 
-static bool is_squashfs(const u8 *b, struct superblock *s)
+/* Joliet has the same label in both cases of letters, where the first descriptor may have capitals only. */
+static void put_iso_label(const u8 *b, char *label)
 {
-	if (memcmp(b, "hsqs", 4))
-		return false;
-	s->types = "squashfs";
-	return true;
+	const u8 *d;
+	u32 i;
+
+	for (d = b + 32768 + 2048; d < b + HEAD - 2048 && d[0] != 0xff && d[0] != 2; d += 2048)
+		;
+	if (d >= b + HEAD - 2048 || d[0] != 2 || d[88] != '%' || d[89] != '/')
+		return;
+	for (i = 0; i < 16 && label[i]; i++)
+		if (!d[40 + 2 * i] && label[i] >= 'A' && label[i] <= 'Z' && d[41 + 2 * i] == label[i] + 32)
+			label[i] = (char)d[41 + 2 * i];
 }
 
-static bool is_vfat(const u8 *b, struct superblock *s)
+/* Is the signature more than a few bytes that happen to be there? `at` is where it was found. */
+static bool check(u64 size, enum kind_id kind, const u8 *b, u64 at, struct superblock *s)
 {
-	const u8 *id;
+	u32 crc;
 
-	if (le16(b + 510) != 0xAA55)
-		return false;
-	if (!memcmp(b + 82, "FAT32   ", 8))
-		id = b + 67;
-	else if (!memcmp(b + 54, "FAT12   ", 8) || !memcmp(b + 54, "FAT16   ", 8))
-		id = b + 39;
-	else
-		return false;
-	s->types = "vfat";
-	put_hex(s->uuid, (const u8[]){ id[3], id[2] }, 2);
-	s->uuid[4] = '-';
-	put_hex(s->uuid + 5, (const u8[]){ id[1], id[0] }, 2);
-	if (memcmp(id + 4, "NO NAME    ", 11))
-		put_padded_label(s->label, id + 4, 11);
-	return true;
-}
-
-static bool is_btrfs(int fd, u8 *b, struct superblock *s)
-{
-	if (sys_pread(fd, b, BLOCK, BTRFS_AT) != BLOCK || memcmp(b + 64, "_BHRfS_M", 8))
-		return false;
-	s->types = "btrfs";
-	put_uuid(s->uuid, b + 32);
-	put_label(s->label, b + 299, 256);
-	return true;
-}
-
-bool read_superblock(int fd, struct superblock *s)
-{
-	u8 b[BLOCK];
-
-	s->types = "";
-	s->uuid[0] = s->label[0] = 0;
-	if (sys_pread(fd, b, sizeof(b), 0) != BLOCK)
-		return false;
-	return is_squashfs(b, s) || is_xfs(b, s) || is_f2fs(b, s) || is_erofs(b, s) || is_ext(b, s) || is_vfat(b, s) ||
-	       is_btrfs(fd, b, s);
-}
-
-/* The GPT header is in the second logical block, which has 512 or 4096 bytes. */
-static bool read_gpt(int fd, u32 number, u32 sector, struct partition *p)
-{
-	u8 b[512];
-	u32 size;
-	u64 at;
-
-	if (sys_pread(fd, b, 512, sector) != 512 || memcmp(b, "EFI PART", 8))
-		return false;
-	size = le32(b + 84);
-	if (number > le32(b + 80) || size < 128 || size > 4096)
-		return false;
-	at = le64(b + 72) * sector + (u64)(number - 1) * size;
-	if (sys_pread(fd, b, 128, at) != 128)
-		return false;
-	put_guid(p->uuid, b + 16);
-	put_wide_label(p->label, b + 56, 36);
-	return true;
-}
-
-bool read_partition(int fd, u32 number, struct partition *p)
-{
-	u8 b[512];
-
-	p->uuid[0] = p->label[0] = 0;
-	if (!number)
-		return false;
-	if (read_gpt(fd, number, 512, p) || read_gpt(fd, number, 4096, p))
+	switch (kind) {
+	case KIND_MD11:
+	case KIND_MD12:
+		return is_md1(b + at, at);
+	case KIND_BCACHE:
+		return le64(b + 4096 + 8) == 8;
+	case KIND_BCACHEFS:
+		memcpy(s->device_id, b + 4096 + 122, 1);
+		s->devices = b[4096 + 123];
+		return le64(b + 4096 + 104) == 8 && b[4096 + 122] < b[4096 + 123];
+	case KIND_LVM2:
+		return is_lvm2(b + at, at);
+	case KIND_VERITY:
+		return le32(b + 8) == 1;
+	case KIND_INTEGRITY:
+		return b[8] != 0;
+	case KIND_VFAT:
+		return is_vfat(b);
+	case KIND_SWAP:
+		return (le32(b + 1024) == 1 || be32(b + 1024) == 1) && le32(b + 1028);
+	case KIND_XFS:
+		return le32(b + 88) && be32(b + 4) == 1u << (b[120] & 31) && le64(b + 8);
+	case KIND_EXT:
+		return is_ext(b + 1024, s);
+	case KIND_REISERFS:
+		return b[65536 + 52 + 6] == '2' || b[65536 + 52 + 6] == '3';
+	case KIND_JFS:
+		return le32(b + 32768 + 16) == 1u << (le16(b + 32768 + 20) & 31);
+	case KIND_ISO9660:
+		return b[32768] == 1 && le16(b + 32768 + 128);
+	case KIND_ZFS:
+		return b[16384] == 1 && b[16385] <= 1 && size >= 64 << 20;
+	case KIND_NTFS:
+		return is_power_of_two(le16(b + 11)) && !le16(b + 14) && !b[16] && !le16(b + 22);
+	case KIND_SQUASHFS:
+		return le16(b + 28) == 4;
+	case KIND_BTRFS:
+		memcpy(s->device_id, b + 65536 + 267, 16); /* dev_item.uuid */
+		s->devices = le32(b + 65536 + 136);
+		return le64(b + 65536 + 48) == 65536;
+	case KIND_NILFS2:
+		if (le16(b + 1032) > 1024 || le16(b + 1032) < 20)
+			return false;
+		crc = crc32(CRC32_POLYNOMIAL, le32(b + 1036), b + 1024, 16);
+		crc = crc32(CRC32_POLYNOMIAL, crc, (const u8[4]){ 0 }, 4);
+		return crc32(CRC32_POLYNOMIAL, crc, b + 1024 + 20, le16(b + 1032) - 20) == le32(b + 1024 + 16);
+	case KIND_EXFAT:
+		return le16(b + 510) == 0xaa55 && b[108] >= 9 && b[108] <= 12 && b[109] <= 25 && le32(b + 96) >= 2;
+	case KIND_EROFS:
+		return b[1024 + 12] >= 9 && b[1024 + 12] <= 16;
+	default:
 		return true;
-	if (sys_pread(fd, b, 512, 0) != 512 || le16(b + 510) != 0xAA55)
-		return false;
-	/* msdos_partition, block/partitions/msdos.c: "%08x-%02x" of the disk's signature and the number */
-	put_hex(p->uuid, (const u8[]){ b[443], b[442], b[441], b[440] }, 4);
-	p->uuid[8] = '-';
-	put_hex(p->uuid + 9, (const u8[]){ (u8)number }, 1);
-	return true;
+	}
+}
+
+static void put_kind_uuid(char *to, const struct kind *k, const u8 *b)
+{
+	static const u8 dashes[] = { 4, 6, 8, 10, 12, 14, 16 };
+	const u8 *id = b + k->uuid_at;
+	u32 i, dash = 0;
+
+	to[0] = 0;
+	switch (k->form) {
+	case FORM_RAW:
+		for (i = 0; i < 16 && !id[i]; i++)
+			;
+		if (i < 16) /* sixteen zeros are no UUID */
+			put_uuid(to, id);
+		break;
+	case FORM_TEXT:
+		put_label(to, id, UUID_ROOM - 1);
+		break;
+	case FORM_FAT:
+		if (k == &kinds[KIND_VFAT])
+			id = b + (le16(b + 22) ? 39 : 67);
+		put_hex(to, (const u8[]){ id[3], id[2] }, 2);
+		to[4] = '-';
+		put_hex(to + 5, (const u8[]){ id[1], id[0] }, 2);
+		break;
+	case FORM_NTFS:
+		put_hex(to, (const u8[]){ id[7], id[6], id[5], id[4], id[3], id[2], id[1], id[0] }, 8);
+		break;
+	case FORM_ISO: /* the time of the last change, sixteen digits; where that is not set, of the making */
+		if (id[0] == '0')
+			id -= 17;
+		for (i = 0; i < 16; i++) {
+			if (i == dashes[dash]) {
+				*to++ = '-';
+				dash++;
+			}
+			*to++ = (char)id[i];
+		}
+		*to = 0;
+	}
+}
+
+/* Adds a kind that was found; `checked` is what its check has read besides. */
+static void accept(int fd, enum kind_id kind, const u8 *b, struct superblock *s, const struct superblock *checked)
+{
+	const struct kind *k = &kinds[kind];
+	const char *name = kind == KIND_EXT ? checked->name : k->name;
+	enum content content = kind == KIND_EXT && checked->content == CONTENT_OTHER ? CONTENT_OTHER : k->content;
+
+	if (content >= CONTENT_MEMBER) {
+		if (s->member)
+			return;
+		s->member = name;
+		s->membership = content;
+		put_kind_uuid(s->member_uuid, k, b);
+		return;
+	}
+	if (s->name) {
+		if (!s->second && !streq(s->name, name) &&
+		    !(s->content == CONTENT_TOLERANT && content == CONTENT_TOLERANT))
+			s->second = name;
+		return;
+	}
+	s->name = name;
+	s->content = content;
+	s->devices = checked->devices;
+	memcpy(s->device_id, checked->device_id, sizeof(s->device_id));
+	put_kind_uuid(s->uuid, k, b);
+	if (kind == KIND_VFAT)
+		put_fat_label(fd, b, s->label);
+	else if (kind == KIND_EXFAT)
+		put_exfat_label(fd, b, s->label);
+	else if (kind == KIND_F2FS)
+		put_wide_label(s->label, b + 1024 + 124, 512);
+	else if (k->label_size)
+		put_label(s->label, b + k->label_at, k->label_size);
+	if (kind == KIND_ISO9660)
+		put_iso_label(b, s->label);
+	trim(s->label);
+}
+
+long read_superblock(int fd, u64 size, struct superblock *s)
+{
+	static u8 head[HEAD];
+	struct superblock checked;
+	long got = sys_pread(fd, head, HEAD, 0);
+	size_t i;
+
+	memset(s, 0, sizeof(*s));
+	if (got < 0)
+		return got;
+	memset(head + got, 0, (size_t)(HEAD - got));
+	for (i = 0; i < sizeof(signatures) / sizeof(signatures[0]); i++) {
+		const struct signature *g = &signatures[i];
+
+		memset(&checked, 0, sizeof(checked));
+		if (!memcmp(head + g->at, g->magic, g->size) && check(size, g->kind, head, g->at, &checked))
+			accept(fd, g->kind, head, s, &checked);
+	}
+	return 0;
+}
+
+static void is_member(struct superblock *s, const char *name, u64 from, u64 to)
+{
+	if (s->member)
+		return;
+	s->member = name;
+	s->membership = CONTENT_RAID;
+	s->from = from;
+	s->to = to;
+}
+
+/* mdp_superblock_s of version 0.90: in the last 64 KiB that are aligned to 64 KiB, in the byte order of its machine. */
+static void find_md090(const u8 *b, u64 at, struct superblock *s)
+{
+	u64 size = le32(b + 32);
+
+	if (be32(b) == (u32)MD_MAGIC)
+		size = be32(b + 32);
+	else if (le32(b) != (u32)MD_MAGIC)
+		return;
+	size <<= 10;
+	if (size <= at)
+		is_member(s, kinds[KIND_MD11].name, at - size, at + 65536);
+}
+
+void read_tail(int fd, u64 size, bool whole, struct superblock *s)
+{
+	u8 b[TAIL];
+	u64 at;
+	u32 i;
+
+	if (size < 1 << 17)
+		return;
+	at = (size & ~0xffffull) - 65536;
+	if (sys_pread(fd, b, TAIL, at) == TAIL)
+		find_md090(b, at, s);
+	at = (size & ~0xfffull) - 8192;
+	if (sys_pread(fd, b, TAIL, at) == TAIL && is_md1(b, at))
+		is_member(s, kinds[KIND_MD11].name, 0, size);
+	at = size - TAIL;
+	if (sys_pread(fd, b, TAIL, at) != TAIL)
+		return;
+	if (!memcmp(b + 60, "\x83\x74\x02", 3) && b[63] >= 0x6b && b[63] <= 0x6d)
+		is_member(s, "drbd", 0, size);
+	if (!whole)
+		return;
+	/* The controllers' own, on whole disks only: sectors of 512 and of 4096 bytes. */
+	if (!memcmp(b + TAIL - 1024, "Intel Raid ISM Cfg Sig. ", 24))
+		is_member(s, "isw_raid_member", 0, size);
+	for (i = 0; i < 2; i++) {
+		if (be32(b + TAIL - 512) == 0xDE11DE11)
+			is_member(s, "ddf_raid_member", 0, size);
+		if (sys_pread(fd, b + TAIL - 512, 512, size - 257 * 512) != 512)
+			return;
+	}
+	if (sys_pread(fd, b, 24, size - 8192) == 24 && !memcmp(b, "Intel Raid ISM Cfg Sig. ", 24))
+		is_member(s, "isw_raid_member", 0, size);
 }

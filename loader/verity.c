@@ -9,7 +9,7 @@
  * is none. They become the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst).
  */
 #include "verity.h"
-#include "device.h"
+#include "find.h"
 #include "log.h"
 
 enum { TABLE_ROOM = 1024 };
@@ -101,12 +101,12 @@ long open_verity(const struct boot *boot, char *data, size_t room)
 	static struct request r;
 	struct fields f = boot->plan.verity;
 	struct text name = { data, room, 0, false };
-	char hash[256];
+	char hash[NAME_ROOM];
 	long err = 0;
 
 	memset(&r, 0, sizeof(r));
 	if (!streq(f.first, "-"))
-		err = find_device(boot, f.first, hash, sizeof(hash));
+		err = find_device(boot, f.first, USE_RAW, hash);
 	if (err == -ENODEV)
 		return err;
 	if (err >= 0)

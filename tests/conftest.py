@@ -6,6 +6,7 @@ A tool, a kernel or the network that is missing skips a test here and fails it w
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,16 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, file_lock, find_program
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.kernels.build import build_kernel, find_built
+from tests.kernels.table import ROWS
+
+# For root the cache is below /var, where kernels need not be fetched a second time for the tests.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
+_ID_LENGTH = 32
+_HEAVY_FIXTURES = frozenset({"kernels", "boot", "systems"})
 
 
 def missing(reason: str) -> NoReturn:
@@ -61,7 +69,7 @@ class Boot(Protocol):
         disks: Sequence[Path] = (),
         append: str = "",
         icount: bool = False,
-        timeout: float = 120.0,
+        timeout: float = 1200.0,
         memory: int = 512,
         cpus: int = 1,
         extra: Sequence[str] = (),
@@ -97,6 +105,21 @@ def kernels(tool: Callable[..., str]) -> Callable[..., Kernel]:
             missing(f"no kernel of {suite}: {error}")
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def selfbuilt(tool: Callable[..., str]) -> Callable[[str], Kernel]:
+    """``selfbuilt("thumb2")``: a kernel of tests/kernels, from the cache; only where CI=true it is built, for it takes
+    many minutes."""
+
+    def find(name: str) -> Kernel:
+        make = build_kernel if os.environ.get("CI") == "true" else find_built
+        try:
+            return make(ROWS[name], cache=cache_folder())
+        except MegamodError as error:
+            missing(str(error))
+
+    return find
 
 
 @pytest.fixture(scope="session")
@@ -202,7 +225,7 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         disks: Sequence[Path] = (),
         append: str = "",
         icount: bool = False,
-        timeout: float = 120.0,
+        timeout: float = 1200.0,
         memory: int = 512,
         cpus: int = 1,
         extra: Sequence[str] = (),
@@ -228,6 +251,22 @@ def boot(request: pytest.FixtureRequest, tool: Callable[..., str]) -> Boot:
         return result
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a kernel of Debian's, a guest or a system that is made first is left out of run.sh --unit."""
+    for item in items:
+        if _HEAVY_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.heavy)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The id of a parameter that is a whole text: its beginning, without what a shell or a log would choke on."""
+    if isinstance(val, bytes):
+        val = val.decode("ascii", "replace")
+    if not isinstance(val, str) or len(val) <= _ID_LENGTH:
+        return None
+    return re.sub(r"[^A-Za-z0-9_.,:=/@]+", "-", val)[:_ID_LENGTH].strip("-")
 
 
 @pytest.hookimpl(wrapper=True)

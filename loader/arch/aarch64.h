@@ -44,4 +44,7 @@ static u64 read_counter(u64 *hertz)
 }
 #endif
 
+/* The type of a partition with a root for it, in a GPT. */
+#define ROOT_TYPE "b921b045-1df0-41c3-af44-4c6f280d3fae"
+
 #endif

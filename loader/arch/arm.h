@@ -131,4 +131,7 @@ void __aeabi_memclr8(void *to, size_t size)
 }
 #endif
 
+/* The type of a partition with a root for it, in a GPT. */
+#define ROOT_TYPE "69dad710-2ce4-4e3c-b16c-21a1d49abed3"
+
 #endif

@@ -41,4 +41,7 @@ static u64 read_counter(u64 *hertz)
 }
 #endif
 
+/* The type of a partition with a root for it, in a GPT. */
+#define ROOT_TYPE "72ec70a6-cf74-40e6-bd49-4bda08e8f224"
+
 #endif

@@ -88,4 +88,7 @@ static u64 read_counter(u64 *hertz)
 }
 #endif
 
+/* The type of a partition with a root for it, in a GPT. */
+#define ROOT_TYPE "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+
 #endif

@@ -12,22 +12,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchkit.arguments import add_kernel, run_main
-from benchkit.compiler import compile_guest
-from benchkit.family import find_family
-from benchkit.fit import exponent
-from benchkit.functions import MODULES, compile_plugin, count, fold
-from benchkit.guest import make_image, run_guest
-from benchkit.kernels import BenchKernel, open_kernel
-from benchkit.overhead import measure, parameter_values
-from benchkit.progress import progress
-from benchkit.rows import Call, find_row, rows
-from benchkit.sets import ModuleSet, make_set
-from benchkit.store import Store, digest, qemu_version
-from benchkit.tables import markdown, title, versions
-
 from megamod.common.host import cache_folder
 from megamod.prelink.read import read_members
+from tests.bench.shared.arguments import add_kernel, run_main
+from tests.bench.shared.compiler import compile_guest
+from tests.bench.shared.family import find_family
+from tests.bench.shared.fit import exponent
+from tests.bench.shared.functions import MODULES, compile_plugin, count, fold
+from tests.bench.shared.guest import make_image, run_guest
+from tests.bench.shared.kernels import BenchKernel, open_kernel
+from tests.bench.shared.overhead import measure, parameter_values
+from tests.bench.shared.progress import progress
+from tests.bench.shared.rows import Call, find_row, rows
+from tests.bench.shared.sets import ModuleSet, make_set
+from tests.bench.shared.store import Store, digest, qemu_version
+from tests.bench.shared.tables import markdown, title, versions
 
 SIZES = (25, 50, 100, 200, 400, 800)
 # What a reader of the table asks for; the rest is one column.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Boots of whole systems with and without the hooks: when the real init starts, image sizes, generation times.
 
-Needs root. The first run makes Debian systems in the cache, which takes minutes (tests/hooks/treekit.py). Prints a
-Markdown table; progress goes to stderr.
+Needs root. The first run makes Debian systems in the cache, which takes minutes (tests/hooks/debian_systems.py).
+Prints a Markdown table; progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchkit.tables import markdown, title, versions
-
-from hooks.guestkit import MACHINE, boot_system, disk_options
-from hooks.treekit import ROOT_UUID, Layer, System, build_wheel, install_wheel, make_disk, make_system, run_in
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import find_program, run_program
+from tests.bench.shared.tables import markdown, title, versions
+from tests.hooks.debian_systems import (
+    ROOT_UUID,
+    Layer,
+    System,
+    build_wheel,
+    install_wheel,
+    make_disk,
+    make_system,
+    run_in,
+)
+from tests.hooks.system_boots import MACHINE, boot_system, disk_options
 
 GENERATE = {
     "dracut": "dracut -q -N --force /boot/{name} {kernel}",

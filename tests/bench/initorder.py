@@ -1,4 +1,4 @@
-"""Judges megamod's init order by kernels that have the same drivers built in: python tests/bench/initorder.py
+"""Judges megamod's init order by kernels that have the same drivers built in: python -m tests.bench.initorder
 
 A kernel that is booted with `initcall_debug` says in which order it calls its built-in initcalls: that is the order of
 a static link. What is a module in Debian's 6.1 amd64 kernel and built into another one is put in order by megamod, as

@@ -15,16 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from benchkit.arguments import add_kernel, run_main
-from benchkit.compiler import compile_guest, compiler
-from benchkit.guest import make_image
-from benchkit.kernels import BenchKernel, open_kernel
-from benchkit.overhead import Measured, measure
-from benchkit.rows import Call, Row, rows
-from benchkit.sets import ModuleSet, open_set
-from benchkit.tables import markdown, title, versions
-
 from megamod.common.errors import MegamodError
+from tests.bench.shared.arguments import add_kernel, run_main
+from tests.bench.shared.compiler import compile_guest, compiler
+from tests.bench.shared.guest import make_image
+from tests.bench.shared.kernels import BenchKernel, open_kernel
+from tests.bench.shared.overhead import Measured, measure
+from tests.bench.shared.rows import Call, Row, rows
+from tests.bench.shared.sets import ModuleSet, open_set
+from tests.bench.shared.tables import markdown, title, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The loader's own time: from its first line to the exec, less the load calls, in guest time under icount.
 
-    python tests/bench/loader_time.py [--suite bookworm]
+    python -m tests.bench.loader_time [--suite bookworm]
 
 Rows: a program in the image (no device is waited for), with a disk's drivers in one call and one by one; a root on a
 virtio disk, where the mount is in the figure. Log lines are kept off the console (`quiet`), as their price there is the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,11 +18,7 @@ from megamod.boot.debian import Kernel, fetch_kernel
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import cache_folder
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from boot.loaderkit import Plan, shell_files, start_plan, write_loader_image
+from tests.boot.loader_images import Plan, shell_files, start_plan, write_loader_image
 
 DISK = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 FILES = ("crc32c_generic", "crc16", "mbcache", "jbd2", "ext4")

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchkit.arguments import add_kernel, run_main
-from benchkit.kernels import open_kernel
-from benchkit.sets import open_set, set_names
-from benchkit.tables import markdown, title, versions
-
 from megamod.common.errors import MegamodError
+from tests.bench.shared.arguments import add_kernel, run_main
+from tests.bench.shared.kernels import open_kernel
+from tests.bench.shared.sets import open_set, set_names
+from tests.bench.shared.tables import markdown, title, versions
 
 _MEGAMOD = "import sys; from megamod.cli.main import main; sys.exit(main())"
 _STARTER = """\

@@ -15,24 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchkit.arguments import run_main
-from benchkit.kernels import open_kernel
-from benchkit.progress import progress
-from benchkit.store import Store, digest, qemu_version
-from benchkit.system import open_system
-from benchkit.tables import versions
-from parts.boot import measure_boot
-from parts.build import measure_build
-from parts.context import Context, Part
-from parts.limit import measure_limit
-from parts.load import measure_load
-from parts.report import write_report
-
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder
+from tests.bench.parts.boot import measure_boot
+from tests.bench.parts.build import measure_build
+from tests.bench.parts.context import Context, Part
+from tests.bench.parts.limit import measure_limit
+from tests.bench.parts.load import measure_load
+from tests.bench.parts.report import write_report
+from tests.bench.shared.arguments import run_main
+from tests.bench.shared.kernels import open_kernel
+from tests.bench.shared.progress import progress
+from tests.bench.shared.store import Store, digest, qemu_version
+from tests.bench.shared.system import open_system
+from tests.bench.shared.tables import versions
 
 if TYPE_CHECKING:
-    from hooks.treekit import System
+    from tests.hooks.debian_systems import System
 
 PARTS = ("load", "boot", "build", "limit")
 
@@ -70,7 +69,7 @@ def _run(options: argparse.Namespace, source: str) -> None:
         }
         parts = [every[part]() for part in wanted]
     facts = versions(kernel.release)
-    command = shlex.join(["python", "tests/bench/run.py", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "tests.bench.run", *sys.argv[1:]])
     print(write_report(options.out / kernel.release, parts, facts, command))
 
 

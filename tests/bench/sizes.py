@@ -12,9 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchkit.arguments import run_main
-from benchkit.tables import markdown
-
 from megamod.build.recipe import build_image
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
@@ -23,6 +20,8 @@ from megamod.image.archive import make_image, read_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.profile.schema import load_profile
+from tests.bench.shared.arguments import run_main
+from tests.bench.shared.tables import markdown
 
 _MODULE = re.compile(r"(?:usr/)?lib/modules/[^/]+/(?:.*/)?([^/]+)\.ko(?:\.(?:xz|zst|gz))?")
 # Of one kind for all: what a generator's own configuration says of levels is not the question.

@@ -11,17 +11,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.arguments import add_kernel, run_main
-from benchkit.compiler import compile_guest
-from benchkit.kernels import BenchKernel, open_kernel
-from benchkit.tables import markdown, title, versions
-
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.build.recipe import build_image
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
 from megamod.profile.schema import load_profile
+from tests.bench.shared.arguments import add_kernel, run_main
+from tests.bench.shared.compiler import compile_guest
+from tests.bench.shared.kernels import BenchKernel, open_kernel
+from tests.bench.shared.tables import markdown, title, versions
 
 _PROFILE = """\
 name: ticker

@@ -1,4 +1,4 @@
-"""Measures how fast a kernel unpacks an initramfs: python tests/bench/unpack.py [--suite bookworm] [--write]
+"""Measures how fast a kernel unpacks an initramfs: python -m tests.bench.unpack [--suite bookworm] [--write]
 
 One image with the modules of a shipped profile is packed by each method and booted with `-icount`, where an instruction
 is a nanosecond. The time is that between the kernel's lines "Trying to unpack rootfs image" and "Freeing initrd memory"

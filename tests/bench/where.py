@@ -9,14 +9,14 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchkit.arguments import add_kernel, run_main
-from benchkit.compiler import compile_guest
-from benchkit.functions import MODULES, compile_plugin, count, fold
-from benchkit.guest import make_image, run_guest
-from benchkit.kernels import open_kernel
-from benchkit.rows import find_row, rows
-from benchkit.sets import open_set
-from benchkit.tables import markdown, title, versions
+from tests.bench.shared.arguments import add_kernel, run_main
+from tests.bench.shared.compiler import compile_guest
+from tests.bench.shared.functions import MODULES, compile_plugin, count, fold
+from tests.bench.shared.guest import make_image, run_guest
+from tests.bench.shared.kernels import open_kernel
+from tests.bench.shared.rows import find_row, rows
+from tests.bench.shared.sets import open_set
+from tests.bench.shared.tables import markdown, title, versions
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Boots with faults drawn at random: damaged files, missing folders, strange command lines, roots that are not there.
 
-    python tests/boot/random_faults.py --boots 200 --seed 1 [--first N] [--suite bookworm]
+    python -m tests.boot.random_faults --boots 200 --seed 1 [--first N] [--suite bookworm]
 
 Each boot must reach user space or end in the loader's stated failure, an `error:` line and the panic it announces.
 A boot that hangs, or panics without a message, is shown with its faults. The same seed draws the same faults.
@@ -24,12 +24,17 @@ from megamod.boot.debian import Kernel, fetch_kernel
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import cache_folder
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from boot.faultkit import faulty_tree
-from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, read_module, shell_files, start_plan, write_loader_image
+from tests.boot.faultkit import faulty_tree
+from tests.boot.loader_images import (
+    LABEL,
+    POWER_OFF,
+    UUID,
+    Plan,
+    read_module,
+    shell_files,
+    start_plan,
+    write_loader_image,
+)
 
 DISK = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 FILES = ("crc32c_generic", "crc16", "mbcache", "jbd2", "ext4")

@@ -1,6 +1,6 @@
 """Boots of modules drawn at random, merged, against the same modules one by one by the same loader.
 
-    python tests/boot/random_sets.py --boots 50 --seed 1 [--first N] [--suite bookworm] [--flavour rt-amd64]
+    python -m tests.boot.random_sets --boots 50 --seed 1 [--first N] [--suite bookworm] [--flavour rt-amd64]
                                      [--architecture amd64]
 
 Each set is a profile with a critical and a deferred stage and drawn options. The merged boot must end by itself; no
@@ -25,11 +25,7 @@ from megamod.boot.debian import Kernel, fetch_kernel
 from megamod.boot.qemu import run_qemu
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from tests.boot.imagekit import END, Guest, add_program, make_image, make_stock_image, manifest_of, tree_of
+from tests.boot.image_fixtures import END, Guest, add_program, make_image, make_stock_image, manifest_of, tree_of
 
 # What takes the machine down, or tests it for minutes, by its nature.
 _UNWANTED = re.compile(

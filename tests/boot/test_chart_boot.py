@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from boot.chartkit import Kernels, log_of, record_of
-from boot.imagekit import MadeOnce
 from megamod.analyze.chart.compare import compare
 from megamod.analyze.chart.record import Kind
+from tests.boot.charted_boots import Kernels, log_of, record_of
+from tests.boot.image_fixtures import MadeOnce
 
 SUITES = ("bookworm", "sid")
 

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boot.debugkit import megamod
-from tests.boot.imagekit import Guest, MadeOnce, make_root, run
 
 from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
@@ -18,6 +16,8 @@ from megamod.common.progress import Steps
 from megamod.inspect.debug.addresses import load_addresses
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.debug_kernels import megamod
+from tests.boot.image_fixtures import Guest, MadeOnce, make_root, run
 
 PROFILE = "name: addresses\ncritical: {modules: ['?virtio_pci', virtio_blk, ext4]}\ncompress: none\n"
 SCRIPT = """
@@ -50,7 +50,7 @@ def image(made_once: MadeOnce, kernel: Kernel) -> Path:
 @pytest.fixture(scope="module")
 def guest(made_once: MadeOnce, kernel: Kernel, image: Path) -> Guest:
     root = make_root(made_once, SCRIPT, architecture=kernel.architecture)
-    return run(made_once, kernel, image, disks=[root], append="rw", timeout=240)
+    return run(made_once, kernel, image, disks=[root], append="rw", timeout=1200)
 
 
 def test_the_modules_address_gives_the_places_of_all_its_code(guest: Guest, image: Path, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.boot.debugkit import (  # noqa: F401
+
+from megamod.boot.debian import Kernel
+from megamod.boot.qemu import run_qemu
+from tests.boot.debug_kernels import (  # noqa: F401
     TIMEOUT,
     cloud,
     connected,
@@ -25,10 +28,7 @@ from tests.boot.debugkit import (  # noqa: F401
     megamod,
     read_until,
 )
-from tests.boot.imagekit import MadeOnce, add_program, make_data_disk
-
-from megamod.boot.debian import Kernel
-from megamod.boot.qemu import run_qemu
+from tests.boot.image_fixtures import MadeOnce, add_program, make_data_disk
 
 # qemu_fw_cfg hands the kernel's note on itself (VMCOREINFO) to QEMU, which puts it into the dump.
 SCRIPT = """
@@ -169,7 +169,7 @@ def test_an_address_in_the_dump_is_a_function_and_a_file_of_the_member(found: li
 
 
 @pytest.mark.slow
-def test_drgn_finds_the_addresses_in_the_dump_itself_by_the_kernels_debug_information(
+def test_drgn_finds_the_addresses_in_the_dump_by_debug_information(
     dump: Dump,
     cloud: Kernel,  # noqa: F811
     found: list[dict[str, Any]],

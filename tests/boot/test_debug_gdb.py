@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.boot.debugkit import (  # noqa: F401
+
+from megamod.boot.debian import Kernel
+from megamod.boot.disk import FileSystem
+from megamod.boot.qemu import run_qemu
+from tests.boot.debug_kernels import (  # noqa: F401
     FLAVOUR,
     TIMEOUT,
     cloud,
@@ -28,12 +32,8 @@ from tests.boot.debugkit import (  # noqa: F401
     read_until,
     wait_for,
 )
-from tests.boot.imagekit import Guest, MadeOnce, add_program, make_data_disk
+from tests.boot.image_fixtures import Guest, MadeOnce, add_program, make_data_disk
 from tests.boot.test_debug_symbolize import module_file
-
-from megamod.boot.debian import Kernel
-from megamod.boot.disk import FileSystem
-from megamod.boot.qemu import run_qemu
 
 # The second serial port takes the addresses out, and brings the word that gdb is ready.
 SCRIPT = """

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.boot.debugkit import cloud, debug_files, debug_image, overlapping_disk  # noqa: F401
-from tests.boot.imagekit import Guest, MadeOnce, add_program, run
 
 from megamod.boot.debian import Kernel
 from megamod.cli import main as cli
+from tests.boot.debug_kernels import cloud, debug_files, debug_image, overlapping_disk  # noqa: F401
+from tests.boot.image_fixtures import Guest, MadeOnce, add_program, run
 
 SCRIPT = """
 mkdir -p /mnt

@@ -1,4 +1,4 @@
-"""What tracers can do with members, with ``tracing: off`` and with ``keep``: the table in megamod/inspect/debug/README.md."""
+"""What tracers can do with members, with ``tracing: off`` and with ``keep``: the table in its README."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 import sys
 
 import pytest
-from tests.boot.debugkit import cloud, debug_image, megamod  # noqa: F401
-from tests.boot.imagekit import Guest, MadeOnce, add_program, make_data_disk, run
 
 from megamod.boot.debian import Kernel
+from tests.boot.debug_kernels import cloud, debug_image, megamod  # noqa: F401
+from tests.boot.image_fixtures import Guest, MadeOnce, add_program, make_data_disk, run
 
 # An offset behind the five bytes of the call of __fentry__, or of the NOP in its place, begins an instruction.
 SCRIPT = """
@@ -66,7 +66,7 @@ def test_functions_and_events_of_members_are_there_if_they_were_kept(guest: Gues
     assert (": xfs_buf_read: " in trace) == kept
 
 
-def test_the_kernel_takes_kprobe_events_only_for_functions_that_ftrace_knows(guest: Guest, tracing: str) -> None:
+def test_kprobe_events_exist_only_for_functions_that_ftrace_knows(guest: Guest, tracing: str) -> None:
     # kernel/trace/trace_kprobe.c within_notrace_func() (6.1), without CONFIG_KPROBE_EVENTS_ON_NOTRACE.
     for name in ("kprobe", "kretprobe", "inside", "enable"):
         assert (guest.status(name) == 0) == (tracing == "keep"), name

@@ -11,9 +11,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.boot.storagekit import LAPTOP, SERVER, install_entries, make_disk_file, open_script, program_entries
-from tests.conftest import missing
-from tests.unit.machinekit import DUMP, items_of_dump, recorded_machine
 
 from megamod.build.recipe import build_image
 from megamod.common.errors import MegamodError
@@ -26,6 +23,9 @@ from megamod.machine.machine import Machine
 from megamod.machine.machine_recorder import write_record
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.layered_disks import LAPTOP, SERVER, install_entries, make_disk_file, open_script, program_entries
+from tests.conftest import missing
+from tests.unit.machine_records import DUMP, items_of_dump, recorded_machine
 
 CHILD = """\
 extends: ./detected.yaml
@@ -50,7 +50,7 @@ def test_the_critical_stage_of_a_detected_profile_mounts_the_root(kernels, boot,
     look = "mount --bind /sys /mnt/sys; mount -t proc proc /mnt/proc\n"
     look += f"chroot /mnt /bin/busybox sh -c '{DUMP}'\n"
     write_image(install, install_entries(storage, tree, look), method="none")
-    made = boot(image=install, vmlinuz=kernel.vmlinuz, extra=attached, timeout=300.0, memory=1024)
+    made = boot(image=install, vmlinuz=kernel.vmlinuz, extra=attached, timeout=1200, memory=1024)
     assert "DUMP-END" in made.console
 
     machine = recorded_machine(storage.name, tmp_path / "recorded")
@@ -71,7 +71,7 @@ def test_the_critical_stage_of_a_detected_profile_mounts_the_root(kernels, boot,
 
     # `manual` would need a word to the keeper: with deferred stages off only the critical one can have done it.
     result = boot(
-        image=image, vmlinuz=kernel.vmlinuz, extra=attached, append="megamod.deferred=off", timeout=300.0, memory=1024
+        image=image, vmlinuz=kernel.vmlinuz, extra=attached, append="megamod.deferred=off", timeout=1200, memory=1024
     )
     assert f"marker of {storage.name}" in result.console
     assert f" {storage.filesystem} ro" in result.console

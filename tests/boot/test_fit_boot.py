@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import make_image, make_root
 
 from megamod.common.host import find_program
 from megamod.image.fit import write_fit
+from tests.boot.image_fixtures import make_image, make_root
 
 PROFILE = """
 critical: {modules: ["?virtio_pci", "?virtio_mmio", virtio_blk, ext4]}
@@ -21,7 +21,7 @@ unwind: drop
 """
 INIT = "say user space reached\nuname -m\npoweroff -f\n"
 _U_BOOT = Path("/usr/lib/u-boot")
-_TIMEOUT = 60.0
+_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def start(board: Board, fit: Path, disk: Path) -> str:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.architecture)
-def test_u_boot_checks_the_hashes_and_starts_the_kernel_which_reaches_the_root(board, kernels, made_once) -> None:
+def test_u_boot_checks_the_hashes_and_its_kernel_reaches_the_root(board, kernels, made_once) -> None:
     kernel = kernels(board.suite, board.architecture)
     image = make_image(made_once, kernel, PROFILE)
     tree = board_tree(board, made_once)

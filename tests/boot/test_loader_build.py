@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_image, make_root, run
 
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, make_image, make_root, run
 
 PROFILE = """
 name: careful

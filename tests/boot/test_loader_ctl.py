@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import (
+from tests.boot.loader_images import (
     LABEL,
     POWER_OFF,
     UUID,
@@ -44,7 +44,7 @@ def run(kernels, boot, make_root, make_disk_image, tmp_path):
     return run
 
 
-def test_status_json_has_every_member_with_its_result_its_time_and_whom_it_waited_for(run, modules):
+def test_status_json_has_each_members_result_time_and_what_it_waited_for(run, modules):
     plan = start_plan(modules)
     plan.merged("megamod_mixed", "soundcore", "snd", "dummy", "applesmc", "loop")
     plan.stage("late", "manual").merged("megamod_late", "snd_timer", "crc_itu_t")
@@ -86,7 +86,7 @@ def test_status_json_has_every_member_with_its_result_its_time_and_whom_it_waite
     assert text[4] == "keeper: runs"
 
 
-def test_lsmod_lists_members_as_if_each_were_a_module_and_all_others_as_lsmod_does(run, modules):
+def test_lsmod_lists_members_like_modules_and_all_others_as_lsmod_does(run, modules):
     plan = start_plan(modules)
     plan.merged("megamod_sound", "soundcore", "snd", "snd_timer", "loop", "applesmc")
     plan.single("snd_hwdep")
@@ -141,7 +141,7 @@ def test_another_keeper_takes_over_when_the_first_was_killed(run, modules):
     assert ".ko" not in rest and rest.count("stage first triggered") == 0
 
 
-def test_keeper_that_is_killed_with_another_generators_initramfs_cannot_be_replaced_and_that_is_said(
+def test_killed_keeper_of_a_foreign_initramfs_is_named_as_lost(
     kernels, boot, make_root, make_disk_image, modules, tmp_path
 ):
     plan = start_plan(modules, root="chain /bin/generator").stage("late", "manual").singles("dummy")
@@ -158,7 +158,7 @@ def test_keeper_that_is_killed_with_another_generators_initramfs_cannot_be_repla
     after(console, "error: stage late cannot be loaded by another keeper: /megamod/dummy.ko: ENOENT", "taken: 1")
 
 
-def test_keeper_of_a_desktops_plan_stays_under_200_kib_and_its_program_runs_where_run_is_noexec(run, modules):
+def test_keeper_stays_under_200_kib_and_runs_where_run_is_noexec(run, modules):
     """A plan of 200 more modules than are loaded, with parameters, as a desktop's is."""
     plan = start_plan(modules)
     plan.merged("megamod_mixed", "soundcore", "snd", "loop", "dummy")

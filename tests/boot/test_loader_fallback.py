@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import (
+from tests.boot.loader_images import (
     LABEL,
     POWER_OFF,
     UUID,
@@ -47,7 +47,7 @@ def damaged(modules: Path) -> bytes:
     return read_module(modules, "crc16")[:2000]
 
 
-def test_members_of_a_refused_critical_file_go_in_one_by_one_and_the_root_is_mounted(run, modules):
+def test_members_of_a_refused_critical_file_go_in_one_by_one(run, modules):
     plan = start_plan(modules, critical=(), fallback="modules")
     plan.merged("megamod_critical", *DISK, *FILES, data=damaged(modules))
     console = run(plan, LOOK)
@@ -62,7 +62,7 @@ def test_members_of_a_refused_critical_file_go_in_one_by_one_and_the_root_is_mou
     assert set(section(console, "modules").split()) == {*DISK, *FILES}
 
 
-def test_off_loads_nothing_merged_and_takes_the_fallback_with_the_words_of_the_members(run, modules):
+def test_off_takes_the_fallback_with_the_members_parameters(run, modules):
     plan = start_plan(modules, critical=(), fallback="modules")
     plan.merged("megamod_critical", *DISK, *FILES)
     plan.stage("late", "userspace").merged("megamod_late", "soundcore", "snd", "loop", "dummy")
@@ -81,7 +81,7 @@ def test_off_loads_nothing_merged_and_takes_the_fallback_with_the_words_of_the_m
     assert "megamod_" not in section(console, "modules")
 
 
-def test_failure_of_an_original_is_carried_to_what_needs_it_here_and_in_later_stages(run, modules):
+def test_failure_of_an_original_is_carried_to_its_users_in_all_stages(run, modules):
     """soundcore's original is damaged too."""
     plan = start_plan(modules, fallback="modules")
     plan.merged("megamod_sound", "soundcore", "snd", "loop", data=damaged(modules))
@@ -121,7 +121,7 @@ def test_deferred_stage_that_is_refused_falls_back_and_its_files_are_freed(run, 
     ]
 
 
-def test_fallback_of_a_deferred_stage_works_after_another_generator_has_emptied_the_initramfs(
+def test_fallback_of_a_deferred_stage_works_in_an_emptied_initramfs(
     kernels, boot, make_root, make_disk_image, modules, tmp_path
 ):
     plan = start_plan(modules, root="chain /bin/generator", fallback="modules")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import (
+from tests.boot.loader_images import (
     LABEL,
     POWER_OFF,
     UUID,
@@ -57,7 +57,7 @@ def with_signature_of(data: bytes, other: bytes) -> bytes:
     return data + other[-len(magic) - 12 - length :]
 
 
-def test_file_signed_wrongly_is_refused_by_a_kernel_that_wants_signatures_and_the_signed_originals_go_in(run, modules):
+def test_signed_originals_go_in_for_a_file_with_a_wrong_signature(run, modules):
     plan = start_plan(modules, critical=(), fallback="modules")
     plan.merged("megamod_critical", *DISK, *FILES)
     name = "megamod/megamod_critical.ko"
@@ -68,7 +68,7 @@ def test_file_signed_wrongly_is_refused_by_a_kernel_that_wants_signatures_and_th
     assert set(section(console, "modules").split()) == {*DISK, *FILES}
 
 
-def test_file_without_a_signature_is_refused_by_such_a_kernel_and_without_a_fallback_there_is_a_message(run, modules):
+def test_unsigned_file_is_refused_with_a_message_where_no_fallback_is(run, modules):
     plan = start_plan(modules, critical=())
     plan.merged("megamod_critical", *DISK, *FILES)
     console = run(plan, append="module.sig_enforce=1 rootwait=1")
@@ -90,7 +90,7 @@ def test_image_for_another_kernel_names_both_and_ends_in_a_panic(run, modules):
     after(rest, "error: the critical stage failed", "error: root /dev/vda: it did not appear", "Kernel panic")
 
 
-def test_probe_that_hangs_does_not_hold_up_what_comes_after_it_with_async_probe(kernels, boot, modules, tmp_path):
+def test_hanging_probe_does_not_hold_up_the_rest_with_async_probe(kernels, boot, modules, tmp_path):
     """The first disk takes an hour for a block: the probe of virtio_blk waits for its partition table."""
     slow = tmp_path / "slow.img"
     slow.write_bytes(bytes(1 << 20))
@@ -150,7 +150,7 @@ def plug_in(monitor: Path, seconds: float) -> None:
             time.sleep(0.1)
         time.sleep(seconds)
         talk.sendall(b"device_add usb-storage,bus=xhci.0,drive=stick\n")
-        talk.settimeout(60)
+        talk.settimeout(1200)
         with contextlib.suppress(OSError):
             while talk.recv(4096):
                 pass

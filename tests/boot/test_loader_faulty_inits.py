@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
-from tests.unit.test_levels_header import headers  # noqa: F401
 
-from boot.faultkit import FAULTS, build_faulty_modules, faulty_tree
-from boot.loaderkit import POWER_OFF, Plan, after, section, show, start_plan, write_loader_image
-from boot.test_loader_faults import DISK, FILES
 from megamod.boot.qemu import run_qemu
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.boot.faultkit import FAULTS, build_faulty_modules, faulty_tree
+from tests.boot.loader_images import POWER_OFF, Plan, after, section, show, start_plan, write_loader_image
+from tests.boot.test_loader_faults import DISK, FILES
+from tests.unit.test_levels_header import headers  # noqa: F401
 
 # The loop comes last: it holds a processor for good. Full preemption lets RCU go on nevertheless.
 ORDER = (*(fault for fault in FAULTS if fault != "loop"), "loop")

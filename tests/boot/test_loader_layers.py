@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
 from megamod.boot.debian import fetch_package_files
 from megamod.common.host import cache_folder
+from tests.boot.loader_images import DISK_MODULES, POWER_OFF, after, section, show, start_plan, write_loader_image
 
 SALT = "00112233445566778899aabbccddeeff"
 
@@ -81,7 +81,7 @@ def test_an_overlay_without_its_driver_is_named(kernels, boot, disk, modules, tm
     after(console, "megamod: error: the overlay over the root cannot be mounted: ENODEV (no driver for it)", "panic")
 
 
-def test_a_root_with_a_hash_tree_is_read_through_dm_verity_under_an_overlay(
+def test_a_root_with_a_hash_tree_is_read_by_dm_verity_under_an_overlay(
     kernels, boot, disk, modules, tmp_path, veritysetup
 ):
     root = disk("cat /etc/motd; echo new >/etc/motd && cat /etc/motd; cat /sys/block/dm-0/ro /sys/block/dm-0/dm/name")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, after, read_module, start_plan, write_loader_image
+from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, after, read_module, start_plan, write_loader_image
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(kernels, boot, make_root, make_disk_image, tmp_path):
     return run
 
 
-def test_parameters_of_profile_and_command_line_reach_a_single_and_the_command_line_wins(run, modules):
+def test_parameters_reach_a_single_and_the_command_line_wins(run, modules):
     plan = start_plan(modules).single("loop", "max_loop=3", "max_part=3").single("dummy", "numdummies=1")
     init = "cd /sys/module; cat loop/parameters/max_loop loop/parameters/max_part; ls -d /sys/class/net/dummy*"
     append = 'megamod.debug loop.max_loop=5 dummy.numdummies=2 dummy.text="what is this" "dummy.other=a b" '
@@ -58,7 +58,7 @@ def test_megamodule_gets_the_words_of_its_members_and_its_results_are_read(run, 
     )
 
 
-def test_members_left_out_by_name_take_their_dependents_along_across_loads_and_stages(run, modules):
+def test_members_left_out_take_dependents_along_across_loads_and_stages(run, modules):
     plan = start_plan(modules)
     plan.merged("megamod_one", "soundcore", "snd", "dummy")
     plan.stage("later", "userspace").merged("megamod_two", "snd_timer", "crc_itu_t")
@@ -100,8 +100,8 @@ def test_skip_of_the_plan_is_as_if_asked_for_and_megamod_run_takes_it_back(run, 
 
 
 def test_words_that_keep_drivers_out_elsewhere_keep_members_out_as_each_program_means_them(run, modules):
-    """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for its
-    initramfs, here the critical stage."""
+    """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for
+    its initramfs, here the critical stage."""
     plan = start_plan(modules).merged("megamod_one", "soundcore", "snd", "loop", "dummy", "tun", "veth")
     plan.single("crc_itu_t").stage("late", "userspace").merged("megamod_late", "snd_timer", "bonding", "macvlan")
     console = run(
@@ -135,7 +135,7 @@ def test_failing_single_is_named_and_what_needs_it_is_not_loaded(run, modules):
     assert "12 1 1" in rest
 
 
-def test_megamodule_that_the_kernel_refuses_is_an_error_and_the_root_is_still_tried(run, modules):
+def test_refused_megamodule_is_an_error_and_the_root_is_still_tried(run, modules):
     plan = start_plan(modules, critical=["virtio_pci", "virtio_blk", "crc32c_generic"])
     plan.merged("megamod_rest", "mbcache", "jbd2", "crc16", "ext4", results=False)
     plan.files["megamod/megamod_rest.ko"] = read_module(modules, "crc16")[:2000]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.test_levels_header import headers  # noqa: F401
 
-from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, after, section, show, start_plan, write_loader_image
 from megamod.common.host import data_folder
 from megamod.image.cpio import Entry
 from megamod.loader import programs as build
+from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, after, section, show, start_plan, write_loader_image
+from tests.unit.test_levels_header import headers  # noqa: F401
 
 NUMBERS = (
     "0",

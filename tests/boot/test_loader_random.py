@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boot.random_faults import run_boots
+from tests.boot.random_faults import run_boots
 
 
 def test_boots_with_random_faults_reach_user_space_or_the_stated_failure(kernels, tool):

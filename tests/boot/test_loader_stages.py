@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boot.loaderkit import LABEL, POWER_OFF, UUID, Plan, after, shell_files, start_plan, write_loader_image
+from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, after, shell_files, start_plan, write_loader_image
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_each_stage_is_loaded_when_its_trigger_fires(run, modules):
     after(rest, "fifth done 0 ", "ctl\nimage\nstatus\nstatus.json\n", "0\n")
 
 
-def test_path_outside_run_is_seen_in_the_new_root_even_below_a_folder_that_is_not_there_yet(run, modules):
+def test_path_outside_run_is_seen_in_the_new_root_even_in_a_new_folder(run, modules):
     plan = start_plan(modules).stage("late", "path", "/var/lib/app/ready").singles("dummy")
     init = """
     mkdir -p /var; mount -t tmpfs tmp /var; mkdir /var/lib; sleep 0.5; mkdir /var/lib/app
@@ -136,7 +136,7 @@ def test_program_has_a_console_even_if_the_initramfs_has_no_node_for_it(kernels,
     assert [n for n in "012" if f"{n} -> /dev/console" not in rest] == []
 
 
-def test_generators_init_finds_nothing_mounted_and_its_switch_of_the_root_does_not_hurt_the_keeper(
+def test_generators_init_finds_no_mounts_and_the_keeper_survives_it(
     kernels, boot, make_root, make_disk_image, modules, tmp_path
 ):
     plan = start_plan(modules, root="chain /bin/generator")

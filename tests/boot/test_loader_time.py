@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.loader_time import LIMIT_MILLISECONDS, measure, plans
+from tests.bench.loader_time import LIMIT_MILLISECONDS, measure, plans
 
 
 def test_loader_takes_less_than_3_ms_beside_its_load_calls(kernels, tool, tmp_path):

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_data_disk, make_image, make_root, manifest_of, run
 
 from megamod.boot.console import EventKind
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, make_data_disk, make_image, make_root, manifest_of, run
 
 SUITES = ("bullseye", "bookworm", "bookworm-backports", "sid")
 
@@ -88,7 +88,7 @@ def guest(made_once, kernel, image) -> Guest:
     return run(made_once, kernel, image, disks=[make_root(made_once, INIT)], extra=extra)
 
 
-def test_the_kernel_boots_to_an_ext4_root_on_a_virtio_disk_and_can_write_to_it(guest):
+def test_the_kernel_boots_to_a_writable_ext4_root_on_a_virtio_disk(guest):
     assert any(
         line.startswith("/dev/vda / ext4 ro") or line.startswith("/dev/root / ext4 ro")
         for line in guest.section("mounts")
@@ -121,7 +121,7 @@ def test_the_merged_drivers_drive_their_devices(guest):
     assert any("QEMU USB Keyboard" in line and line.startswith("input:") for line in guest.log())
 
 
-def test_a_stage_that_waits_for_user_space_comes_after_the_real_init_is_executed(guest):
+def test_a_stage_that_waits_for_user_space_comes_after_the_real_init(guest):
     assert guest.place("megamod: exec /sbin/init") < guest.place("megamod: stage usb triggered by userspace")
 
 
@@ -132,7 +132,7 @@ def test_a_stage_that_waits_for_a_path_comes_after_init_has_made_it(guest):
     assert "megamod_sound" not in guest.modules("early")
 
 
-def test_a_stage_with_a_delay_comes_that_long_after_user_space_and_one_with_a_timeout_without_its_path(guest):
+def test_a_delay_counts_from_user_space_and_a_timeout_ends_a_wait(guest):
     events = guest.timeline()
     start = events.first(EventKind.USERSPACE).seconds
     assert events.first(EventKind.TRIGGERED, "net").seconds - start >= 0.8
@@ -141,6 +141,6 @@ def test_a_stage_with_a_delay_comes_that_long_after_user_space_and_one_with_a_ti
     assert events.first(EventKind.TRIGGERED, "late").detail == "timeout"
 
 
-def test_a_manual_stage_comes_when_its_name_is_written_to_the_control_file_and_not_before(guest):
+def test_a_manual_stage_comes_when_the_control_file_gets_its_name(guest):
     assert "megamod_by_hand" not in guest.modules("before-by-hand")
     assert guest.place("init: by hand") < guest.place("megamod: stage by-hand triggered by manual")

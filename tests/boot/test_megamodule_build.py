@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import make_image, make_root, run
+
+from tests.boot.image_fixtures import make_image, make_root, run
 
 PROFILE = """
 name: small
@@ -65,7 +66,7 @@ def test_an_image_does_not_depend_on_where_by_whom_and_when_it_is_built(kernels,
 
 
 @pytest.mark.parametrize(("built_for", "booted"), [("bookworm", "bookworm-backports"), ("sid", "bookworm")])
-def test_another_kernel_says_that_the_image_is_not_its_own_and_does_not_hang(kernels, made_once, built_for, booted):
+def test_another_kernel_reports_a_foreign_image_and_does_not_hang(kernels, made_once, built_for, booted):
     image = make_image(made_once, kernels(built_for), PROFILE)
     guest = run(made_once, kernels(booted), image, disks=[make_root(made_once, "poweroff -f")])
     text = "\n".join(guest.log())

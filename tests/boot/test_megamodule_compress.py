@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.boot.imagekit import END, make_image, make_root, manifest_of, run
 
 from megamod.common.compression import METHODS
 from megamod.common.files import read_file
 from megamod.image.archive import segments
+from tests.boot.image_fixtures import END, make_image, make_root, manifest_of, run
 
 PROFILE = """
 name: packed

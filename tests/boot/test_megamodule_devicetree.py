@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_image, make_root, manifest_of, run
 
 from megamod.boot.debian import Kernel
 from megamod.machine.device_tree import read_device_tree
+from tests.boot.image_fixtures import END, Guest, make_image, make_root, manifest_of, run
 
 KERNELS = (("bookworm", "arm64"), ("trixie", "riscv64"))
 PROGRAMS = {"arm64": ("qemu-system-aarch64", "qemu-system-arm"), "riscv64": ("qemu-system-riscv64", "qemu-system-misc")}
@@ -49,7 +49,7 @@ def dtb(made_once, kernel, tool) -> Path:
             "512",
             *CPU[kernel.architecture],
         ]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=1200)
 
     return made_once(f"virt-{kernel.architecture}.dtb", make)
 

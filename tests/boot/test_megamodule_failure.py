@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, add_program, make_image, run, tree_of
 
 from megamod.boot.debian import Kernel
+from tests.boot.image_fixtures import END, Guest, add_program, make_image, run, tree_of
 
 # Since 6.14 or so crc32c is a part of the kernel that cannot fail.
 SUITES = ("bookworm", "bookworm-backports")
@@ -124,10 +124,10 @@ def test_modprobe_refuses_stock_modules_that_need_a_failed_member(two_stages):
     assert set(two_stages.modules()) == {"megamod_critical", "megamod_files", "tun"}
 
 
-def test_modprobe_takes_members_for_done_and_loads_what_has_nothing_to_do_with_them(two_stages):
+def test_modprobe_takes_members_for_done_and_loads_unrelated_modules(two_stages):
     assert two_stages.status("modprobe loop") == 0
     assert two_stages.status("modprobe tun") == 0
 
 
-def test_the_kernel_does_not_complain_when_a_failed_member_is_asked_for_again(two_stages):
+def test_the_kernel_takes_a_second_request_of_a_failed_member_quietly(two_stages):
     assert kernel_complaints(two_stages) == []

@@ -9,11 +9,11 @@ import lzma
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import INIT, Guest, make_image, manifest_of, run
 
 from megamod.boot.debian import Kernel
 from megamod.boot.disk import host_busybox
 from megamod.image.archive import read_image
+from tests.boot.image_fixtures import INIT, Guest, make_image, manifest_of, run
 
 PROFILE = """
 name: files

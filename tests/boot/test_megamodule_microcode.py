@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, add_program, run
-from tests.unit.test_microcode import INTEL, intel
 
 from megamod.build.recipe import build_image
 from megamod.common.progress import Steps
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.image_fixtures import END, add_program, run
+from tests.unit.test_microcode import INTEL, intel
 
 PROFILE = """
 critical: {modules: [loop]}

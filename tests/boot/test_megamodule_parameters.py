@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.boot.imagekit import END, Guest, make_image, make_root, run
+
+from tests.boot.image_fixtures import END, Guest, make_image, make_root, run
 
 SUITES = ("bookworm", "sid")
 
@@ -55,7 +56,7 @@ def skipping(made_once, kernel) -> Guest:
     return boot(made_once, kernel, "megamod.skip=scsi-mod megamod.skip=snd_hda_codec,no_such_module")
 
 
-def test_a_word_of_the_command_line_reaches_the_member_and_wins_over_the_profile(guest):
+def test_a_command_line_parameter_reaches_the_member_and_wins(guest):
     assert guest.section("virtio_blk.queue_depth") == ["16"]
     assert guest.section("tags") == ["16"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.boot.random_sets import run_sets
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, MadeOnce, make_root, run
-from tests.unit.signkit import make_pair
 
 from megamod.boot.debian import Kernel
 from megamod.build.recipe import build_image
@@ -18,6 +16,8 @@ from megamod.image.archive import read_image, write_image
 from megamod.image.signing.signature import read_signature
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.image_fixtures import END, MadeOnce, make_root, run
+from tests.unit.signing_keys import make_pair
 
 PROFILE = """
 name: signed
@@ -66,7 +66,7 @@ def with_critical(made_once: MadeOnce, image: Path, name: str, damage) -> Path:
     return made_once(f"image-signed-{name}", make)
 
 
-def test_a_signature_that_the_kernel_does_not_trust_is_refused_and_the_originals_boot_to_the_root(
+def test_an_untrusted_signature_is_refused_and_the_originals_boot(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     guest = run(made_once, kernel, image, disks=[make_root(made_once, INIT)], append="module.sig_enforce=1")
@@ -88,7 +88,7 @@ def test_without_enforcement_it_is_loaded_and_the_kernel_is_tainted(
     assert any("module verification failed: signature and/or required key missing" in line for line in guest.log())
 
 
-def test_a_signature_that_cannot_be_read_is_refused_without_enforcement_too_and_falls_back(
+def test_an_unreadable_signature_is_refused_even_without_enforcement(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     """A signature that is there and wrong is fatal whatever the settings (kernel/module/signing.c, 6.1)."""

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, Guest, MadeOnce, make_root, run
-from tests.boot.trustkit import trusting_kernel
 
 from megamod.boot.debian import Kernel
 from megamod.build.recipe import build_image
@@ -17,6 +15,8 @@ from megamod.image.signing.sign import Signer
 from megamod.image.signing.signature import read_signature
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.boot.image_fixtures import END, Guest, MadeOnce, make_root, run
+from tests.boot.trusting_kernel import trusting_kernel
 
 PROFILE = """
 name: signed
@@ -66,7 +66,7 @@ def boot(made_once: MadeOnce, kernel: Kernel, image: Path) -> Guest:
     return run(made_once, kernel, image, disks=[make_root(made_once, INIT)], append=ENFORCED)
 
 
-def test_a_megamodule_signed_with_a_trusted_key_is_loaded_where_signatures_are_enforced(
+def test_a_megamodule_with_a_trusted_signature_loads_under_enforcement(
     made_once: MadeOnce, kernel: Kernel, image: Path
 ) -> None:
     guest = boot(made_once, kernel, image)

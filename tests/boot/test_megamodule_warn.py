@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.boot.imagekit import INIT, Guest, read_stock
-from tests.boot.test_megamodule_traces import Frame, frames
-from tests.unit.test_levels_header import headers  # noqa: F401
 
 from megamod.boot.debian import Kernel
 from megamod.image.cpio import Entry
 from megamod.prelink.link import Megamodule, prelink_files
 from megamod.prelink.options import PrelinkOptions, Unwind
+from tests.boot.image_fixtures import INIT, Guest, read_stock
+from tests.boot.test_megamodule_traces import Frame, frames
+from tests.unit.test_levels_header import headers  # noqa: F401
 
 # The push moves the stack for the ud2 and the pop alone: seen with the state before it, the return address is rbx.
 # The empty asm after a call keeps it from becoming a jump.
@@ -72,7 +72,7 @@ def warner(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
     (folder / "Kbuild").write_text("obj-m := warner.o\n")
     command = ["make", "-C", str(headers), f"M={folder}", "CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder / "warner.ko"
 

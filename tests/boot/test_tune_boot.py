@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from boot.chartkit import Kernels
-from boot.imagekit import MadeOnce, make_root
 from megamod.profile.schema import load_profile
+from tests.boot.charted_boots import Kernels
+from tests.boot.image_fixtures import MadeOnce, make_root
 
 BAD = """\
 # Everything at once, as somebody's first try.
@@ -38,8 +38,8 @@ def qemu(tool: Callable[..., str]) -> None:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("megamod"), "tune", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    command = [Path(sys.executable).with_name("megamod"), "tune", "--timeout", "1000", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def stages(path: Path) -> dict[str, list[str]]:

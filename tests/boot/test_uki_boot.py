@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.boot.imagekit import END, make_image, make_root
+
+from tests.boot.image_fixtures import END, make_image, make_root
 from tests.unit.test_uki import make_key
 
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE.fd")
@@ -31,7 +32,7 @@ def test_firmware_starts_the_uki_and_the_root_is_mounted(tmp_path, made_once, ke
     root = make_root(made_once, INIT)
     done = subprocess.run(
         [
-            *("timeout", "180", "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "1024"),
+            *("timeout", "1200", "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "1024"),
             *("-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
             *("-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
             *("-drive", f"file=fat:rw:{tmp_path / 'esp'},format=raw,if=none,id=esp"),

@@ -1,4 +1,4 @@
-"""Fuzz the reader and the whole prelink: ``python tests/fuzz/fuzz_prelink.py --cases 10000 --seed 1``.
+"""Fuzz the reader and the whole prelink: ``python -m tests.fuzz.fuzz_prelink --cases 10000 --seed 1``.
 
 Each case takes a small set of good modules, damages some of them (mutate.py), writes them to files and links them.
 Right is either a MegamodError of one line that names a file, or a megamodule that has passed verify. A traceback, a
@@ -28,16 +28,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from tests.fuzz.mutate import bomb, damage, pack
-from tests.unit.elfkit import ALLOC, EXEC, WRITE, Ko
-
 from megamod.common.errors import MegamodError
 from megamod.prelink.link import prelink_files
 from megamod.prelink.mergeable import why_single
 from megamod.prelink.options import PrelinkOptions
+from tests.fuzz.mutate import bomb, damage, pack
+from tests.unit.module_factory import ALLOC, EXEC, WRITE, Ko
 
 # Above what this process needs by itself; the largest single thing that may be asked for is a module of 256 MiB.
 MEMORY = 3 << 30

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import pytest
 
-from hooks.guestkit import REPORT, GuestRun, boot_system
-from hooks.treekit import Layer, System, build_wheel, install_wheel, make_system, run_in
 from megamod.common.host import file_lock
+from tests.hooks.debian_systems import Layer, System, build_wheel, install_wheel, make_system, run_in
+from tests.hooks.system_boots import REPORT, GuestRun, boot_system
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 GENERATORS = ("dracut", "initramfs-tools")
@@ -111,7 +111,7 @@ def plain_boot(systems: Systems, plain_image: Callable[[str, str], Path]) -> Cal
 @pytest.fixture(scope="session")
 def machine(installed: Callable[[str], Layer], made_once: MadeOnce, plain_image: Callable[[str, str], Path]) -> Path:
     """The guest as `megamod detect --record` sees it on itself: the folder to give to a hook in a chroot."""
-    from hooks.treekit import make_disk
+    from tests.hooks.debian_systems import make_disk
 
     def make(path: Path) -> None:
         layer = installed("bookworm")

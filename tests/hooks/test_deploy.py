@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megamod.boot.debian import Kernel
-from megamod.hooks.deploy.deployment_store import Record
+from megamod.hooks.install_record import InstallRecord
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
@@ -87,7 +87,7 @@ def test_what_the_initramfs_has_is_not_deployed_but_asked_for_first(root: Path, 
     assert (folder / "needed").read_text().split() == ["soundcore"]
 
 
-def test_udev_is_told_nothing_of_late_members_unless_something_else_asks_by_alias(root: Path, tree: ModuleTree) -> None:
+def test_udev_loads_no_late_members_unless_something_asks_by_alias(root: Path, tree: ModuleTree) -> None:
     lines = (deploy(root, tree) / "mask").read_text().splitlines()
     assert "blacklist dummy" in lines
     # mount asks for fs-vfat.
@@ -100,7 +100,9 @@ def test_the_plan_names_files_where_the_keeper_removes_nothing(root: Path, tree:
     folder = deploy(root, tree)
     lines = (folder / "plan").read_text().splitlines()
     named = [line.split()[1] for line in lines if line.startswith(("merged ", "single "))]
-    assert named == [f"/usr/lib/megamod/{tree.release}/megamod_{stage}.ko" for stage in ("sound", "late")]
+    # Not by the link: what an update has put there by then was not planned for.
+    assert folder.is_symlink()
+    assert named == [f"/usr/lib/megamod/{folder.readlink()}/megamod_{stage}.ko" for stage in ("sound", "late")]
     assert all((root / name[1:]).is_file() for name in named)
     # A keeper for what the kernel has loaded already would be none: critical has no load.
     assert lines[lines.index("stage critical now - 0") + 1].startswith("stage sound")
@@ -124,11 +126,11 @@ def test_an_update_finds_the_profile_that_was_named_from_another_folder(root: Pa
     assert (root / "usr/lib/megamod" / tree.release / "megamod_sound.ko").exists()
 
 
-def test_each_kernel_keeps_its_settings_and_a_new_one_has_those_of_the_latest() -> None:
-    record = Record(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
+def test_each_kernel_keeps_its_settings_and_a_new_one_takes_the_latest() -> None:
+    record = InstallRecord(settings={"5.1": {"profile": "/a.yaml"}, "6.1": {"profile": "/b.yaml"}})
     assert record.settings_of("5.1") == {"profile": "/a.yaml"}
     assert record.settings_of("7.1") == {"profile": "/b.yaml"}
-    assert Record().settings_of("7.1") == {}
+    assert InstallRecord().settings_of("7.1") == {}
 
 
 def test_an_update_that_fails_takes_the_deployment_away(root: Path, tree: ModuleTree) -> None:
@@ -156,11 +158,11 @@ def test_the_status_names_a_file_that_was_changed(root: Path, tree: ModuleTree) 
     lines = megamod(root, "--status").stdout.splitlines()
     assert lines == [
         f"{tree.release}: deployed, {root}/etc/megamod/test.yaml",
-        f"  {folder}/mask is not as it was written",
+        f"  {folder.resolve()}/mask is not as it was written",
     ]
 
 
-def test_without_a_key_that_is_trusted_nothing_is_deployed_on_a_locked_kernel(root: Path, tree: ModuleTree) -> None:
+def test_without_a_trusted_key_nothing_is_deployed_on_a_locked_kernel(root: Path, tree: ModuleTree) -> None:
     (root / "sys/module/module/parameters").mkdir(parents=True)
     (root / "sys/module/module/parameters/sig_enforce").write_text("Y\n")
     before = everything(root)
@@ -179,3 +181,58 @@ def test_a_module_with_an_install_command_is_not_deployed(root: Path, tree: Modu
     assert "snd_pcm" not in members
     assert "snd_hda_intel" not in members
     assert "argument dummy.numdummies=3" in (folder / "plan").read_text().splitlines()
+
+
+def test_the_shell_alone_takes_all_deployments_away(root: Path, tree: ModuleTree) -> None:
+    before = everything(root)
+    deploy(root, tree)
+    script = root / "usr/lib/megamod/remove"
+    done = subprocess.run(["sh", script], env=_SHELL, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert everything(root) == before
+
+
+def test_a_module_that_was_exchanged_is_not_loaded_in_its_old_form_and_the_status_names_it(
+    root: Path, tree: ModuleTree
+) -> None:
+    modules = root / "usr/lib/modules" / tree.release
+    modules.unlink()
+    shutil.copytree(tree.folder, modules)
+    folder = deploy(root, tree)
+    path = modules / tree.modules["dummy"].relpath
+    # What the script that runs at boot asks; modules.dep is what it was.
+    check = "cd $1 && xargs stat -c '%s %Y %n' <$2/files | cmp -s - $2/stamps"
+    assert check.split(" <")[0].partition("xargs ")[2] in (root / "usr/lib/megamod/start").read_text()
+    command = ["sh", "-c", check, "sh", modules, folder]
+    assert subprocess.run(command, check=False).returncode == 0
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"alias=rtnl-link-dummy", b"alias=rtnl-link-dummz"))
+    assert subprocess.run(command, check=False).returncode == 1
+    assert f"  the module dummy was exchanged since: megamod deploy --update -k {tree.release}" in (
+        megamod(root, "--status").stdout.splitlines()
+    )
+
+
+@pytest.mark.parametrize("fault", ["missing", "fails", "hangs", "killed"])
+def test_an_update_that_cannot_be_made_withdraws_the_deployment(fault: str, root: Path, tree: ModuleTree) -> None:
+    folder = deploy(root, tree)
+    program = root / "program"
+    script = {"fails": "echo megamod: no >&2; exit 1", "hangs": "sleep 600", "killed": "kill -KILL $$"}
+    if fault != "missing":
+        program.write_text(f"#!/bin/sh\n{script[fault]}\n")
+        program.chmod(0o755)
+    (root / "etc/megamod/deploy.conf").write_text(f"MEGAMOD={program}\n")
+    (root / "etc/megamod/deploy.trust").write_text("")
+    (root / "etc/megamod/hook.conf").write_text("MEGAMOD_TIMEOUT=1\n")
+    update = [root / "usr/lib/megamod/update", tree.release]
+    done = subprocess.run(update, env=_SHELL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"megamod: warning: {tree.release} boots without deployed modules: ")
+    assert not (folder / "plan").exists()
+    # The next command finds its way.
+    assert megamod(root, "--remove").returncode == 0
+    assert not (root / "usr/lib/megamod").exists()
+
+
+_SHELL = {"PATH": "/usr/local/bin:/usr/bin:/bin"}

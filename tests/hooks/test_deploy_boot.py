@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hooks.conftest import MadeOnce
-from hooks.guestkit import REPORT, GuestRun, boot_system
-from hooks.treekit import Layer, make_disk, run_in
+from tests.hooks.conftest import MadeOnce
+from tests.hooks.debian_systems import Layer, make_disk, run_in
+from tests.hooks.system_boots import REPORT, GuestRun, boot_system
 
 SUITES = ("bookworm", "trixie")
 Boot = Callable[[str, str], GuestRun]
@@ -132,14 +132,14 @@ def test_deployed_stages_come_up_once_and_udev_loads_none_of_their_members(suite
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_what_others_ask_the_kernel_for_while_a_stage_is_loaded_is_not_refused(suite: str, deployed_boot: Boot) -> None:
+def test_what_others_request_while_a_stage_is_loaded_is_not_refused(suite: str, deployed_boot: Boot) -> None:
     run = deployed_boot(suite, "")
     assert run.section("gate") == ["/sys/module/minix", "held 1", "let go 0", "/sys/module/snd_usb_audio"]
     assert [line for line in run.section("log") if "request_module is off" in line] == []
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_with_a_deployment_the_system_reaches_its_target_with_the_same_devices(suite: str, deployed_boot: Boot) -> None:
+def test_a_deployed_system_reaches_its_target_with_the_same_devices(suite: str, deployed_boot: Boot) -> None:
     run, plain = deployed_boot(suite, ""), deployed_boot(suite, "megamod=off")
     assert run.section("target") == ["active"]
     assert run.section("failed") == plain.section("failed") == []

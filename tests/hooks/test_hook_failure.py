@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hooks.conftest import GENERATE, GENERATORS, MadeOnce
-from hooks.guestkit import REPORT, boot_system
-from hooks.test_hook_boot import RDINIT, PlainBoot, assert_same_machine
-from hooks.treekit import Layer, image_files, run_in
+from tests.hooks.conftest import GENERATE, GENERATORS, MadeOnce
+from tests.hooks.debian_systems import Layer, image_files, run_in
+from tests.hooks.system_boots import REPORT, boot_system
+from tests.hooks.test_hook_boot import RDINIT, PlainBoot, assert_same_machine
 
 Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
 WARNING = "megamod: warning: the image is as {} made it: /etc/megamod/hook.conf: `some` is none of machine, all"

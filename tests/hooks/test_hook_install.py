@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from megamod.cli.hooks_command import hook_remove_command
+from megamod.cli.main import cli
 from megamod.common.errors import MegamodError
 from megamod.hooks.generators.install import install, read_settings, remove, status
 from megamod.hooks.generators.run import GENERATORS, Generator
 
 HOOKS = Path(__file__).resolve().parents[2] / "initramfs/megamod/hooks/generators"
+GRUB_MKCONFIG = "for x in ${sysconfdir}/default/grub.d/*.cfg ; do\n"
 PROGRAM = Path("/opt/megamod/bin/megamod")
 SIGNS = {
     "dracut": "usr/lib/dracut/modules.d",
@@ -27,13 +28,17 @@ SIGNS = {
 
 
 def make_root(folder: Path, *, grub: bool = False, kernel_install: bool = False) -> Path:
-    for place in (*SIGNS.values(), "etc/default", "etc/initramfs-tools/hooks"):
+    for place in (*SIGNS.values(), "etc/default", "etc/initramfs-tools/hooks", "var/lib"):
         (folder / place).mkdir(parents=True)
     (folder / "etc/fstab").write_text("/dev/sda / ext4 defaults 0 1\n")
     if grub:
         (folder / "etc/default/grub").write_text('GRUB_CMDLINE_LINUX=""\n')
+        (folder / "usr/sbin").mkdir()
+        (folder / "usr/sbin/grub-mkconfig").write_text(GRUB_MKCONFIG)
     if kernel_install:
-        (folder / "etc/kernel/cmdline.d").mkdir(parents=True)
+        (folder / "usr/lib/kernel/install.d").mkdir(parents=True)
+        (folder / "usr/lib/kernel/install.d/90-loaderentry.install").touch()
+        (folder / "boot/efi/loader/entries").mkdir(parents=True)
     return folder
 
 
@@ -69,9 +74,9 @@ def test_the_maps_of_the_images_go_with_the_last_hook(tmp_path: Path) -> None:
     (root / "var/lib/megamod/maps").mkdir()
     kept = root / "var/lib/megamod/maps/6.1.0.map"
     kept.write_text('{"megamodules": {"megamod_critical": {}}}')
-    hook_remove_command(generator="dracut", root=root)
+    cli.main(["hook", "remove", "dracut", "--root", str(root)], standalone_mode=False)
     assert kept.exists()
-    hook_remove_command(generator="initramfs-tools", root=root)
+    cli.main(["hook", "remove", "initramfs-tools", "--root", str(root)], standalone_mode=False)
     assert tree_hash(root) == before
 
 
@@ -83,7 +88,7 @@ def test_two_hooks_share_the_drop_ins_and_the_last_one_takes_them_away(first: Ge
         install(generator, root=root, entry="rdinit", program=PROGRAM)  # type: ignore[arg-type]
     remove(first, root=root)
     assert (root / "etc/default/grub.d/megamod.cfg").exists()
-    assert (root / "etc/kernel/cmdline.d/megamod.conf").read_text() == "rdinit=/megamod-init\n"
+    assert (root / "etc/kernel/install.d/95-megamod.install").stat().st_mode & 0o777 == 0o755
     remove("initramfs-tools" if first == "dracut" else "dracut", root=root)
     assert tree_hash(root) == before
 
@@ -143,10 +148,12 @@ def test_a_generator_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
 
 
-def test_mkinitcpio_without_a_folder_for_drop_ins_is_not_started_by_a_loader_that_no_image_has(tmp_path: Path) -> None:
+def test_mkinitcpio_without_drop_ins_is_not_started_by_a_missing_loader(tmp_path: Path) -> None:
     (tmp_path / "usr/lib/initcpio").mkdir(parents=True)
     (tmp_path / "etc/default").mkdir(parents=True)
     (tmp_path / "etc/default/grub").touch()
+    (tmp_path / "usr/sbin").mkdir()
+    (tmp_path / "usr/sbin/grub-mkconfig").write_text(GRUB_MKCONFIG)
     lines = install("mkinitcpio", root=tmp_path, entry=None, program=PROGRAM)
     assert "first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf" in lines
     assert not (tmp_path / "etc/default/grub.d/megamod.cfg").exists()
@@ -160,14 +167,14 @@ def test_what_is_not_installed_cannot_be_removed(tmp_path: Path) -> None:
 def test_a_failed_installation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_root(tmp_path)
     before = tree_hash(root)
-    write = Path.write_bytes
+    write = os.write
 
-    def full(path: Path, data: bytes) -> int:
-        if path.name.endswith(".json"):
-            raise OSError(28, os.strerror(28), str(path))
-        return write(path, data)
+    def full(descriptor: int, data: bytes) -> int:
+        if bytes(data).startswith(b'{\n "version": 1'):
+            raise OSError(28, os.strerror(28))
+        return write(descriptor, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(MegamodError, match="No space left on device"):
         install("dracut", root=root, entry=None, program=PROGRAM)
     monkeypatch.undo()
@@ -185,8 +192,9 @@ def test_settings_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
 
 def test_every_hook_file_is_clean_for_shellcheck(tool: Callable[..., str]) -> None:
     program = tool("shellcheck", package="shellcheck")
-    files = [path for path in sorted(HOOKS.rglob("*")) if path.is_file() and path.read_bytes().startswith(b"#!")]
-    assert len(files) == 15
+    everything = [*sorted(HOOKS.rglob("*")), *sorted((HOOKS.parent / "deploy").rglob("*"))]
+    files = [path for path in everything if path.is_file() and path.read_bytes().startswith(b"#!")]
+    assert len(files) >= 17
     for path in files:
         # mkinitcpio's runtime hooks are run by busybox ash, of which shellcheck knows the standard part.
         shell = ["-s", "dash"] if b"/ash\n" in path.read_bytes() else []
@@ -206,7 +214,85 @@ def test_the_wheel_has_every_file_of_the_hooks() -> None:
 
 
 def test_the_settings_that_the_readme_names_are_those_that_are_read() -> None:
-    source = (HOOKS.parents[1] / "cli/hooks_command.py").read_text()
+    source = (HOOKS.parents[1] / "cli/hooks.py").read_text()
     readme = (HOOKS.parent / "README.md").read_text()
     names = set(re.findall(r"MEGAMOD_[A-Z]+", source)) - {"MEGAMOD_DEBUG"}
     assert names <= set(re.findall(r"MEGAMOD_[A-Z]+", readme))
+
+
+@pytest.mark.parametrize("entry", ["rdinit", "hook-points"])
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_shell_script_alone_brings_every_path_back(generator: Generator, entry: str, tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True, kernel_install=True)
+    before = tree_hash(root)
+    install(generator, root=root, entry=entry, program=PROGRAM)  # type: ignore[arg-type]
+    (root / "var/lib/megamod/maps").mkdir()
+    (root / "var/lib/megamod/maps/6.1.0.map").touch()
+    said = remove_by_shell(root, generator)
+    assert tree_hash(root) == before
+    assert ("take rdinit=/megamod-init off the kernel command line" in said) == (entry == "rdinit")
+
+
+@pytest.mark.parametrize("first", ["dracut", "initramfs-tools"])
+def test_the_shell_script_leaves_what_another_hook_needs(first: Generator, tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    before = tree_hash(root)
+    for generator in ("dracut", "initramfs-tools"):
+        install(generator, root=root, entry="rdinit", program=PROGRAM)  # type: ignore[arg-type]
+    remove_by_shell(root, first)
+    second: Generator = "initramfs-tools" if first == "dracut" else "dracut"
+    assert (root / "etc/default/grub.d/megamod.cfg").exists()
+    assert status(second, root=root).changed == ()
+    remove_by_shell(root, second)
+    assert tree_hash(root) == before
+
+
+def test_grub_without_a_folder_for_drop_ins_gets_none(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    (root / "usr/sbin/grub-mkconfig").write_text(". ${sysconfdir}/default/grub\n")
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    assert status("dracut", root=root).entry == "hook-points"
+
+
+def test_the_plugin_of_kernel_install_adds_one_word_to_the_entry(tmp_path: Path) -> None:
+    root = make_root(tmp_path, kernel_install=True)
+    install("dracut", root=root, entry="rdinit", program=PROGRAM)
+    folder = root / "boot/efi/loader/entries"
+    for name in ("token-6.1.0.conf", "token-6.1.0+3.conf", "token-5.9.conf"):
+        (folder / name).write_text("title      Debian\noptions    root=/dev/vda1 quiet\nlinux      /linux\n")
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "KERNEL_INSTALL_LAYOUT": "bls",
+        "KERNEL_INSTALL_BOOT_ROOT": str(root / "boot/efi"),
+        "KERNEL_INSTALL_ENTRY_TOKEN": "token",
+    }
+    for _time in (1, 2):
+        plugin = [root / "etc/kernel/install.d/95-megamod.install", "add", "6.1.0", "/boot/efi/token/6.1.0", "/linux"]
+        subprocess.run(plugin, env=environment, check=True)
+    for name in ("token-6.1.0.conf", "token-6.1.0+3.conf"):
+        assert (folder / name).read_text().count("rdinit=/megamod-init") == 1
+    assert "rdinit" not in (folder / "token-5.9.conf").read_text()
+    found = {entry.file.name: entry.has_word for entry in status("dracut", root=root).entries}
+    assert found == {"token-5.9.conf": False, "token-6.1.0+3.conf": True, "token-6.1.0.conf": True}
+
+
+def test_the_status_reads_the_entries_of_grub(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    (root / "boot/grub").mkdir(parents=True)
+    lines = [
+        "menuentry 'Debian' {",
+        "\tlinux /vmlinuz-6.1 root=/dev/vda1 rdinit=/megamod-init",
+        "}",
+        "linux /vmlinuz-5.9 quiet",
+    ]
+    (root / "boot/grub/grub.cfg").write_text("\n".join(lines))
+    found = [(entry.title, entry.has_word) for entry in status("dracut", root=root).entries]
+    assert found == [("/vmlinuz-6.1", True), ("/vmlinuz-5.9", False)]
+
+
+def remove_by_shell(root: Path, generator: str) -> str:
+    script = root / f"etc/megamod/hooks/{generator}.remove"
+    done = subprocess.run(["sh", script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout

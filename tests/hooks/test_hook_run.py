@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from tests.unit.machinekit import recorded_machine
 
 from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
@@ -19,6 +19,7 @@ from megamod.common.progress import Steps
 from megamod.hooks.generators.install import install
 from megamod.hooks.generators.run import HookReport, HookRequest, run_hook
 from megamod.modules.tree import ModuleTree, open_tree
+from tests.unit.machine_records import recorded_machine
 
 HERE = Path(__file__).parent
 MODULES = ("virtio_blk", "virtio_pci", "ext4", "usb_storage")
@@ -143,9 +144,7 @@ def test_excluded_modules_stay_files(image: Path, tree: ModuleTree) -> None:
     assert [path.name.split(".ko")[0] for path in (image / "lib/modules").rglob("usb-storage*")] == ["usb-storage"]
 
 
-def test_the_way_to_the_root_is_merged_in_any_case_and_a_keyboard_if_the_generator_took_its_driver(
-    image: Path, tree: ModuleTree
-) -> None:
+def test_roots_drivers_are_always_merged_a_keyboards_if_in_the_image(image: Path, tree: ModuleTree) -> None:
     folder = image.parent / "laptop"
     recorded_machine("laptop", folder)
     keyboard = {"xhci_pci", "usbhid", "hid_generic"}
@@ -192,14 +191,16 @@ def test_whatever_fails_leaves_the_image_as_it_was(
         (image / "lib/modules" / tree.release).mkdir()
     before = hashes(image)
     if break_it == "full":
-        write = Path.write_bytes
+        write, written = os.write, 0
 
-        def full(path: Path, data: bytes) -> int:
-            if path.name == "modules.builtin":
-                raise OSError(28, "No space left on device", str(path))
-            return write(path, data)
+        def full(descriptor: int, data: bytes) -> int:
+            nonlocal written
+            written += len(data)
+            if written > 1 << 20:
+                raise OSError(28, "No space left on device")
+            return write(descriptor, data)
 
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(os, "write", full)
     with pytest.raises(MegamodError):
         if break_it == "other-kernel":
             request = HookRequest(generator="dracut", image_root=image, kernel="1.2.3", modules=tree.folder)
@@ -207,6 +208,56 @@ def test_whatever_fails_leaves_the_image_as_it_was(
         run(image, tree)
     assert hashes(image) == before
     assert not list(image.glob(".megamod*"))
+
+
+def test_a_second_run_changes_nothing(image: Path, tree: ModuleTree) -> None:
+    first = run(image, tree)
+    before = hashes(image)
+    second = run(image, tree)
+    assert hashes(image) == before
+    assert (second.members, second.fallback_bytes) == (first.members, first.fallback_bytes)
+    assert second.notes == ("the image had its megamodule already: nothing was changed",)
+
+
+def test_an_image_with_the_megamodule_of_another_kernel_is_refused(image: Path, tree: ModuleTree) -> None:
+    run(image, tree)
+    manifest = image / "megamod/manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"kernel": "{tree.release}"', '"kernel": "5.0"'))
+    with pytest.raises(MegamodError, match=r"the image has a megamodule for 5\.0, not "):
+        run(image, tree)
+
+
+def test_a_link_to_an_absolute_path_leads_nowhere_outside_the_image(image: Path, tree: ModuleTree) -> None:
+    outside = image.parent / "outside"
+    take(outside, tree, MODULES)
+    shutil.copy(tree.folder / "modules.builtin", outside / "lib/modules" / tree.release)
+    (image / "usr").mkdir()
+    (image / "lib").rename(image / "usr/lib")
+    # On the host this is where the machine's own modules are.
+    (image / "lib").symlink_to(outside / "lib")
+    place = image / str(outside / "lib").lstrip("/")
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/usr/lib")
+    before = hashes(outside)
+    report = run(image, tree)
+    assert hashes(outside) == before
+    assert "ext4" in report.members
+    assert list((image / "usr/lib/modules").rglob("*.ko*")) == []
+
+
+def test_links_that_lead_out_of_the_image_are_not_followed(image: Path, tree: ModuleTree) -> None:
+    outside = image.parent / "outside"
+    outside.mkdir()
+    (image / "lib/modules").rename(outside / "modules")
+    (image / "lib/modules").symlink_to(outside / "modules")
+    before = hashes(outside)
+    with pytest.raises(MegamodError, match="no lib/modules/"):
+        run(image, tree)
+    (image / "lib/modules").unlink()
+    (image / "lib/modules").symlink_to("../../../../" + str(outside / "modules"))
+    with pytest.raises(MegamodError, match="no lib/modules/"):
+        run(image, tree)
+    assert hashes(outside) == before
 
 
 def booted_with(folder: Path, *members: str) -> None:
@@ -238,9 +289,7 @@ def test_what_the_mask_hid_comes_back_as_a_file_where_it_is_not_merged(image: Pa
     assert "1 module added that the mask had hidden from the generator" in report.summary()
 
 
-def test_a_locked_kernel_without_a_trusted_key_leaves_the_image_and_says_how_to_enrol_one(
-    image: Path, tree: ModuleTree
-) -> None:
+def test_a_locked_kernel_without_a_trusted_key_leaves_the_image_as_it_is(image: Path, tree: ModuleTree) -> None:
     lock = host(image.parent) / "sys/kernel/security/lockdown"
     lock.parent.mkdir(parents=True)
     lock.write_text("none [integrity] confidentiality\n")
@@ -300,7 +349,7 @@ def test_mkinitcpio_copies_what_is_left(tree: ModuleTree, tmp_path: Path, tool: 
     # The hook names its files by absolute paths; here they are below a folder.
     hook = (system / "etc/initcpio/install/megamod").read_text()
     (tmp_path / "hook").write_text(
-        hook.replace("/etc/megamod/hooks/mkinitcpio.conf", f"{system}/etc/megamod/hooks/mkinitcpio.conf")
+        hook.replace("/etc/megamod/hooks/mkinitcpio.run", f"{system}/etc/megamod/hooks/mkinitcpio.run")
     )
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

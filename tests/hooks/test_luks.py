@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
-from hooks.guestkit import REPORT, boot_system, disk_options, type_and_boot
-from hooks.test_hook_boot import RDINIT
-from hooks.test_second_generation import members_of
-from hooks.treekit import Layer, make_disk, run_in
+from tests.hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
+from tests.hooks.debian_systems import Layer, make_disk, run_in
+from tests.hooks.system_boots import REPORT, boot_system, disk_options, type_and_boot
+from tests.hooks.test_hook_boot import RDINIT
+from tests.hooks.test_second_generation import members_of
 
 pytestmark = pytest.mark.slow
 PASSPHRASE = "open sesame"

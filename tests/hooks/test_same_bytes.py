@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hooks.treekit import Layer, run_in
 from megamod.boot.debian import Kernel
+from tests.hooks.debian_systems import Layer, run_in
 
 PROFILE = """\
 name: shipped

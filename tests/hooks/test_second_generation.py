@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
-from hooks.guestkit import REPORT, GuestRun, boot_system
-from hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
-from hooks.treekit import Layer, image_files, make_disk, run_in
 from megamod.build.manifest import MANIFEST_PATH, Manifest
+from tests.hooks.conftest import GENERATE, GENERATORS, SUITES, MadeOnce
+from tests.hooks.debian_systems import Layer, image_files, make_disk, run_in
+from tests.hooks.system_boots import REPORT, GuestRun, boot_system
+from tests.hooks.test_hook_boot import RDINIT, HookedBoot, PlainBoot, assert_same_machine
 
 Hooked = Callable[[str], tuple[Layer, dict[str, Path]]]
 Generation = tuple[GuestRun, dict[str, Path]]
@@ -141,7 +141,7 @@ def modules_of(layer: Layer, upper: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suite", SUITES)
-def test_depmod_a_module_and_both_generators_succeed_in_a_guest_with_the_mask(
+def test_depmod_modules_and_both_generators_work_in_a_guest_with_the_mask(
     suite: str, kind: str, generations: Generations
 ) -> None:
     run, _images = generations(suite, kind, 2)
@@ -154,7 +154,7 @@ def test_depmod_a_module_and_both_generators_succeed_in_a_guest_with_the_mask(
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suite", SUITES)
-def test_an_image_that_a_guest_has_made_has_the_same_members_in_the_second_generation(
+def test_a_guests_own_image_has_the_same_members_in_the_second_generation(
     suite: str, kind: str, generator: str, generations: Generations
 ) -> None:
     first, (run, images) = members_of(generations(suite, kind, 1)[1][generator]), generations(suite, kind, 2)
@@ -181,7 +181,7 @@ def test_an_image_of_the_second_generation_boots(
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
-def test_an_image_for_many_machines_has_the_same_members_in_the_second_generation(
+def test_an_image_for_many_machines_is_the_same_in_the_second_generation(
     suite: str, hooked: Hooked, hooked_boot: HookedBoot, machine: Path, tmp_path: Path
 ) -> None:
     """`MODULES=most` and dracut without hostonly take minutes in an emulated guest, so here a chroot has its mask."""

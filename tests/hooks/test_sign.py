@@ -143,13 +143,13 @@ def test_a_kernel_that_takes_unsigned_modules_needs_no_key(tmp_path: Path) -> No
     assert Signer.for_machine(make_tree(tmp_path), host=tmp_path) is None
 
 
-def test_a_locked_kernel_without_a_key_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_locked_kernel_without_a_key_is_an_error_with_the_way_to_one(tmp_path: Path) -> None:
     lock_down(tmp_path)
     with pytest.raises(MegamodError, match=r"locked down .* there is no key .*dkms generate_mok.*mokutil --import"):
         Signer.for_machine(make_tree(tmp_path), host=tmp_path)
 
 
-def test_a_key_that_the_kernel_does_not_trust_is_an_error_that_says_how_to_enrol_it(tmp_path: Path) -> None:
+def test_an_untrusted_key_is_an_error_that_says_how_to_enrol_it(tmp_path: Path) -> None:
     lock_down(tmp_path)
     make_key(tmp_path)
     trust(tmp_path, "00" * 20)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hooks.treekit import Layer, run_in
 from megamod.boot.debian import Kernel
+from tests.hooks.debian_systems import Layer, run_in
 
 _SIGN = """\
 export DEBIAN_FRONTEND=noninteractive PATH=/opt/megamod/bin:$PATH

@@ -5,9 +5,9 @@ in the model, and every byte, relocation and table entry of the members is compa
 from the prelinker, and it takes nothing in it on trust: bytes, references and calls must fit what the map claims.
 """
 
-from oracle.difference import Difference
-from oracle.elffile import LoadError
-from oracle.judge import judge
-from oracle.model import Model, load_model
+from tests.oracle.difference import Difference
+from tests.oracle.elffile import LoadError
+from tests.oracle.judge import judge
+from tests.oracle.model import Model, load_model
 
 __all__ = ["Difference", "LoadError", "Model", "judge", "load_model"]

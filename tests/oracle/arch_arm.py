@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from oracle.arch import Arch, Bools, Field, Ints, Trace, Words, put, signed, within
+from tests.oracle.arch import Arch, Bools, Field, Ints, Trace, Words, put, signed, within
 
 ABS32, REL32, CALL, PREL31, MOVW_ABS, MOVT_ABS, MOVW_PREL, MOVT_PREL = 2, 3, 28, 42, 43, 44, 45, 46
 _IMM16 = 0x000F0FFF

@@ -6,7 +6,7 @@ for everything in reach.
 
 import numpy as np
 
-from oracle.arch import Apply, Arch, Bools, Field, Fits, Ints, Words, plain, put, within
+from tests.oracle.arch import Apply, Arch, Bools, Field, Fits, Ints, Words, plain, put, within
 
 ABS64, PREL32, ADRP, ADRP_NC, ADD_LO12, CALL26 = 257, 261, 275, 276, 277, 283
 _HALF = 1 << 31

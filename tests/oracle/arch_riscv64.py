@@ -6,7 +6,7 @@ at one place; 6.1 adds to the field, 6.12 to nothing, so the field must hold zer
 
 import numpy as np
 
-from oracle.arch import Apply, Arch, Bools, Field, Fits, Ints, Words, plain, put, within
+from tests.oracle.arch import Apply, Arch, Bools, Field, Fits, Ints, Words, plain, put, within
 
 R_64, CALL_PLT, GOT_HI20, HI20, LO12_I, LO12_S = 2, 19, 20, 23, 24, 25
 _REACH = within(-(1 << 31) - (1 << 11), (1 << 31) - (1 << 11))  # riscv_insn_valid_32bit_offset()

@@ -1,6 +1,6 @@
 """x86_64: apply_relocate_add() in arch/x86/kernel/module.c; PLT32 is PC32 to it."""
 
-from oracle.arch import Arch, Trace, plain
+from tests.oracle.arch import Arch, Trace, plain
 
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
 _HALF = 1 << 31

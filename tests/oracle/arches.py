@@ -1,7 +1,7 @@
 """The architecture of a file, by e_machine, and on arm by its vermagic."""
 
-from oracle import arch_arm, arch_arm64, arch_riscv64, arch_x86_64
-from oracle.arch import Arch
+from tests.oracle import arch_arm, arch_arm64, arch_riscv64, arch_x86_64
+from tests.oracle.arch import Arch
 
 _ALL = (arch_x86_64.ARCH, arch_arm64.ARCH, arch_riscv64.ARCH, arch_arm.ARCH)
 ARCHES: dict[int, Arch] = {one.machine: one for one in _ALL}

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracle import policy
-from oracle.difference import Report
-from oracle.elffile import Section
-from oracle.model import SHF_EXEC, SHN_ABS, Bools, Bytes, Ints, Model, gather, scatter
-from oracle.placement import ABSOLUTE, GONE, KERNEL, LOST, PIECES, Layout, Placement
-from oracle.policy import Options
-from oracle.resolved import Fields, check_range, check_resolved
-from oracle.tables import Export
+from tests.oracle import policy
+from tests.oracle.difference import Report
+from tests.oracle.elffile import Section
+from tests.oracle.model import SHF_EXEC, SHN_ABS, Bools, Bytes, Ints, Model, gather, scatter
+from tests.oracle.placement import ABSOLUTE, GONE, KERNEL, LOST, PIECES, Layout, Placement
+from tests.oracle.policy import Options
+from tests.oracle.resolved import Fields, check_range, check_resolved
+from tests.oracle.tables import Export
 
 
 @dataclass(slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from oracle.elffile import FORMS, Section
-from oracle.model import SHT_REL, SHT_RELA, load_model
+from tests.oracle.elffile import FORMS, Section
+from tests.oracle.model import SHT_REL, SHT_RELA, load_model
 
 
 def section_of(data: bytes, name: str) -> Section:

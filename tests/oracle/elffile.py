@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle.arch import Arch, Ints
-from oracle.arches import ARCHES, choose
+from tests.oracle.arch import Arch, Ints
+from tests.oracle.arches import ARCHES, choose
 
 _SHT_RELA, _SHT_NOBITS, _SHT_REL = 4, 8, 9
 _SHF_ALLOC = 2

@@ -12,9 +12,9 @@ import numpy as np
 import unicorn
 from unicorn import arm64_const, arm_const, riscv_const
 
-from oracle.machine import Answer, Pointer, StuckError, Value
-from oracle.model import SHF_EXEC, SHN_ABS, Model, gather, scatter
-from oracle.placement import Layout
+from tests.oracle.machine import Answer, Pointer, StuckError, Value
+from tests.oracle.model import SHF_EXEC, SHN_ABS, Model, gather, scatter
+from tests.oracle.placement import Layout
 
 _BASE, _KERNEL, _STACK, _RETURN = 0x20000000, 0x1FF00000, 0x60000000, 0x70000000
 _STEPS = 4_000_000

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Mapping
 
-from oracle.write import Object
+from tests.oracle.write import Object
 
 VERMAGIC = "6.1.0-test SMP preempt mod_unload modversions "
 LAYOUT_CRC = 0x11223344

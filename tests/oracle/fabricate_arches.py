@@ -4,10 +4,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oracle.arch import Arch
-from oracle.arches import BY_NAME
-from oracle.fabricate import LAYOUT_CRC, VERMAGIC
-from oracle.write import Object
+from tests.oracle.arch import Arch
+from tests.oracle.arches import BY_NAME
+from tests.oracle.fabricate import LAYOUT_CRC, VERMAGIC
+from tests.oracle.write import Object
 
 _FUNC, _GLOBAL, _EXIDX = 2, 0x10, 0x70000001
 _Fixups = list[tuple[int, int, int, int]]
@@ -81,10 +81,11 @@ def make_arch_module(
     init: bool = True,
     glue: bool = True,
     padding: int = 0,
+    before: bytes = b"",
 ) -> bytes:
     """A plain .ko. exports and imports: symbol → CRC. padding: bytes of .text before the first function.
 
-    init: whether it has an init function; glue: it imports what the glue needs.
+    init: whether it has an init function; before: what stands before it; glue: it imports what the glue needs.
     """
     arch, recipe, out = BY_NAME[machine], _RECIPES[machine], Object()
     odd = int(arch.thumb)
@@ -117,8 +118,8 @@ def make_arch_module(
     out.sections[text].data += code
     if init:
         body = bytes.fromhex(recipe.init)
-        out.sections[start].data += body
-        init_symbol = out.symbol("init_module", start, odd, _FUNC | _GLOBAL, len(body))
+        out.sections[start].data += before + body
+        init_symbol = out.symbol("init_module", start, len(before) + odd, _FUNC | _GLOBAL, len(body))
 
     name_at = 3 * arch.word
     init_at = name_at + 64
@@ -135,7 +136,7 @@ def make_arch_module(
     _places(out, arch, recipe, local[text], starts)
     if arch.name == "arm":
         _exidx(out, text, local[text], starts, ".ARM.exidx")
-        _exidx(out, start, local[start], [0] if init else [], ".ARM.exidx.init.text")
+        _exidx(out, start, local[start], [len(before)] if init else [], ".ARM.exidx.init.text")
     _exports(out, arch, recipe, exports, namespace, text)
     for section in arch.placeholders if machine != "riscv64" else ():
         out.section(section, b"\0", flags=2 if section.startswith(".init") else 6)

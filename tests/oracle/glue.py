@@ -3,13 +3,14 @@
 import capstone
 import numpy as np
 
-from oracle.difference import Report
-from oracle.model import SHF_EXEC, Model
-from oracle.placement import LOST, Layout
-from oracle.policy import Map
-from oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
-from oracle.trial import Glue, try_glue
-from oracle.unwind import entry_flags, glue_state, sort_table
+from tests.oracle.cfi import compare_type_hash
+from tests.oracle.difference import Report
+from tests.oracle.model import SHF_EXEC, Model
+from tests.oracle.placement import LOST, Layout
+from tests.oracle.policy import Map
+from tests.oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
+from tests.oracle.trial import Glue, try_glue
+from tests.oracle.unwind import entry_flags, glue_state, sort_table
 
 Needs = set[tuple[int, int]]  # (importing member, exporting member)
 
@@ -68,6 +69,7 @@ def compare_glue(
     start = bytes(merged.content(merged.sections[home])[offset : offset + 4])
     if prologues == {True} and start not in pads:
         report.add("glue", "the glue's init does not begin with a landing pad, every member's does")
+    compare_type_hash(models, names, merged, entry, report)
 
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
     order = try_glue(glue, names, report)

@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from oracle.compare import World, compare_member, compare_rest, make_world
-from oracle.difference import Difference, Report
-from oracle.elffile import LoadError
-from oracle.glue import compare_glue
-from oracle.model import Model, load_model
-from oracle.placement import GONE, LOST, lay_out
-from oracle.policy import Map
-from oracle.settle import registered_table
-from oracle.tables import Export, exports
-from oracle.unwind import compare_unwind
-from oracle.unwind_arm import compare_exidx
-from oracle.whole import compare_exports, compare_identity, compare_imports, compare_symbols, undefined
+from tests.oracle.compare import World, compare_member, compare_rest, make_world
+from tests.oracle.difference import Difference, Report
+from tests.oracle.elffile import LoadError
+from tests.oracle.glue import compare_glue
+from tests.oracle.model import Model, load_model
+from tests.oracle.placement import GONE, LOST, lay_out
+from tests.oracle.policy import Map
+from tests.oracle.settle import registered_table
+from tests.oracle.tables import Export, exports
+from tests.oracle.unwind import compare_unwind
+from tests.oracle.unwind_arm import compare_exidx
+from tests.oracle.whole import compare_exports, compare_identity, compare_imports, compare_symbols, undefined
 
 Members = Sequence[tuple[str, bytes]]
 

@@ -10,7 +10,7 @@ from typing import Any
 import capstone
 from capstone import x86
 
-from oracle.model import Model
+from tests.oracle.model import Model
 
 _WIDE = {
     narrow: wide

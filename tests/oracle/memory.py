@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import unicorn
 
-from oracle.elffile import Section
-from oracle.machine import StuckError
-from oracle.model import SHF_EXEC, SHF_WRITE, Model, in_init_memory
+from tests.oracle.elffile import Section
+from tests.oracle.machine import StuckError
+from tests.oracle.model import SHF_EXEC, SHF_WRITE, Model, in_init_memory
 
 MODULES = -0x40000000  # MODULES_VADDR with CONFIG_RANDOMIZE_BASE, as a signed number
 _PAGE = 4096

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle.arch import Arch
-from oracle.elffile import (
+from tests.oracle.arch import Arch
+from tests.oracle.elffile import (
     Forms,
     LoadError,
     Relocations,

@@ -7,12 +7,12 @@ and of which every mutation must be found. Nothing is pruned: tracing, unwind an
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from oracle import naive_unwind, policy
-from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_WRITE, SHN_ABS, SHT_NOBITS, Model, load_model
-from oracle.stride import entry_size
-from oracle.tables import Export, entry_point, exports, modinfo, unwind_table, versions
-from oracle.unwind import entry_flags
-from oracle.write import Object
+from tests.oracle import naive_unwind, policy
+from tests.oracle.model import SHF_ALLOC, SHF_EXEC, SHF_WRITE, SHN_ABS, SHT_NOBITS, Model, load_model
+from tests.oracle.stride import entry_size
+from tests.oracle.tables import Export, entry_point, exports, modinfo, unwind_table, versions
+from tests.oracle.unwind import entry_flags
+from tests.oracle.write import Object
 
 Thin = Callable[[str, int], bool]
 _Records = list[dict[str, Any]]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from oracle.model import SHF_ALLOC, SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Model
-from oracle.tables import SORTED_UNWIND, unwind_table
-from oracle.write import Object
+from tests.oracle.model import SHF_ALLOC, SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Model
+from tests.oracle.tables import SORTED_UNWIND, unwind_table
+from tests.oracle.write import Object
 
 WHY = "sorted into the glue's table"
 GLUE_ENTRIES = 4

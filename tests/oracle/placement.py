@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracle import policy
-from oracle.difference import Report, Where
-from oracle.elffile import Section
-from oracle.model import SHF_EXEC, SHF_STRINGS, SHF_WRITE, Bools, Ints, Model, in_init_memory
-from oracle.policy import Map, Options
-from oracle.stride import entry_size
-from oracle.tables import has_sorted_unwind
+from tests.oracle import policy
+from tests.oracle.difference import Report, Where
+from tests.oracle.elffile import Section
+from tests.oracle.model import SHF_EXEC, SHF_STRINGS, SHF_WRITE, Bools, Ints, Model, in_init_memory
+from tests.oracle.policy import Map, Options
+from tests.oracle.stride import entry_size
+from tests.oracle.tables import has_sorted_unwind
 
 GONE, PIECES = -1, -2  # in Placement.output
 ABSOLUTE, LOST, KERNEL = -1, -3, -10  # target sections: absolute; in a section that is not kept; KERNEL - id

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.difference import Report
-from oracle.model import Bytes, Ints, Model, gather, scatter
-from oracle.placement import ABSOLUTE, KERNEL, LOST
+from tests.oracle.difference import Report
+from tests.oracle.model import Bytes, Ints, Model, gather, scatter
+from tests.oracle.placement import ABSOLUTE, KERNEL, LOST
 
 _PAGE = 4096
 

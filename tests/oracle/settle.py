@@ -13,13 +13,13 @@ arch/x86/include/asm/module.h, Linux 5.10 to 7.2).
 
 import numpy as np
 
-from oracle.machine import StuckError
-from oracle.memory import LOADS
-from oracle.model import SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Ints, Model, in_init_memory
-from oracle.placement import Layout
-from oracle.settlerun import Kernel, code_of
-from oracle.tables import SORTED_UNWIND, Unwind, unwind_table
-from oracle.trial import Place
+from tests.oracle.machine import StuckError
+from tests.oracle.memory import LOADS
+from tests.oracle.model import SHF_EXEC, SHF_RO_AFTER_INIT, SHF_WRITE, Ints, Model, in_init_memory
+from tests.oracle.placement import Layout
+from tests.oracle.settlerun import Kernel, code_of
+from tests.oracle.tables import SORTED_UNWIND, Unwind, unwind_table
+from tests.oracle.trial import Place
 
 _NONE = np.zeros(0, np.int64)
 _EMPTY = Unwind(_NONE, _NONE, _NONE)

@@ -13,14 +13,14 @@ import numpy as np
 import unicorn
 from unicorn import x86_const
 
-from oracle.elffile import Section
-from oracle.glue import calls_of_glue
-from oracle.machine import StuckError
-from oracle.memory import MODULES, Load, addresses
-from oracle.model import SHF_EXEC, SHF_WRITE, SHN_ABS, Bytes, Ints, Model, gather, scatter
-from oracle.placement import Layout
-from oracle.tables import SORTED_UNWIND, Unwind, unwind_states
-from oracle.trial import Place
+from tests.oracle.elffile import Section
+from tests.oracle.glue import calls_of_glue
+from tests.oracle.machine import StuckError
+from tests.oracle.memory import MODULES, Load, addresses
+from tests.oracle.model import SHF_EXEC, SHF_WRITE, SHN_ABS, Bytes, Ints, Model, gather, scatter
+from tests.oracle.placement import Layout
+from tests.oracle.tables import SORTED_UNWIND, Unwind, unwind_states
+from tests.oracle.trial import Place
 
 _KERNEL, _STACK = -0x7F000000, -0x360000000000  # as signed numbers
 _STACK_SIZE = 1 << 14

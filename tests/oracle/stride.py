@@ -7,8 +7,8 @@ kernel looks for it.
 
 import numpy as np
 
-from oracle.elffile import Section
-from oracle.model import Model
+from tests.oracle.elffile import Section
+from tests.oracle.model import Model
 
 # Sizes on x86_64, Linux 5.10 to 7.2; several where kernels differ. The relocations of the first field decide. Other
 # architectures name what differs (Arch.strides).
@@ -26,6 +26,7 @@ _SIZES = {
     ".return_sites": (4,),
     ".call_sites": (4,),
     ".cfi_sites": (4,),
+    "__kcfi_traps": (4,),  # s32 distances, kernel/cfi.c is_module_cfi_trap()
     ".ibt_endbr_seal": (4,),
     "__mcount_loc": (8,),
     "__patchable_function_entries": (8,),

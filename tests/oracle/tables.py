@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.elffile import Section, c_string
-from oracle.model import SHN_ABS, Bools, Ints, Model
+from tests.oracle.elffile import Section, c_string
+from tests.oracle.model import SHN_ABS, Bools, Ints, Model
 
 # A megamodule's table that is sorted already (settle.py), by address and by state; the kernel does not know the names.
 SORTED_UNWIND = (".orc_unwind_ip.sorted", ".orc_unwind.sorted")

@@ -7,13 +7,13 @@ parameters result and skip (int arrays of 256 members each), they say and do wha
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from oracle import policy
-from oracle.difference import Report
-from oracle.elffile import Section
-from oracle.emulator import Emulator
-from oracle.machine import Answer, Machine, Pointer, StuckError, Value
-from oracle.model import Model
-from oracle.placement import Layout
+from tests.oracle import policy
+from tests.oracle.difference import Report
+from tests.oracle.elffile import Section
+from tests.oracle.emulator import Emulator
+from tests.oracle.machine import Answer, Machine, Pointer, StuckError, Value
+from tests.oracle.model import Model
+from tests.oracle.placement import Layout
 
 SKIPPED, NEEDS, NOT_RUN = 1, 2, 3  # values of result, beside 0 and -errno
 _BLOCK = 256  # members per result parameter

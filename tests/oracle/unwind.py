@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import capstone
 import numpy as np
 
-from oracle.difference import Report
-from oracle.elffile import Section
-from oracle.model import SHF_EXEC, Bytes, Ints, Model
-from oracle.placement import GONE, LOST, Layout
-from oracle.policy import Options
-from oracle.stride import entry_size
-from oracle.tables import Unwind, has_sorted_unwind, modinfo_first, unwind_table
+from tests.oracle.difference import Report
+from tests.oracle.elffile import Section
+from tests.oracle.model import SHF_EXEC, Bytes, Ints, Model
+from tests.oracle.placement import GONE, LOST, Layout
+from tests.oracle.policy import Options
+from tests.oracle.stride import entry_size
+from tests.oracle.tables import Unwind, has_sorted_unwind, modinfo_first, unwind_table
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.difference import Report
-from oracle.elffile import Section
-from oracle.model import SHF_EXEC, Ints, Model
-from oracle.placement import GONE, LOST, Layout
-from oracle.policy import Options
+from tests.oracle.difference import Report
+from tests.oracle.elffile import Section
+from tests.oracle.model import SHF_EXEC, Ints, Model
+from tests.oracle.placement import GONE, LOST, Layout
+from tests.oracle.policy import Options
 
 EXIDX, _PREFIX, _ENTRY = 0x70000001, ".ARM.exidx", 8
 

@@ -4,12 +4,12 @@ from collections import Counter
 
 import numpy as np
 
-from oracle import policy
-from oracle.difference import Report, Where
-from oracle.model import SHF_EXEC, STT_FUNC, Model
-from oracle.placement import GONE, LOST, Layout
-from oracle.policy import Map
-from oracle.tables import (
+from tests.oracle import policy
+from tests.oracle.difference import Report, Where
+from tests.oracle.model import SHF_EXEC, STT_FUNC, Model
+from tests.oracle.placement import GONE, LOST, Layout
+from tests.oracle.policy import Map
+from tests.oracle.tables import (
     Export,
     exports,
     extended_versions,

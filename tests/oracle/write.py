@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracle.arch import Arch, Field
-from oracle.arch_x86_64 import ARCH as X86_64
-from oracle.elffile import FORMS
-from oracle.model import (
+from tests.oracle.arch import Arch, Field
+from tests.oracle.arch_x86_64 import ARCH as X86_64
+from tests.oracle.elffile import FORMS
+from tests.oracle.model import (
     SHF_ALLOC,
     SHT_NOBITS,
     SHT_PROGBITS,

@@ -10,8 +10,8 @@ from typing import Any
 from megamod.common.errors import MegamodError
 from megamod.prelink.link import Megamodule, prelink_files
 from megamod.prelink.options import PrelinkOptions
-from oracle import judge
-from properties.modules import Tree, canonical, plain
+from tests.oracle import judge
+from tests.properties.modules import Tree, canonical, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

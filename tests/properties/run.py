@@ -1,6 +1,6 @@
 """Random prelinks of a kernel's modules, as many as asked for, judged by the oracle; a failing one is shrunk and saved.
 
-    python tests/properties/run.py --kernel DIR --cases N --seed S [--save DIR]
+    python -m tests.properties.run --kernel DIR --cases N --seed S [--save DIR]
 
 DIR holds lib/modules/KVER with modules.dep. Exit status 1 if any case failed.
 """
@@ -14,10 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from properties.cases import Outcome, draw, run_case, shrink
-from properties.modules import Tree, open_folder
+from tests.properties.cases import Outcome, draw, run_case, shrink
+from tests.properties.modules import Tree, open_folder
 
 
 def main() -> int:

@@ -8,11 +8,11 @@ import pytest
 
 from megamod.boot.debian import Kernel
 from megamod.prelink.link import Megamodule
-from oracle import judge
-from oracle.elffile import Section
-from oracle.model import Model, load_model
-from properties.cases import Case, Outcome, draw, run_case, shrink
-from properties.modules import Tree, open_folder, plain
+from tests.oracle import judge
+from tests.oracle.elffile import Section
+from tests.oracle.model import Model, load_model
+from tests.properties.cases import Case, Outcome, draw, run_case, shrink
+from tests.properties.modules import Tree, open_folder, plain
 
 Kernels = Callable[..., Kernel]
 SUITES = ["bookworm", "bookworm-backports"]
@@ -31,7 +31,7 @@ def test_a_random_prelink_is_what_its_members_would_have_been(kernels: Kernels, 
 @pytest.mark.parametrize(
     ("suite", "architecture", "number"), [(suite, name, n) for suite, name, count in FOREIGN for n in range(count)]
 )
-def test_a_random_prelink_for_another_architecture_is_what_its_members_would_have_been(
+def test_a_random_prelink_of_another_architecture_equals_its_members(
     kernels: Kernels, suite: str, architecture: str, number: int
 ) -> None:
     tree = open_folder(kernels(suite, architecture).modules)

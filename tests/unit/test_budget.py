@@ -14,7 +14,7 @@ from megamod.analyze.chart.junit import junit_xml
 from megamod.analyze.chart.record import BootRecord
 from megamod.analyze.chart.record_source import record_from_log
 from megamod.common.errors import MegamodError
-from unit.chartkit import LOG
+from tests.unit.boot_logs import LOG
 
 STAGES = ("critical", "sound")
 
@@ -54,7 +54,7 @@ def test_what_is_no_budget_is_an_error(text: str, message: str) -> None:
     assert caught.value.message == message
 
 
-def test_user_space_counts_from_the_loaders_start_and_boot_from_the_kernels() -> None:
+def test_user_space_counts_from_the_loaders_start_boot_from_the_kernels() -> None:
     assert spent(record(), "userspace").total == 66_100_000
     assert spent(record(), "boot").total == 1_767_100_000
     assert spent(record(), "critical").total == 61_200_000

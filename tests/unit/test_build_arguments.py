@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.elfkit import Ko, read
 
 from megamod.build.arguments import arguments, parameters_of, prefixes_of
 from megamod.common.errors import Location, MegamodError
 from megamod.modules.modprobe_d import Option
+from tests.unit.module_factory import Ko, read
 
 
 def words(ko: Ko, parameter: str, value: str, *, merged: bool = True) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from megamod.analyze.chart.record import BootRecord, Kind, Span
 from megamod.analyze.chart.record_source import record_from_log
 from megamod.analyze.chart.svg import svg_chart, svg_comparison
 from megamod.analyze.chart.text import text_chart
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
+from tests.unit.boot_logs import LOG, PLAIN, STATUS, without_times
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -171,7 +171,7 @@ def test_the_comparison_as_svg_is_sound_and_has_both_boots_of_each_member() -> N
 
 def run(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).with_name("megamod"), "chart", *words]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def test_the_command_writes_all_that_is_asked_for(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_command_reads_standard_input_and_compares(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ((), "megamod: nothing to draw (hint: a log, status.json, or --boot IMAGE --vmlinuz FILE)\n"),
-        (("--boot", "x.img"), "megamod: --boot needs a kernel (hint: --vmlinuz FILE)\n"),
+        (("--boot", "x.img"), "megamod: x.img: No such file or directory\n"),
         (("absent.log",), "megamod: absent.log: No such file or directory\n"),
         (("absent.log", "--vmlinuz", "x"), "megamod: --vmlinuz: only with --boot IMAGE\n"),
         (("absent.log", "--disk", "x"), "megamod: --disk: only with --boot IMAGE\n"),

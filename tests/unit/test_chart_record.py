@@ -20,7 +20,7 @@ from megamod.boot.console import parse_console
 from megamod.boot.qemu import QemuResult
 from megamod.boot.timeline import BootReport
 from megamod.common.errors import MegamodError
-from unit.chartkit import LOG, PLAIN, STATUS, without_times
+from tests.unit.boot_logs import LOG, PLAIN, STATUS, without_times
 
 
 def record(log: str = LOG) -> BootRecord:
@@ -133,7 +133,7 @@ def test_with_several_processors_nothing_is_said_of_waits() -> None:
     assert all(call.waited is None for call in boot.calls())
 
 
-def test_the_init_of_a_module_on_its_own_lasts_from_the_kernels_event_to_the_end_of_the_call() -> None:
+def test_a_singles_init_lasts_from_the_kernels_event_to_the_calls_end() -> None:
     (call,) = (span for span in found(record(), Kind.CALL) if span.name == "snd")
     assert [(part.kind, *times(part)) for part in call.parts] == [
         (Kind.COPY, 2000.1, 0.4),
@@ -148,14 +148,14 @@ def test_a_log_without_these_lines_has_calls_in_one_piece_and_says_so() -> None:
     assert boot.notes == ("2 of 2 calls in one piece: the log does not say more",)
 
 
-def test_members_times_without_the_kernels_events_leave_copy_and_relocation_together() -> None:
+def test_without_the_kernels_events_copy_and_relocation_stay_together() -> None:
     log = "".join(line for line in LOG.splitlines(keepends=True) if "copied" not in line and "module_load" not in line)
     call = record(log).calls()[0]
     assert [part.kind for part in call.parts] == [Kind.LINK, Kind.INIT, Kind.INIT, Kind.INIT]
     assert call.parts[0].duration == call.duration - 49_201_000
 
 
-def test_initcall_debug_gives_the_kernels_initcalls_and_the_inits_of_modules() -> None:
+def test_initcall_debug_gives_the_kernels_initcalls_and_modules_inits() -> None:
     added = (
         ("[    0.600000]", "[    0.500000] calling  pci_init+0x0/0x10 @ 1\n"),
         ("[    0.600000]", "[    0.510000] initcall pci_init+0x0/0x10 returned -19 after 10000 usecs\n"),
@@ -178,7 +178,7 @@ def test_a_probe_of_a_device_is_named_in_the_init_that_it_was_in() -> None:
     assert [init.detail for init in found(boot, Kind.INIT, "ext4")] == [""]
 
 
-def test_a_wait_for_the_root_and_the_mount_are_one_span_named_by_device_and_type() -> None:
+def test_the_roots_wait_and_mount_are_one_span_named_by_device_and_type() -> None:
     log = LOG.replace("[    1.766000]", "[    1.763300] megamod: waiting for root /dev/vda\n[    1.766000]")
     (root,) = found(record(log), Kind.ROOT)
     assert (*times(root), root.detail) == (1763.2, 2.8, "/dev/vda ext4")
@@ -323,8 +323,14 @@ def test_the_charts_own_json_gives_the_same_record(tmp_path: Path) -> None:
         ("", "is empty"),
         ("{", "is neither a log nor JSON that is whole"),
         ("{}", "is JSON of another kind or version"),
-        ('{"stages": [1]}', "is JSON of another kind or version"),
-        ('{"format": "megamod-chart", "version": 2}', "is JSON of another kind or version"),
+        ('{"stages": [1]}', "version: is missing"),
+        ('{"stages": [1], "version": 2}', "has version 2, this megamod reads 1"),
+        (
+            '{"stages": [1], "version": 1, "kernel": "", "off": false}',
+            "stages[0]: must be an object, not a whole number",
+        ),
+        ('{"format": "megamod-chart", "version": 2}', "has version 2, this megamod reads 1"),
+        ('{"format": "megamod-chart", "version": 1}', "title: is missing"),
         ('{"events": [], "lines": []}', "the guest printed nothing that the chart reads"),
     ],
 )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import VERMAGIC, Ko
-from tests.unit.treekit import RELEASE, make_tree
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
+from tests.unit.module_factory import VERMAGIC, Ko
+from tests.unit.module_trees import RELEASE, make_tree
 
 GOOD = "critical: {modules: [disk]}\ndeferred: [{name: usb, modules: [usb-storage], after: {delay: 5ms}}]\n"
 VERSION = {"vermagic": VERMAGIC.replace("6.1.0-test", RELEASE)}
@@ -195,11 +195,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
         {"kernel/disk.ko": bytes(Ko("disk", info={"vermagic": f"{RELEASE} PREEMPT "}))}, "disk.ko: vermagic"
     ),
     "another name": ({"kernel/disk.ko": bytes(Ko("disc", info=VERSION))}, "disk.ko: the module inside calls itself"),
-    "proprietary": (
-        {"kernel/disk.ko": bytes(Ko("disk", info={**VERSION, "license": "Proprietary"}))}, "disk.ko: its licence"
-    ),
     "CRC": ({"kernel/disk.ko": bytes(Ko("disk", info=VERSION).calls("core_add", 2))}, "disk.ko: the version (CRC)"),
-    "out of tree": ({"kernel/disk.ko": bytes(Ko("disk", info={**VERSION, "intree": None}))}, "disk.ko: the module is"),
     "cycle": (
         {
             "kernel/core.ko": bytes(Ko("core", info=VERSION).exports("core_add", 1).calls("disk_sym", 1)),
@@ -218,6 +214,60 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
 def test_bad_module_is_refused_by_name(builder: Builder, tmp_path: Path, case: str) -> None:
     changed, text = BAD[case]
     assert text in builder.refused(tree=module_tree(tmp_path, changed))
+
+
+def patched() -> bytes:
+    """A struct module that the linker does not understand."""
+    ko = Ko("disk", info=VERSION).calls("core_add", 1)
+    ko.this.data[500] = 1
+    return bytes(ko)
+
+
+SINGLE: dict[str, tuple[bytes, str]] = {
+    "proprietary": (
+        bytes(Ko("disk", info={**VERSION, "license": "Proprietary"})),
+        "has the licence 'Proprietary', which is not GPL-compatible",
+    ),
+    "out of tree": (
+        bytes(Ko("disk", info={**VERSION, "intree": None})),
+        "is out of tree and would taint the kernel with all other members; allow-taint: true merges it",
+    ),
+    "not understood": (
+        patched(),
+        "cannot be merged: .gnu.linkonce.this_module: bytes beside the name are set; this kernel's struct module is "
+        "not understood",
+    ),
+    "refused by a later pass": (
+        bytes(Ko("disk", info=VERSION).param("core.debug")), "cannot be merged: parameter core.debug is core.ko's too"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_module_that_cannot_be_merged_is_loaded_on_its_own(builder: Builder, tmp_path: Path, case: str) -> None:
+    data, reason = SINGLE[case]
+    status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path, {"kernel/disk.ko": data}), "-o", "out.img")
+    assert status == 0, err
+    assert f"  note: disk stays a module of its own: it {reason}\n" in err
+    files = {entry.path: entry.data for entry in read_image(tmp_path / "out.img")}
+    assert files["megamod/disk.ko"] == data
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_merge_required_makes_it_an_error(builder: Builder, tmp_path: Path, case: str) -> None:
+    data, reason = SINGLE[case]
+    message = builder.refused(profile=f"{GOOD}merge: required\n", tree=module_tree(tmp_path, {"kernel/disk.ko": data}))
+    assert message.startswith("disk.ko: ")
+    assert reason.removeprefix("cannot be merged: ") in message
+
+
+def test_one_reason_of_many_modules_is_one_line(builder: Builder, tmp_path: Path) -> None:
+    taint = {**VERSION, "intree": None}
+    changed = {"kernel/core.ko": bytes(Ko("core", info=taint).exports("core_add", 1))}
+    changed["kernel/disk.ko"] = bytes(Ko("disk", info=taint).calls("core_add", 1))
+    status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path, changed), "-o", "out.img")
+    assert status == 0, err
+    assert "  note: 2 modules stay on their own (core, disk): each is out of tree and would taint" in err
 
 
 def test_module_file_that_is_gone_is_refused(builder: Builder, tmp_path: Path) -> None:
@@ -260,7 +310,7 @@ from megamod.cli import main as cli
 build.loader_binary = lambda arch: b"the loader"
 def slow(*words, **more):
     print("ready", flush=True)
-    for _ in range(600):  # one long sleep could begin just after the signal
+    for _ in range(6000):  # one long sleep could begin just after the signal
         time.sleep(0.1)
 {patch}
 sys.argv = ["megamod", "build", "p.yaml", "-q", "-k", sys.argv[1], "-o", "out.img"]
@@ -281,7 +331,7 @@ def test_interrupted_build_leaves_the_old_image(tmp_path: Path, patch: str, numb
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n", process.stderr
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=1200)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in err
     assert {path.name for path in tmp_path.iterdir()} == {"lib", "p.yaml", "out.img"}

@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
-from tests.unit.test_cli_build import GOOD, VERSION, Builder, builder, module_tree
-from tests.unit.treekit import RELEASE
 
 from megamod.build.explain import explain
 from megamod.common.files import read_file
 from megamod.image.archive import read_image, segments
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
+from tests.unit.module_factory import Ko
+from tests.unit.module_trees import RELEASE
+from tests.unit.test_cli_build import GOOD, VERSION, Builder, builder, module_tree
 
 __all__ = ["builder"]
 
@@ -56,9 +56,7 @@ def prepared(folder: Path) -> Path:
     return tree
 
 
-def test_files_and_the_firmware_of_what_comes_before_the_root_are_in_the_image(
-    builder: Builder, tmp_path: Path
-) -> None:
+def test_files_and_firmware_needed_before_the_root_are_in_the_image(builder: Builder, tmp_path: Path) -> None:
     status, _out, err = builder.run("p.yaml", "-k", prepared(tmp_path), "-o", "out.img")
     assert status == 0, err
     entries = {entry.path: entry for entry in read_image(tmp_path / "out.img")}
@@ -113,7 +111,7 @@ def test_the_image_is_packed_as_the_profile_says(method: str, builder: Builder, 
     assert [part.method for part in segments(read_file(tmp_path / "out.img"), source="image")] == [method]
 
 
-def test_a_compression_that_the_kernel_cannot_unpack_is_refused_with_its_line(builder: Builder, tmp_path: Path) -> None:
+def test_a_compression_unknown_to_the_kernel_is_refused_with_its_line(builder: Builder, tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
     (tmp_path / f"boot/config-{RELEASE}").write_text("CONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\n")
     message = builder.refused()

@@ -38,6 +38,9 @@ PACK = {
     "zstd": ["zstd", "-q", "-15", "-T0"],
     "xz": ["xz", "--check=crc32"],
     "lz4": ["lz4", "-q", "-l", "-9"],
+    "bzip2": ["bzip2", "-9"],
+    "lzma": ["xz", "--format=lzma"],
+    "lzo": ["lzop", "-9"],
 }
 
 
@@ -46,7 +49,7 @@ def run(command: list[str], data: bytes) -> bytes:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{command[0]} is not installed")
         pytest.skip(f"{command[0]} is not installed")
-    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=1200).stdout
 
 
 @pytest.mark.parametrize("method", PACK)
@@ -120,7 +123,7 @@ def test_a_method_that_is_not_written_is_a_bug() -> None:
         compress(b"", "lzo")
 
 
-def test_frames_have_a_window_that_every_decoder_takes_a_checksum_and_their_size() -> None:
+def test_frames_have_a_window_for_every_decoder_a_checksum_and_a_size() -> None:
     data = random.Random(0).randbytes(20 << 20)
     frame = zstandard.get_frame_parameters(compress(data, "zstd"))
     assert frame.window_size <= 8 << 20
@@ -166,6 +169,7 @@ def test_a_damaged_stream_is_an_error(method: str) -> None:
         decompress(bytes(packed), source="ext4.ko")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", PACK)
 def test_a_stream_that_unpacks_to_more_than_allowed_is_an_error(method: str) -> None:
     packed = run(PACK[method], bytes(100 << 20))
@@ -201,9 +205,11 @@ def test_uncompressed_data_has_the_limit_too() -> None:
         (b"\x04\x22\x4d\x18\x64", r"lz4 \(frame format\)"),
     ],
 )
-def test_a_compression_that_is_not_read_is_named(magic: bytes, name: str) -> None:
+def test_a_module_in_a_compression_that_kmod_lacks_is_refused(tmp_path: Path, magic: bytes, name: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(magic)
     with pytest.raises(MegamodError, match=f"x: is compressed with {name}, which is not read"):
-        decompress(magic, source="x")
+        read_module_bytes(path)
 
 
 @settings(deadline=None, max_examples=200)
@@ -246,6 +252,7 @@ def test_a_damaged_module_is_named(tmp_path: Path) -> None:
         read_module_bytes(path)
 
 
+@pytest.mark.heavy
 def test_a_module_of_more_than_256_mib_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.ko.zst"
     compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
@@ -256,6 +263,7 @@ def test_a_module_of_more_than_256_mib_is_refused(tmp_path: Path) -> None:
         read_module_bytes(path)
 
 
+@pytest.mark.heavy
 def test_large_images_are_packed_by_all_processors_into_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = random.Random(1).randbytes(1 << 20) * 33
     packed = []

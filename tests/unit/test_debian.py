@@ -146,9 +146,7 @@ def test_a_kernel_is_found_through_the_meta_package(archive: Archive, tmp_path: 
     assert (kernel.modules / "modules.dep").exists()
 
 
-def test_a_kernel_spread_over_several_packages_and_a_merged_usr_is_put_together(
-    archive: Archive, tmp_path: Path
-) -> None:
+def test_a_kernel_in_several_packages_and_a_merged_usr_is_put_together(archive: Archive, tmp_path: Path) -> None:
     release, version = "7.2.13+deb14-amd64", "7.2.13-1"
     parts = [f"linux-{part}-{release}" for part in ("base", "binary", "modules")]
     archive.add("linux-image-amd64", version, depends=[(f"linux-image-{release}", version)])

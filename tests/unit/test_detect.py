@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.machinekit import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
-from tests.unit.treekit import make_tree
 
 from megamod.common.errors import MegamodError
 from megamod.machine.detect import Detection, detect
@@ -15,6 +13,8 @@ from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import select
+from tests.unit.machine_records import ALIASES, MODULES, disk, fake_machine, mapped, mounted, recorded_machine
+from tests.unit.module_trees import make_tree
 
 KEYBOARD = "1000000000007 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe"
 POWER_BUTTON = "10000000000000 0"
@@ -62,7 +62,7 @@ def test_the_bound_driver_counts_before_what_the_modalias_asks_for(tree: ModuleT
     assert set(critical(found)) == {"ext4", "other"}
 
 
-def test_of_several_modules_for_a_device_the_one_named_as_its_driver_counts(tree: ModuleTree, tmp_path: Path) -> None:
+def test_among_several_modules_for_a_device_its_named_driver_counts(tree: ModuleTree, tmp_path: Path) -> None:
     more = """
         sys/devices/platform/busy/modalias
         | platform:busy
@@ -191,7 +191,7 @@ def test_a_root_on_the_network_needs_the_card_that_is_up(tree: ModuleTree, tmp_p
     assert set(critical(found)) == {"nfs", "nfsv4", "e1000e"}
 
 
-def test_keyboards_and_serial_consoles_are_critical_and_power_buttons_are_not(tree: ModuleTree, tmp_path: Path) -> None:
+def test_keyboards_and_serial_consoles_are_critical_power_buttons_not(tree: ModuleTree, tmp_path: Path) -> None:
     text = f"""
         sys/devices/pci0000:00/0000:00:06.0/modalias
         | pci:v00008086d0060
@@ -235,7 +235,7 @@ def graphics(tmp_path: Path) -> Machine:
     return fake_machine(tmp_path / "m", disk() + text + mounted("/ 259:0 ext4 /dev/nvme0n1"))
 
 
-def test_a_display_driver_is_critical_only_where_nothing_built_in_shows_text(tmp_path: Path) -> None:
+def test_a_display_driver_is_critical_only_without_a_built_in_console(tmp_path: Path) -> None:
     machine = graphics(tmp_path)
     plain = open_tree(str(make_tree(tmp_path / "a", MODULES, alias=ALIASES)))
     assert "i915" in critical(detect(machine, plain))
@@ -313,9 +313,7 @@ def test_a_recorded_machine_can_be_drawn_for_another_kernel(suite: str, kernels,
     assert {"ext4", "dm_crypt", "nvme"} <= {module.name for module in first.modules}
 
 
-def test_detected_in_a_profile_is_the_way_to_the_root_and_in_a_deferred_stage_the_rest(
-    tree: ModuleTree, tmp_path: Path
-) -> None:
+def test_detected_is_the_roots_drivers_or_in_a_deferred_stage_the_rest(tree: ModuleTree, tmp_path: Path) -> None:
     text = 'critical: {modules: ["@detected"]}\ndeferred: [{name: rest, modules: ["@detected", beeper]}]\n'
     (tmp_path / "p.yaml").write_text(text)
     found = ({"nvme": "disk nvme0n1"}, {"e1000e": "loaded now"})

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import small_tree
 
 from megamod.build.explain import explain
 from megamod.common.errors import MegamodError
@@ -14,6 +13,7 @@ from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.explain import chain_of, names_of, users_of, why_absent
 from megamod.select.select import Cause, Selection, select
+from tests.unit.module_trees import small_tree
 
 PROFILE = """\
 critical: {modules: [ext4, "?nothing", virtio_pci]}
@@ -130,7 +130,7 @@ def test_the_explanation_of_a_whole_profile_has_every_module_with_its_load(kerne
     assert "needed by ext4" in text
 
 
-def test_the_explanation_of_one_module_shows_options_firmware_and_why_it_is_alone(kernels, tmp_path: Path) -> None:
+def test_one_modules_explanation_has_options_firmware_and_why_it_is_alone(kernels, tmp_path: Path) -> None:
     tree = open_tree(str(kernels("bookworm").modules))
     (tmp_path / "p.yaml").write_text(
         "critical: {modules: [thinkpad_acpi, usbcore, tg3]}\noptions: {usbcore: {autosuspend: -1}}\n"

@@ -50,7 +50,7 @@ def shown(entries: dict[str, Entry]) -> dict[str, str]:
     return {path: stat.filemode(entry.mode) for path, entry in entries.items()}
 
 
-def test_a_file_goes_where_it_is_told_with_its_own_mode_less_what_the_umask_decides(source: Path) -> None:
+def test_a_file_goes_to_its_destination_with_its_mode_less_the_umask(source: Path) -> None:
     found = collect(source, "{camera: /usr/bin/camera, key: /etc/key}")
     assert shown(found) == {"usr/bin/camera": "-rwxr-xr-x", "etc/key": "-rw-------"}
     assert found["usr/bin/camera"].data == b"program"
@@ -85,7 +85,7 @@ def test_a_source_with_a_slash_at_its_end_is_what_is_in_the_folder(source: Path)
     assert "opt/tree/etc/camera.conf" in collect(source, "{tree: /opt/}")
 
 
-def test_empty_mount_points_in_a_tree_are_no_conflict_but_files_in_them_are(source: Path) -> None:
+def test_files_but_not_empty_mount_points_in_a_tree_are_a_conflict(source: Path) -> None:
     (source / "tree/proc").mkdir()
     assert "proc" not in collect(source, "{tree/: /}")
     (source / "tree/proc/x").write_text("")
@@ -176,7 +176,7 @@ def test_the_entries_make_an_archive_that_is_read_back(source: Path) -> None:
     assert back == found
 
 
-def test_the_program_of_the_root_is_looked_for_through_links_with_what_runs_it(source: Path) -> None:
+def test_the_roots_program_is_found_through_links_with_its_interpreter(source: Path) -> None:
     (source / "script").write_text("#!/bin/sh -e\n")
     (source / "tree/bin").symlink_to("usr/bin")
     (source / "p.yaml").write_text(f"{MINIMAL}files: {{tree/: /, script: /usr/bin/script}}")

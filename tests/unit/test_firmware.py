@@ -47,7 +47,7 @@ def test_a_plain_file_goes_to_its_place(tmp_path: Path) -> None:
     assert [file.reason for file in found.files] == ["firmware of e100"]
 
 
-def test_updates_of_the_release_come_before_the_plain_folder_and_plain_files_before_packed_ones(tmp_path: Path) -> None:
+def test_the_releases_updates_come_first_and_plain_before_packed_files(tmp_path: Path) -> None:
     put(tmp_path, "a.bin", b"")
     put(tmp_path, f"updates/{RELEASE}/a.bin", b"newest")
     put(tmp_path, "b.bin", b"plain")
@@ -100,7 +100,7 @@ def test_a_link_out_of_the_folder_becomes_a_file(tmp_path: Path) -> None:
     assert entries["lib/firmware/regulatory.db"] == Entry(path="lib/firmware/regulatory.db", mode=0o100644, data=b"db")
 
 
-def test_patterns_of_modules_and_of_the_profile_match_by_parts_and_folders_whole(tmp_path: Path) -> None:
+def test_firmware_patterns_match_by_parts_and_folders_as_a_whole(tmp_path: Path) -> None:
     for name in ("brcm/a-sdio.txt", "brcm/b-sdio.bin.xz", "brcm/deep/c-sdio.txt", "other/x"):
         put(tmp_path, name, lzma.compress(b"") if name.endswith(".xz") else b"")
     assert set(collect(tmp_path, "brcm/*-sdio.*")[0]) == {
@@ -123,7 +123,7 @@ def test_what_is_missing_is_listed_once_with_the_modules_that_name_it(tmp_path: 
     assert found.missing == dict.fromkeys(["../secret", "/etc/passwd", "a.bin", "b-*.bin"], ("e100",))
 
 
-def test_stages_that_may_come_before_the_real_root_need_their_firmware_in_the_image(tmp_path: Path) -> None:
+def test_stages_that_may_precede_the_root_need_firmware_in_the_image(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("critical: {modules: [ext4]}\n")
     profile = load_profile(tmp_path / "p.yaml")
     assert profile.root == Root(kind="cmdline")
@@ -135,7 +135,7 @@ def test_stages_that_may_come_before_the_real_root_need_their_firmware_in_the_im
     assert all(wanted_early(profile, Trigger(kind=kind)) for kind in TriggerKind)
 
 
-def test_the_configuration_is_found_beside_the_modules_or_in_the_boot_folder_of_their_root(tmp_path: Path) -> None:
+def test_the_configuration_is_found_with_the_modules_or_in_their_boot(tmp_path: Path) -> None:
     folder = tmp_path / "usr/lib/modules" / RELEASE
     folder.mkdir(parents=True)
     assert find_config(folder, RELEASE) is None

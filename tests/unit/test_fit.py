@@ -177,7 +177,7 @@ def test_an_address_that_is_none_is_refused(image, tmp_path, monkeypatch, capsys
     words = ["fit", str(image(ARM64)), "--vmlinuz", "vmlinuz", "-o", "out.itb", "--load", "here"]
     monkeypatch.setattr(sys, "argv", ["megamod", *words])
     assert cli.main() == 2
-    assert "here is no address of 32 bits such as 0x40200000" in capsys.readouterr().err
+    assert "fit: --load here: must be a 32-bit address such as 0x40200000" in capsys.readouterr().err
 
 
 # append

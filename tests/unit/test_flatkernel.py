@@ -23,7 +23,7 @@ KERNELS = [
 
 
 @pytest.mark.parametrize("pair", KERNELS, ids="-".join)
-def test_every_import_of_a_module_is_an_export_of_the_kernel_or_of_a_module(kernels, pair):
+def test_every_import_is_an_export_of_the_kernel_or_of_a_module(kernels, pair):
     kernel = kernels(*pair)
     exports = find_exports(kernel.modules, kernel.release)
     assert exports is not None

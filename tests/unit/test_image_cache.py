@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import importlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from tests.unit.signkit import make_pair
-from tests.unit.test_cli_build import GOOD, module_tree
 
+from megamod.build import recipe
 from megamod.build.image_cache import image_key
+from megamod.build.plan import PLAN_PATH, Plan
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from megamod.kernel.exports import cached_exports
 from megamod.profile.schema import load_profile
+from tests.unit.signing_keys import make_pair
+from tests.unit.test_cli_build import GOOD, module_tree
 
-EXTRA = "files: {app/: /opt}\nsign: {key: modules.pem, cert: modules.crt}\nmicrocode: auto\n"
+EXTRA = (
+    "files: {app/: /opt}\nsign: {key: modules.pem, cert: modules.crt}\nmicrocode: auto\nfirmware: [auto, '?disk/*']\n"
+)
 Build = Callable[..., str]
 
 
@@ -90,6 +99,188 @@ def test_a_change_builds_anew(build: Build, change: Callable[[], object]) -> Non
     change()
     assert "prelink" in build()
     assert build().startswith("unchanged: ")
+
+
+def look_at_a_text() -> object:
+    return Path("own/a").read_bytes() if Path("own/a").is_file() else None
+
+
+def look_at_a_mode() -> object:
+    return Path("own/a").stat().st_mode if Path("own/a").exists() else None
+
+
+def look_at_a_link() -> object:
+    return Path("own/a").readlink() if Path("own/a").is_symlink() else None
+
+
+def look_where_a_link_leads() -> object:
+    return os.path.realpath("own/a")
+
+
+def look_for_a_file() -> object:
+    return Path("own/a").is_file()
+
+
+def look_by_descriptor() -> object:
+    try:
+        descriptor = os.open("own/a", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(descriptor, 100)
+    except IsADirectoryError:
+        return "a folder"
+    finally:
+        os.close(descriptor)
+
+
+def look_into_a_folder() -> object:
+    return sorted(path.name for path in Path("own").iterdir())
+
+
+def look_by_a_pattern() -> object:
+    return glob.glob("own/*"), [path.name for path in Path("own").rglob("a")]  # noqa: PTH207
+
+
+def look_through_a_scan() -> object:
+    with os.scandir("own") as listing:
+        return [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in listing]
+
+
+def look_all_the_way_down() -> object:
+    return [(folder, folders, files) for folder, folders, files in os.walk("own")]
+
+
+LOOKS = [
+    look_at_a_text,
+    look_at_a_mode,
+    look_at_a_link,
+    look_where_a_link_leads,
+    look_for_a_file,
+    look_by_descriptor,
+    look_into_a_folder,
+    look_by_a_pattern,
+    look_through_a_scan,
+    look_all_the_way_down,
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_new_reader_is_seen_without_a_word_in_it(
+    build: Build, look: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass looks at one more path and writes what it sees into the image: an image is always that of the present."""
+    plan_text = recipe.plan_text
+    monkeypatch.setattr(recipe, "plan_text", lambda plan: plan_text(plan) + repr(look()).encode())
+    Path("own").mkdir()
+    states: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: Path("own/a").write_text("one"),
+        lambda: Path("own/a").write_text("two"),
+        lambda: Path("own/a").chmod(0o600),
+        lambda: (Path("own/a").unlink(), Path("own/a").symlink_to("../p.yaml")),
+        lambda: (Path("own/a").unlink(), Path("own/a").symlink_to("../modules.pem")),
+        lambda: (Path("own/a").unlink(), Path("own/a").mkdir()),
+        lambda: Path("own/a").rmdir(),
+    ]
+    unchanged = 0
+    for change in states:
+        change()
+        for _ in range(2):
+            unchanged += build().startswith("unchanged: ")
+            (plan,) = (entry for entry in read_image(Path("out.img")) if entry.path == PLAN_PATH)
+            assert plan.data.endswith(repr(look()).encode())
+    # The second build of each state, and the first of the last one, which is the first state again.
+    assert unchanged >= len(states)
+
+
+def test_a_file_that_the_build_did_not_look_at_is_no_input(build: Build) -> None:
+    build()
+    Path("lib/other").mkdir()
+    Path("notes.txt").write_text("new")
+    assert build().startswith("unchanged: ")
+
+
+def test_an_import_is_no_input(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists the folders of sys.path, where outputs and much else may lie."""
+    monkeypatch.syspath_prepend(str(tmp_path / "work"))
+    plan_text = recipe.plan_text
+
+    def with_an_import(plan: Plan) -> bytes:
+        importlib.invalidate_caches()
+        for name in ("not_there", "late_module"):
+            sys.modules.pop(name, None)
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
+        assert "late_module" in sys.modules
+        version("megamod")
+        return plan_text(plan)
+
+    monkeypatch.setattr(recipe, "plan_text", with_an_import)
+    Path("late_module.py").write_text("VALUE = 1\n")
+    build()
+    Path("notes.txt").write_text("new")
+    assert build().startswith("unchanged: ")
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda: subprocess.run(["true"], check=True),
+        lambda: Path("/proc/uptime").read_text(),
+        lambda: list(Path("/sys/kernel").iterdir()),
+        lambda: Path("out.img").read_bytes(),
+        lambda: os.listdir(os.open(".", os.O_RDONLY)),  # noqa: PTH208
+        lambda: os.stat("p.yaml", dir_fd=os.open(".", os.O_RDONLY)),
+        lambda: os.open("p.yaml", os.O_RDONLY, dir_fd=os.open(".", os.O_RDONLY)),
+    ],
+)
+def test_what_cannot_be_known_to_be_unchanged_is_built_each_time(
+    build: Build, look: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_text = recipe.plan_text
+    monkeypatch.setattr(recipe, "plan_text", lambda plan: (look(), plan_text(plan))[1])
+    Path("out.img").write_bytes(b"of an earlier build")
+    for _ in range(3):
+        assert "prelink" in build()
+
+
+def test_what_changes_while_it_is_read_is_not_kept(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_text = recipe.plan_text
+
+    def with_a_change(plan: Plan) -> bytes:
+        if "changed" not in Path("app/run").read_text():
+            Path("app/run").write_text("#!/bin/sh\n# changed by somebody\n")
+        return plan_text(plan)
+
+    monkeypatch.setattr(recipe, "plan_text", with_a_change)
+    for _ in range(2):
+        assert "prelink" in build()
+    assert build().startswith("unchanged: ")
+
+
+def test_each_of_two_states_is_found_again(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both look at the same paths, an image stays known while another one is built."""
+    for epoch in ("0", "1700000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        assert "prelink" in build()
+    for epoch in ("0", "1700000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        assert build().startswith("unchanged: ")
+
+
+def test_the_same_words_in_another_folder_are_another_build(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paths of a profile are relative, and so are those of what it names."""
+    build()
+    shutil.copytree("app", tmp_path / "other/app")
+    for name in ("p.yaml", "modules.pem", "modules.crt"):
+        shutil.copy2(name, tmp_path / "other" / name)
+    (tmp_path / "other/app/more").write_text("only here")
+    monkeypatch.chdir(tmp_path / "other")
+    assert "prelink" in build()
+    assert {entry.path for entry in read_image(Path("out.img"))} >= {"opt/more"}
 
 
 def test_another_time_stamp_of_files_is_another_image(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from tests.unit.test_manifest import MANIFEST
 
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.cli import main as cli
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from tests.unit.test_manifest import MANIFEST
 
 REGULAR, LINK, FOLDER = 0o100644, 0o120777, 0o040755
 
@@ -83,7 +83,7 @@ def test_of_a_link_that_leads_nowhere_the_target_is_printed(inspect: Inspector, 
     ("path", "message"),
     [
         ("etc/config", "a: no /etc/config in the image (hint: did you mean etc/conf?)"),
-        ("zzz", "a: no /zzz in the image (hint: --tree lists what there is)"),
+        ("zzz", "a: no /zzz in the image (hint: megamod ls lists what there is)"),
         ("etc", "a: /etc is a folder"),
         ("dev/console", "a: /dev/console is a device node"),
     ],
@@ -184,7 +184,7 @@ def test_it_says_of_every_module_its_version_licence_build_and_firmware(bill: st
     assert components["module:virtio"]["version"] == MANIFEST.kernel
 
 
-def test_it_has_the_other_files_with_their_hashes_and_who_uses_the_firmware(bill: str) -> None:
+def test_it_has_the_other_files_with_hashes_and_the_firmwares_users(bill: str) -> None:
     value = json.loads(bill)
     components = {component["bom-ref"]: component for component in value["components"]}
     assert components["file:lib/firmware/a.bin.xz"]["type"] == "firmware"

@@ -81,7 +81,7 @@ def readelf(*arguments: str) -> str:
         pytest.skip("readelf is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(
-        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=60
+        ["readelf", "-W", *arguments], capture_output=True, text=True, check=True, env=environment, timeout=1200
     ).stdout
 
 
@@ -140,7 +140,7 @@ FILES = (
 )
 
 
-def test_an_image_shows_stages_members_in_order_singles_with_reasons_and_sizes(tmp_path: Path) -> None:
+def test_an_image_shows_stages_ordered_members_singles_reasons_and_sizes(tmp_path: Path) -> None:
     write_image(tmp_path / "image", FILES, method="zstd")
     lines = inspect_file(tmp_path / "image").as_text().splitlines()
     assert re.fullmatch(r".*/image: \d+ B: zstd, \d+ B \([\d.]+ KiB unpacked, 4 files\)", lines[0])
@@ -196,7 +196,9 @@ def test_an_image_of_another_program_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_named_with_its_place(tmp_path: Path) -> None:
     entry = dataclasses.replace(FILES[0], data=MANIFEST.to_json().replace(b'"trigger": "now"', b'"trigger": 5'))
     write_image(tmp_path / "image", [entry, *FILES[1:]], method="zstd")
-    with pytest.raises(MegamodError, match=r"image: megamod/manifest\.json: stages\[0\]\.trigger: is not a text"):
+    with pytest.raises(
+        MegamodError, match=r"image: megamod/manifest\.json: stages\[0\]\.trigger: must be a string, not a"
+    ):
         inspect_file(tmp_path / "image")
 
 
@@ -328,6 +330,7 @@ def test_a_megamodule_cut_anywhere_is_an_error(tmp_path: Path) -> None:
             inspect_file(path)
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_megamodule_is_read_or_refused_in_words(tmp_path: Path, choice: st.DataObject) -> None:

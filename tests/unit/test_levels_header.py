@@ -1,4 +1,4 @@
-"""data/megamod-initlevel.h: a module that is built with it against Debian's headers says its initcall level."""
+"""profiles/megamod-initlevel.h: a module that is built with it against Debian's headers says its initcall level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import missing
 
 from megamod.boot.apt import host_architecture
 from megamod.boot.debian import fetch_package_files
@@ -17,6 +16,10 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, data_folder
 from megamod.modules.levels import tagged_rank
 from megamod.prelink.read import read_member
+from tests.conftest import missing
+
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
 
 SOURCE = """\
 #define pr_fmt(fmt) "mine: " fmt
@@ -74,7 +77,7 @@ def built(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Another compiler than the kernel's knows other options; BTF needs pahole and the vmlinux.
     command = ["make", "-C", str(headers), f"M={folder}", "CC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "warning" not in done.stderr.replace("warning: the compiler differs", "")
     return folder

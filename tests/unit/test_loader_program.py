@@ -16,6 +16,9 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import data_folder
 from megamod.loader import programs as build
 
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
+
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "arm": "EM_ARM", "riscv64": "EM_RISCV"}
 _EXECUTE, _WRITE = 1, 2
 
@@ -32,9 +35,9 @@ def program(request, tmp_path):
     return arch, path
 
 
-def test_loader_is_a_static_program_of_its_machine_within_48_kib(program):
+def test_loader_is_a_static_program_of_its_machine_within_64_kib(program):
     arch, path = program
-    assert path.stat().st_size <= 48 << 10
+    assert path.stat().st_size <= 64 << 10
     with path.open("rb") as file:
         elf = ELFFile(file)
         assert elf["e_machine"] == _MACHINES[arch]
@@ -44,7 +47,7 @@ def test_loader_is_a_static_program_of_its_machine_within_48_kib(program):
         assert elf.get_section_by_name(".symtab") is None
 
 
-def test_no_memory_of_the_loader_is_writable_and_executable_nor_is_its_stack(program):
+def test_no_memory_of_the_loader_nor_its_stack_is_writable_and_executable(program):
     _, path = program
     with path.open("rb") as file:
         flags = [(segment["p_type"], segment["p_flags"]) for segment in ELFFile(file).iter_segments()]
@@ -153,7 +156,7 @@ def test_compiler_that_fails_or_is_missing_is_an_error_of_one_line(monkeypatch, 
 
 def test_compiler_version_is_pinned_in_one_way():
     project = Path(__file__).parents[2] / "pyproject.toml"
-    assert build.ZIGLANG in tomllib.loads(project.read_text())["build-system"]["requires"]
+    assert build.ZIGLANG in tomllib.loads(project.read_text())["project"]["optional-dependencies"]["build"]
 
 
 def test_system_call_numbers_are_those_of_the_kernels_headers(tool):

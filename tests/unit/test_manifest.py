@@ -72,23 +72,29 @@ def test_keys_that_are_not_known_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda value: value.update(version=2), "has version 2, this program reads 1"),
+        (lambda value: value.update(version=2), "has version 2, this megamod reads 1"),
         (lambda value: value.pop("kernel"), "kernel: is missing"),
-        (lambda value: value.update(root=7), "root: is not a text"),
-        (lambda value: value["options"].update(unwind=None), "options.unwind: is not a text"),
-        (lambda value: value.update(stages={}), "stages: is not a list"),
-        (lambda value: value["stages"].append(3), "stages[1]: is not an object"),
+        (lambda value: value.update(root=7), "root: must be a string, not a whole number"),
+        (lambda value: value["options"].update(unwind=None), "options[...]: must be a string, not null"),
+        (lambda value: value.update(stages={}), "stages: must be a list, not an object"),
+        (lambda value: value["stages"].append(3), "stages[1]: must be an object, not a whole number"),
         (
             lambda value: value["stages"][0]["loads"][1].update(bytes=-1),
-            "stages[0].loads[1].bytes: is not a number from",
+            "stages[0].loads[1].bytes: must be a whole number >= 0",
         ),
-        (lambda value: value["stages"][0]["loads"][1].update(bytes=True), "stages[0].loads[1].bytes: is not a number"),
-        (lambda value: value["stages"][0]["loads"][1].update(reason=None), "stages[0].loads[1].reason: is not a text"),
+        (
+            lambda value: value["stages"][0]["loads"][1].update(bytes=True),
+            "stages[0].loads[1].bytes: must be a whole number, not true or false",
+        ),
+        (
+            lambda value: value["stages"][0]["loads"][1].update(reason=None),
+            "stages[0].loads[1].reason: must be a string, as the load is a single",
+        ),
         (
             lambda value: value["stages"][0]["loads"][0].update(kind="x"),
-            "stages[0].loads[0].kind: is neither merged nor",
+            "stages[0].loads[0].kind: unknown value 'x'",
         ),
-        (lambda value: value.update(notes=[1]), "notes[0]: is not a text"),
+        (lambda value: value.update(notes=[1]), "notes[0]: must be a string, not a whole number"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change: Callable[[Any], object], message: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 from megamod.common.files import read_file
 from megamod.image.archive import segments
@@ -17,6 +16,7 @@ from megamod.inspect.inspection import ImageInspection, inspect_file
 from megamod.profile.json_schema import profile_schema
 from megamod.profile.model import Microcode
 from megamod.profile.schema import load_profile
+from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 __all__ = ["builder"]
 
@@ -60,7 +60,7 @@ def built(builder: Builder, tree: Path, line: str) -> str:
     return err
 
 
-def test_auto_takes_the_firmware_folders_microcode_into_an_archive_before_the_packed_one(
+def test_auto_puts_the_firmware_folders_microcode_before_the_packed_part(
     builder: Builder, tree: Path, tool: Callable[..., str], tmp_path: Path
 ) -> None:
     built(builder, tree, "microcode: auto")

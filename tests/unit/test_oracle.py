@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from oracle import judge, load_model
-from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
-from oracle.fabricate import make_chain, make_module
-from oracle.naive import merge
+from tests.oracle import judge, load_model
+from tests.oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
+from tests.oracle.fabricate import make_chain, make_module
+from tests.oracle.naive import merge
 
 Members = list[tuple[str, bytes]]
 NONE_TYPE, R_PC32, PLT32, ABS_32S = 0, 2, 4, 11
@@ -243,7 +243,7 @@ def test_a_gap_in_a_counted_table_is_found(members: Members, merged: tuple[bytes
     assert "gap" in kinds(members, data, mapping)
 
 
-def test_a_table_whose_last_entry_is_short_must_be_continued_where_the_kernel_steps() -> None:
+def test_a_table_with_a_short_last_entry_continues_where_the_kernel_steps() -> None:
     members = [("one", make_module("one", paravirt=2)), ("two", make_module("two", paravirt=1))]
     data, mapping = merge(members)
     assert chunk_of(mapping, 1, ".parainstructions")["offset"] == 32
@@ -350,7 +350,7 @@ def test_a_changed_modinfo_line_is_found(
     assert kinds(members, patch(data, ".modinfo", raw.index(old), new), mapping)
 
 
-def test_a_member_that_compares_the_names_of_its_parameters_must_be_a_single() -> None:
+def test_a_member_that_compares_its_parameters_names_must_be_a_single() -> None:
     members = [("thinkpad_acpi", make_module("thinkpad_acpi"))]
     assert kinds(members, *merge(members)) == {"single"}
 

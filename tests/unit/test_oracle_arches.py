@@ -9,12 +9,12 @@ import pytest
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from oracle import judge, load_model
-from oracle.arch import signed
-from oracle.arches import BY_NAME
-from oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
-from oracle.fabricate_arches import make_arch_module
-from oracle.model import SHF_EXEC, Model, gather, scatter
+from tests.oracle import judge, load_model
+from tests.oracle.arch import signed
+from tests.oracle.arches import BY_NAME
+from tests.oracle.edit import Row, edit_relocations, flip, patch, section_of, swap
+from tests.oracle.fabricate_arches import make_arch_module
+from tests.oracle.model import SHF_EXEC, Model, gather, scatter
 
 ARCHES = ["arm64", "riscv64", "arm"]
 CALLS = {"arm64": 283, "riscv64": 19, "arm": 28}
@@ -278,8 +278,8 @@ def test_glue_that_calls_an_init_whose_provider_failed_is_found(made: Made) -> N
     for at in range(made.glue["offset"], made.glue["offset"] + made.glue["size"] - 3, 4):
         word = int.from_bytes(code[at : at + 4], "little")
         other = {
-            # cbnz → cbz; bne → beq; bne → beq
-            "arm64": word ^ 1 << 24 if word >> 24 == 0x35 else word,
+            # b.ne → b.eq; bne → beq; bne → beq
+            "arm64": word ^ 1 if word & 0xFF00001F == 0x54000001 else word,
             "riscv64": word ^ 1 << 12 if word & 0x707F == 0x1063 else word,
             "arm": word ^ 1 << 28 if word >> 24 == 0x1A else word,
         }[made.machine]
@@ -317,7 +317,7 @@ def header_of(data: bytes, name: str) -> int:
     return start + 64 * section_of(data, name).index
 
 
-def test_arm64_page_fields_are_resolved_only_where_the_section_starts_at_a_page() -> None:
+def test_arm64_page_fields_are_resolved_only_in_page_aligned_sections() -> None:
     made = make("arm64")
     at = header_of(made.data, ".text") + 48
     for align in (8, 2048):

@@ -10,8 +10,8 @@ import capstone
 import numpy as np
 import pytest
 
-from oracle.arch import Field
-from oracle.arches import BY_NAME
+from tests.oracle.arch import Field
+from tests.oracle.arches import BY_NAME
 
 PLACE = 0x10000000
 MODES: dict[str, Any] = {

@@ -10,18 +10,18 @@ import pytest
 
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions
-from oracle import judge, load_model, naive_unwind
-from oracle.difference import Difference, Report
-from oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
-from oracle.fabricate import make_chain, make_module
-from oracle.machine import Machine, StuckError
-from oracle.memory import LOADS
-from oracle.model import SHF_ALLOC, Model
-from oracle.naive import merge
-from oracle.placement import Layout, lay_out
-from oracle.settle import registered_table
-from oracle.tables import SORTED_UNWIND, unwind_table
-from oracle.write import Object
+from tests.oracle import judge, load_model, naive_unwind
+from tests.oracle.difference import Difference, Report
+from tests.oracle.edit import Row, edit_relocations, patch, resize, section_of, swap
+from tests.oracle.fabricate import make_chain, make_module
+from tests.oracle.machine import Machine, StuckError
+from tests.oracle.memory import LOADS
+from tests.oracle.model import SHF_ALLOC, Model
+from tests.oracle.naive import merge
+from tests.oracle.placement import Layout, lay_out
+from tests.oracle.settle import registered_table
+from tests.oracle.tables import SORTED_UNWIND, unwind_table
+from tests.oracle.write import Object
 
 Members = list[tuple[str, bytes]]
 Mapping = dict[str, Any]
@@ -125,7 +125,7 @@ def test_a_compact_table_must_have_the_states_that_count(members: Members) -> No
 
 
 @pytest.mark.parametrize("unloads", [True, False])
-def test_entries_of_exit_code_must_go_where_the_kernel_never_runs_it_and_only_there(unloads: bool) -> None:
+def test_entries_of_exit_code_go_only_where_the_kernel_never_runs_it(unloads: bool) -> None:
     members = [("alone", make_module("alone", leaves=True, unloads=unloads))]
     last = len(unwind_table(load_model(members[0][1]))[0].home) - 2
     whole = merge(members, settled=True)

@@ -16,7 +16,7 @@ from megamod.profile.schema import load_profile
 
 FULL = parse_config("".join(f"CONFIG_RD_{name}=y\n" for name in ("GZIP", "LZ4", "XZ", "ZSTD")), source="config-6.1")
 SMALL = parse_config("CONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\nCONFIG_RD_XZ=m\n", source="config-6.1")
-TEXT = [b"".join(random.Random(5).choice((b"mov ", b"call ", b"ret ")) for _ in range(200_000)) for _file in range(5)]
+TEXT = [random.Random(5).choice((b"mov ", b"call ", b"ret ")) * 200_000] * 5
 NOISE = [random.Random(5).randbytes(3 << 20)]
 
 
@@ -33,7 +33,7 @@ def profile(folder: Path, text: str) -> Profile:
         ("lz4", "config-6.1: has no CONFIG_RD_LZ4"),
     ],
 )
-def test_what_the_kernel_cannot_unpack_is_refused_with_the_line_that_says_so(method: str, line: str) -> None:
+def test_what_the_kernel_cannot_unpack_is_refused_with_the_line_of_config(method: str, line: str) -> None:
     with pytest.raises(MegamodError) as caught:
         check_method(method, SMALL)
     assert str(caught.value) == f"compress: the kernel cannot unpack {method}: {line} (hint: it can: none, gzip)"
@@ -60,7 +60,7 @@ def test_what_does_not_pack_is_not_packed(tmp_path: Path) -> None:
     assert chosen(tmp_path, "25MB/s", NOISE) == "none"
 
 
-def test_auto_takes_what_the_kernel_can_unpack_and_gzip_if_that_is_not_known(tmp_path: Path) -> None:
+def test_auto_takes_what_the_kernel_can_unpack_or_gzip_if_unknown(tmp_path: Path) -> None:
     assert chosen(tmp_path, "100kB/s", TEXT, SMALL) == "gzip"
     packing = choose_packing(profile(tmp_path, "compress: auto"), None, TEXT)
     assert packing.method == "gzip"

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import capstone
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, WRITE, Back, Ko, link, read
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.arch.arm64 import ARM64
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
+from tests.unit.module_factory import ALLOC, EXEC, WRITE, Back, Ko, link, read
 
 ADRP, ADD, LDR64, BL, B_EQ, CBZ, TBZ, NOP = (
     0x90000000, 0x91000000, 0xF9400000, 0x94000000, 0x54000000, 0x34000000, 0x36000000, 0xD503201F,
@@ -43,7 +43,7 @@ def error_of(*modules: Ko) -> str:
     return str(caught.value)
 
 
-def test_a_call_of_another_members_function_is_resolved_and_leaves_no_relocation():
+def test_a_call_of_another_member_is_resolved_and_leaves_no_relocation():
     lib = board("lib", NOP, NOP, NOP, NOP).exports("helper")
     lib["__ksymtab"].relocs = [(at, 261, symbol, addend) for at, _kind, symbol, addend in lib["__ksymtab"].relocs]
     lib.text.data[16:] = struct.pack("<4I", *[NOP] * 4)
@@ -55,7 +55,7 @@ def test_a_call_of_another_members_function_is_resolved_and_leaves_no_relocation
     assert Back(link(lib, user).data).relocs(".text") == {}
 
 
-def test_the_low_half_of_an_address_is_known_and_the_high_half_is_the_kernels():
+def test_an_addresss_low_half_is_known_and_its_high_half_the_kernels():
     ko = board("disk", ADRP | 1, LDR64 | 1 << 5, ADD | 1 << 5)
     ko.data.data += bytes(4000)
     target = ko.symbol("where", ko.data, 0xF18)
@@ -69,7 +69,7 @@ def test_the_low_half_of_an_address_is_known_and_the_high_half_is_the_kernels():
 
 
 @pytest.mark.parametrize(("at", "left"), [(0xFF0, False), (0xFF8, True), (0xFFC, True), (0x1000, False)])
-def test_a_page_address_at_the_places_of_erratum_843419_is_left_to_the_kernel(at, left):
+def test_a_page_address_where_erratum_843419_hits_is_left_to_the_kernel(at, left):
     ko = board("disk", *[NOP] * 2048)
     struct.pack_into("<I", ko.text.data, at, ADRP)
     ko.reloc(ko.text, at, R_ADRP, ko.text, 0x1100)

@@ -10,8 +10,9 @@ import pytest
 import unicorn
 from unicorn import arm_const as arm
 
-from megamod.prelink.arch.arm_glue import R_ABS32, encode_arm, encode_thumb
-from megamod.prelink.arch.interface import GlueCode, GlueRequest
+from megamod.prelink.arch.arm_encoder import R_ABS32, ArmEncoder, ThumbEncoder
+from megamod.prelink.arch.encoder import GlueCode, GlueRequest
+from megamod.prelink.glue_code import encode_init
 
 CODE, STUBS, DATA, STACK, RETURN = 0x100000, 0x300000, 0x500000, 0x700000, 0x900000
 RESULT, TIMES, COUNT, LIST = DATA, DATA + 0x8000, DATA + 0x10000, DATA + 0x10010
@@ -35,7 +36,7 @@ class Glue:
     """One init function in memory. answers: member → its init's value; calls: what was called, in order."""
 
     def __init__(self, request: GlueRequest, *, thumb: bool) -> None:
-        made: GlueCode = (encode_thumb if thumb else encode_arm)(request)
+        made: GlueCode = encode_init(ThumbEncoder() if thumb else ArmEncoder(), request)
         assert made.bit == int(thumb)
         assert len(made.code) % 4 == 0
         self.request, self.thumb, self.calls = request, thumb, list[str]()

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Back
 
 from megamod.boot.debian import Kernel
+from tests.unit.module_factory import Back
 
 SCRIPT = Path(sys.executable).with_name("megamod")
 NAMES = """virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk crc16 mbcache jbd2
@@ -35,7 +35,7 @@ def files(kernel: Kernel) -> list[Path]:
 def prelink(output: Path, files: list[Path], *options: str, seed: str = "0") -> bytes:
     subprocess.run(
         [SCRIPT, "prelink", "-q", *options, "-o", output, *files],
-        check=True, timeout=300, env={**os.environ, "PYTHONHASHSEED": seed},
+        check=True, timeout=1200, env={**os.environ, "PYTHONHASHSEED": seed},
     )  # fmt: skip
     return output.read_bytes()
 
@@ -48,7 +48,7 @@ def merged(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(*words: object) -> tuple[str, str]:
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True, timeout=1200)
     return done.stdout, done.stderr
 
 
@@ -127,7 +127,7 @@ def test_real_module_cut_anywhere_is_refused(files: list[Path], tmp_path: Path, 
         (tmp_path / "cut.ko").write_bytes(data[: len(data) * part // 10])
         done = subprocess.run(
             [SCRIPT, "prelink", "-o", tmp_path / "out.ko", tmp_path / "cut.ko"],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=1200,
         )  # fmt: skip
         assert done.returncode == 1
         assert re.fullmatch(r"megamod: \S*cut\.ko: .*\(hint: the file is truncated\)\n", done.stderr), done.stderr

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.unit.elfkit import (
+
+from tests.unit.module_factory import (
     GLUE_IMPORTS,
     LAYOUT_CRC,
     Back,

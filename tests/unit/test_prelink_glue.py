@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, GLUE_IMPORTS, R_PC32, Back, Ko, link
-from tests.unit.gluekit import Loaded, load
 
 from megamod.prelink.link import Megamodule
+from tests.unit.glue_runner import Loaded, load
+from tests.unit.module_factory import ALLOC, EXEC, GLUE_IMPORTS, R_PC32, Back, Ko, link
 
 ENODEV, ENOMEM, EAGAIN = 19, 12, 11
 ASKED, NEEDS, NOT_RUN = 1, 2, 3
@@ -55,13 +55,13 @@ def test_without_result_parameters_all_inits_are_called() -> None:
     assert "__param" not in loaded.home
 
 
-def test_members_that_need_a_failed_one_are_skipped_without_result_parameters_too() -> None:
+def test_users_of_a_failed_member_are_skipped_without_result_parameters() -> None:
     loaded = load(link(*chain("a b:a c:b d")))
     loaded.answers["a"] = -ENODEV
     assert members_called(loaded) == ["a", "d"]
 
 
-def test_failed_init_is_recorded_and_its_users_are_skipped_directly_and_indirectly() -> None:
+def test_failed_init_is_recorded_and_all_its_users_are_skipped() -> None:
     loaded = make("a b:a c:b d e:d")
     loaded.answers["a"] = -ENODEV
     assert members_called(loaded) == ["a", "d", "e"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.gluerun import ENODEV, Loaded, chain, load, loaded
 
 from megamod.prelink.link import prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
+from tests.unit.glue_runner_arches import ENODEV, Loaded, chain, load, loaded
 
 ARCHES = ["arm64", "riscv64", "arm", "thumb"]
 ASKED, NEEDS, NOT_RUN = 1, 2, 3
@@ -32,12 +32,12 @@ def test_without_result_parameters_all_inits_are_called(machine: str) -> None:
     assert (run.value, run.calls, run.results) == (0, ["a", "b"], {})
 
 
-def test_members_that_need_a_failed_one_are_skipped_without_result_parameters_too(machine: str) -> None:
+def test_users_of_a_failed_member_are_skipped_without_result_parameters(machine: str) -> None:
     run = load(machine, "a b:a c:b d", glue=False).run(answers={"a": -ENODEV})
     assert (run.value, run.members) == (0, ["a", "d"])
 
 
-def test_failed_init_is_recorded_and_its_users_are_skipped_directly_and_indirectly(machine: str) -> None:
+def test_failed_init_is_recorded_and_all_its_users_are_skipped(machine: str) -> None:
     run = load(machine, "a b:a c:b d e:d").run(answers={"a": -ENODEV})
     assert run.members == ["a", "d", "e"]
     assert run.results == {"a": -ENODEV, "b": NEEDS, "c": NEEDS, "d": 0, "e": 0}
@@ -134,12 +134,14 @@ def many(request: pytest.FixtureRequest) -> Loaded:
     return loaded(members, made)
 
 
+@pytest.mark.heavy
 def test_a_thousand_members_are_called_and_timed(many: Loaded) -> None:
     run = many.run()
     assert (run.value, len(run.members), set(run.results.values())) == (0, 1100, {0})
     assert set(run.times) == {1000}
 
 
+@pytest.mark.heavy
 def test_a_far_member_is_skipped_for_a_far_need_and_as_asked(many: Loaded) -> None:
     names = [member.name for member in many.megamodule.members]
     run = many.run(answers={"m1050": -ENODEV}, skip=[3], skip1=[0, 255])

@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from tests.unit.elfkit import ALLOC, COMMON, MODULE_SIZE, R_64, UNDEF, Ko, read
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.member import Member
+from megamod.prelink.mergeable import why_single
 from megamod.prelink.read import SIGNATURE_MAGIC, read_member
+from tests.unit.module_factory import ALLOC, COMMON, EXEC, MODULE_SIZE, R_64, UNDEF, Ko, link, read
 
 
 def member_of(ko: Ko) -> Member:
@@ -371,6 +372,69 @@ def test_init_outside_its_section_is_refused() -> None:
     init = ko.section(".init.text", bytes(8), flags=ALLOC | 4)
     ko.reloc(ko.this, 312, R_64, ko.symbol("init_module", init, 4096))
     assert "init_module" in error_of(bytes(ko))
+
+
+# The init of a stripped module: the kernel goes by struct module's pointer
+
+
+def stripped(*pointers: tuple[int, str], names: tuple[str, str] = ("_1", "_2")) -> Ko:
+    """A module whose struct module points from each (offset) to a function in (section), under renamed symbols."""
+    ko = Ko("disk", init=None)
+    for number, (offset, section) in enumerate(pointers):
+        home = ko.section(section, bytes(16), flags=ALLOC | EXEC, align=16)
+        ko.reloc(ko.this, offset, R_64, ko.symbol(names[number], home, 4))
+    return ko
+
+
+def init_of(ko: Ko) -> tuple[str, int] | None:
+    member = read_member(bytes(ko), file="disk.ko")
+    return (member.sections[member.init[0]].name, member.init[1]) if member.init else None
+
+
+def test_init_is_what_struct_module_points_to_whatever_its_name() -> None:
+    assert init_of(stripped((312, ".init.text"))) == (".init.text", 4)
+    assert init_of(stripped((312, ".text.a"), (848, ".text.b"))) == (".text.a", 4)
+    assert init_of(stripped((312, ".text.a"), (848, ".text.b"), names=("_1", "cleanup_module"))) == (".text.a", 4)
+    assert init_of(stripped((848, ".exit.text"))) is None
+
+
+def test_stripped_members_are_linked_and_their_inits_called() -> None:
+    one, two = stripped((312, ".init.text"), (848, ".exit.text")), Ko("two")
+    assert [member.init is not None for member in link(one, two).members] == [True, True]
+
+
+def test_init_that_cannot_be_told_from_exit_is_refused() -> None:
+    message = error_of(bytes(stripped((312, ".text.a"))))
+    assert message == (
+        "disk.ko: .gnu.linkonce.this_module: pointers at +0x138 have no names, and nothing tells init from exit "
+        "(hint: keep the symbols init_module and cleanup_module when stripping)"
+    )
+
+
+def test_init_that_struct_module_does_not_point_to_is_refused() -> None:
+    ko = Ko("disk")
+    ko.this.relocs.clear()
+    assert error_of(bytes(ko)) == (
+        "disk.ko: .gnu.linkonce.this_module has no relocation to its init_module: the kernel would load it and never "
+        "call it (hint: strip with --strip-debug, which keeps relocations)"
+    )
+
+
+def test_a_member_whose_init_pointer_lies_elsewhere_is_refused() -> None:
+    with pytest.raises(MegamodError, match=r"disk\.ko: struct module points to its init at 0x140, the others' at 0x1"):
+        link(Ko("a"), Ko("b"), stripped((320, ".init.text")))
+
+
+def test_lenient_reading_keeps_what_only_the_linker_refuses() -> None:
+    ko = Ko("disk")
+    ko.this.data[500] = 1
+    member = read_member(bytes(ko), file="disk.ko", lenient=True)
+    assert member.refused == (
+        ".gnu.linkonce.this_module: bytes beside the name are set; this kernel's struct module is not understood"
+    )
+    assert why_single(member) == f"cannot be merged: {member.refused}"
+    with pytest.raises(MegamodError, match="not an ELF file"):
+        read_member(b"junk", file="disk.ko", lenient=True)
 
 
 DAMAGED: dict[str, Callable[[Ko], object]] = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.unit.elfkit import (
+
+from megamod.common.errors import MegamodError
+from tests.unit.module_factory import (
     ABS,
     ALLOC,
     EXEC,
@@ -24,8 +26,6 @@ from tests.unit.elfkit import (
     Sec,
     link,
 )  # fmt: skip
-
-from megamod.common.errors import MegamodError
 
 WIDTH = {R_64: 8, R_PC32: 4, R_PLT32: 4, R_32: 4, R_32S: 4, R_PC64: 8}
 NAMES = {R_64: "64", R_PC32: "PC32", R_PLT32: "PLT32", R_32: "32", R_32S: "32S", R_PC64: "PC64"}
@@ -138,7 +138,7 @@ def test_weak_import_stays_weak() -> None:
 
 @pytest.mark.parametrize("kind", WIDTH, ids=NAMES.values())
 @pytest.mark.parametrize("byte", ["first", "last"])
-def test_field_that_is_not_zero_is_refused_where_the_kernel_would_refuse_it(kind: int, byte: str) -> None:
+def test_field_that_is_not_zero_is_refused_where_the_kernel_refuses_it(kind: int, byte: str) -> None:
     ko = Ko("disk")
     ko.data.data[8 if byte == "first" else 7 + WIDTH[kind]] = 1
     ko.reloc(ko.data, 8, kind, ko.rodata)

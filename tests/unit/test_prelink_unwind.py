@@ -6,7 +6,8 @@ import struct
 
 import numpy as np
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
+
+from tests.unit.module_factory import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, error_of, link
 
 START, DEEPER, END = b"\x08\0\0\0\x15\x10", b"\x10\0\0\0\x15\x10", bytes(6)
 RO_AFTER_INIT = 0x200000  # include/uapi/linux/elf.h
@@ -21,7 +22,7 @@ def table(back: Back) -> list[tuple[int, bytes]]:
     return [(at, states[6 * n : 6 * n + 6]) for n, at in enumerate(distances)]
 
 
-def test_entries_are_in_the_order_of_the_code_after_a_gap_for_those_of_init_code() -> None:
+def test_entries_are_in_code_order_after_a_gap_for_those_of_init_code() -> None:
     one = Ko("one").orc([(8, DEEPER), (0, START), (16, END)])
     one.orc([(0, START)], one.init)
     two = Ko("two").orc([(0, START), (4, DEEPER)])
@@ -59,7 +60,7 @@ def test_exit_code_is_left_out_where_the_kernel_cannot_unload_modules() -> None:
     assert len(made(VERMAGIC)) == len(made(VERMAGIC.replace("mod_unload ", ""))) + 1
 
 
-def test_a_library_alone_keeps_the_form_of_the_kernel_as_nobody_would_call_the_glue() -> None:
+def test_a_library_alone_keeps_the_kernels_form_as_no_glue_is_called() -> None:
     library = Ko("one", init=None).orc([(0, START), (8, DEEPER), (16, END)])
     back = Back(link(library, results=False).data)
     assert len(back.relocs(".orc_unwind_ip")) == 3

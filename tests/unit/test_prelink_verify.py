@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, INIT_AT, R_64, R_PC32, WRITE, Ko, link
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.link import Megamodule
 from megamod.prelink.verify.checks import verify
+from tests.unit.module_factory import ALLOC, EXEC, INIT_AT, R_64, R_PC32, WRITE, Ko, link
 
 ORC = b"\x08\0\x15\x10\0\0"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.unit.machinekit import recorded_machine
-from tests.unit.test_levels import source_tree
-from tests.unit.treekit import make_tree, small_tree
 
 from megamod.cli.main import cli
 from megamod.common.errors import MegamodError
 from megamod.modules.levels import parse_table
 from megamod.profile.schema import shipped_profiles
+from tests.unit.machine_records import recorded_machine
+from tests.unit.module_trees import make_tree, small_tree
+from tests.unit.test_levels import source_tree
 
 
 def run(*words: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import open_tree
 from megamod.profile.model import Profile
 from megamod.profile.schema import load_profile
 from megamod.select.select import select
+from tests.unit.module_trees import small_tree
 
 MINIMAL = "critical: {modules: [ext4]}\n"
 
@@ -80,7 +80,7 @@ def test_a_mapping_and_a_list_of_files_say_the_same(tmp_path: Path) -> None:
     ]
 
 
-def test_files_of_a_child_replace_those_with_the_same_destination_and_a_removal_takes_one_out(tmp_path: Path) -> None:
+def test_a_childs_file_replaces_one_of_the_same_destination_or_removes(tmp_path: Path) -> None:
     base = MINIMAL + "files: {a: /a, b: /b, c: /c}"
     profile = load(tmp_path, "extends: base.yaml\nfiles: [{from: new, to: /b}, '!/c']", base)
     assert [(item.source, item.to) for item in profile.files] == [("a", "/a"), ("new", "/b")]
@@ -124,7 +124,7 @@ def test_a_skipped_module_stays_selected_and_its_users_are_named(tmp_path: Path)
     }
 
 
-def test_skip_of_a_module_that_the_kernel_does_not_have_is_an_error_with_the_nearest_names(tmp_path: Path) -> None:
+def test_skip_of_an_unknown_module_is_an_error_with_the_nearest_names(tmp_path: Path) -> None:
     profile = load(tmp_path, MINIMAL + "skip: [mbcach]")
     with pytest.raises(MegamodError) as caught:
         select(profile, open_tree(str(small_tree(tmp_path))))

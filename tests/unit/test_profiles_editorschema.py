@@ -12,7 +12,8 @@ import yaml
 
 from megamod.common.errors import MegamodError
 from megamod.profile.json_schema import profile_schema
-from megamod.profile.schema import KEYS, load_profile, shipped_profiles
+from megamod.profile.model import profile_keys
+from megamod.profile.schema import load_profile, shipped_profiles
 
 
 class Yaml12Loader(yaml.SafeLoader):
@@ -40,7 +41,7 @@ def test_the_schema_is_a_valid_schema() -> None:
 
 def test_every_key_of_a_profile_is_in_the_schema_with_a_description() -> None:
     properties = profile_schema()["properties"]
-    assert list(properties) == list(KEYS)
+    assert list(properties) == [key.name for key in profile_keys()]
     assert all(entry["description"] for entry in properties.values())
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.modprobe_d import HOST_FOLDERS, host_config, read_config
 from megamod.modules.tree import Softdep, open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import Selection, select
+from tests.unit.module_trees import small_tree
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.treekit import small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import Selection, select
+from tests.unit.module_trees import small_tree
+
+# Compiles, or runs for a minute: not in tests/run.sh --unit.
+pytestmark = pytest.mark.heavy
 
 VALID = """\
 name: camera

@@ -167,7 +167,7 @@ def test_the_other_triggers_work_under_chain(tmp_path: Path, after: str) -> None
     assert load(tmp_path, stage(after, root="{chain: /init}")).deferred[0].trigger is not None
 
 
-def test_a_path_trigger_may_lie_anywhere_when_the_whole_system_is_in_the_image(tmp_path: Path) -> None:
+def test_a_path_trigger_may_lie_anywhere_if_the_image_is_the_whole_system(tmp_path: Path) -> None:
     assert load(tmp_path, stage("{path: /data/x}", root="{exec: /sbin/app}")).deferred
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import make_tree, small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import open_tree
@@ -13,6 +12,7 @@ from megamod.profile.schema import find_profile, load_profile, shipped_profiles
 from megamod.profile.selectors import parse_selector
 from megamod.select.select import Selection, select
 from megamod.select.sets import shipped_sets
+from tests.unit.module_trees import make_tree, small_tree
 
 SUITES = ("bookworm", "bookworm-backports", "sid")
 

@@ -67,26 +67,32 @@ def is_alive(number: int) -> bool:
         return False
 
 
+def run_out_of_time(run: Callable[..., QemuResult]) -> QemuResult:
+    """The run that a short timeout ended after the guest had started, which takes a busy machine a while."""
+    for timeout in (0.5, 4.0, 32.0, 256.0):
+        result = run(timeout=timeout)
+        assert result.timed_out
+        if result.console.endswith("\n"):
+            return result
+    pytest.fail("the guest printed nothing within minutes")
+
+
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_timeout_that_is_no_time_is_refused(run: Callable[..., QemuResult], timeout: float) -> None:
     with pytest.raises(MegamodError, match=r"^timeout .*: no number of seconds"):
         run(timeout=timeout)
 
 
-def test_a_guest_that_hangs_is_ended_at_the_timeout_with_all_that_it_started(
+def test_a_hanging_guest_is_ended_at_the_timeout_with_its_children(
     fake_qemu: FakeQemu, run: Callable[..., QemuResult]
 ) -> None:
     fake_qemu(HANGING)
-    result = run(timeout=0.5)
-    assert result.timed_out
-    wait_until_gone(result.console)
+    wait_until_gone(run_out_of_time(run).console)
 
 
 def test_a_guest_that_takes_no_notice_of_sigterm_is_killed(fake_qemu: FakeQemu, run: Callable[..., QemuResult]) -> None:
     fake_qemu(f"trap '' TERM; {HANGING}; {HANGING}")
-    result = run(timeout=0.5)
-    assert result.timed_out
-    wait_until_gone(result.console)
+    wait_until_gone(run_out_of_time(run).console)
 
 
 def test_a_guest_that_ends_by_itself_has_not_timed_out(fake_qemu: FakeQemu, run: Callable[..., QemuResult]) -> None:
@@ -99,7 +105,7 @@ def test_a_guest_that_ends_by_itself_has_not_timed_out(fake_qemu: FakeQemu, run:
 
 def test_a_text_that_was_waited_for_ends_the_run(fake_qemu: FakeQemu, run: Callable[..., QemuResult]) -> None:
     fake_qemu(f"echo one; echo two; {HANGING}")
-    result = run(until=r"one\ntwo\npids \d+ \d+\n", timeout=60)
+    result = run(until=r"one\ntwo\npids \d+ \d+\n", timeout=1200)
     assert result.stopped
     assert not result.timed_out
     wait_until_gone(result.console)
@@ -128,7 +134,7 @@ def test_ctrl_c_ends_qemu(fake_qemu: FakeQemu, tmp_path: Path) -> None:
     while process.poll() is None and not (started.exists() and started.read_text().endswith("\n")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=1200)
     assert b"KeyboardInterrupt" in errors
     wait_until_gone(started.read_text())
 

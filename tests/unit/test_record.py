@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.machinekit import (
+
+from megamod.common.errors import MegamodError
+from megamod.machine.detect import detect
+from megamod.machine.detected_yaml import detected_profile
+from megamod.machine.machine import Machine, open_machine
+from megamod.machine.machine_recorder import Item, recorded, write_record
+from megamod.modules.tree import open_tree
+from megamod.profile.schema import load_profile
+from megamod.select.select import select
+from tests.unit.machine_records import (
     ALIASES,
     DATA,
     MODULES,
@@ -20,16 +29,7 @@ from tests.unit.machinekit import (
     mounted,
     recorded_machine,
 )
-from tests.unit.treekit import make_tree
-
-from megamod.common.errors import MegamodError
-from megamod.machine.detect import detect
-from megamod.machine.detected_yaml import detected_profile
-from megamod.machine.machine import Machine, open_machine
-from megamod.machine.machine_recorder import Item, recorded, write_record
-from megamod.modules.tree import open_tree
-from megamod.profile.schema import load_profile
-from megamod.select.select import select
+from tests.unit.module_trees import make_tree
 
 
 def test_a_record_of_a_record_is_the_same(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_record_is_not_written_over_something(tmp_path: Path) -> None:
 def test_links_that_lead_out_of_a_record_are_not_followed(tmp_path: Path) -> None:
     machine = fake_machine(tmp_path / "m", "sys/class/block/x -> ../../../../outside\nsys/devices/a/modalias\n| b\n")
     (tmp_path / "outside").mkdir()
-    assert machine.real("sys/class/block/x") == ""
+    assert machine.real_path("sys/class/block/x") == ""
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import RELEASE, make_tree, small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from megamod.select.select import SelectedModule, Selection, select
+from tests.unit.module_trees import RELEASE, make_tree, small_tree
 
 
 def run(root: Path, text: str, folder: Path | None = None) -> Selection:
@@ -154,7 +154,7 @@ def test_a_critical_stage_of_builtins_only_is_empty_and_noted(tmp_path: Path) ->
     assert "the critical stage is empty: nothing that it names is a module of this kernel" in selection.notes
 
 
-def test_a_deferred_module_that_a_critical_one_needs_is_promoted_with_a_note(tmp_path: Path) -> None:
+def test_a_deferred_module_that_a_critical_one_needs_is_promoted(tmp_path: Path) -> None:
     selection = run(tmp_path, critical("[usb_storage]") + "deferred: [{name: usb, modules: [usbcore, uhci_hcd]}]\n")
     assert names(selection) == {
         "critical": ["usb_common", "usb_storage", "usbcore"],
@@ -245,7 +245,7 @@ def test_an_optional_module_that_needs_an_excluded_one_is_left_out(tmp_path: Pat
     assert names(run(tmp_path, critical('[crc16, "?ext4"]') + "exclude: [jbd2]\n")) == {"critical": ["crc16"]}
 
 
-def test_an_exclusion_that_matches_nothing_is_an_error_and_a_builtin_a_note(tmp_path: Path) -> None:
+def test_an_exclusion_without_a_match_is_an_error_and_a_builtin_a_note(tmp_path: Path) -> None:
     assert error_of(tmp_path, critical("[crc16]") + 'exclude: ["*_test"]\n').startswith("p.yaml:2:11: *_test matches")
     (tmp_path / "lib").rename(tmp_path / "old")
     selection = run(tmp_path, critical("[crc16]") + 'exclude: ["?*_test", virtio_pci]\n')

@@ -47,7 +47,7 @@ def modprobe(root: Path, release: str, name: str) -> list[str]:
     tool = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin")
     assert tool, "kmod is needed for this test"
     command = [tool, "-C", str(root / "empty"), "-d", str(root), "-S", release, "--show-depends", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)
     inserted = (line.split() for line in done.stdout.splitlines() if line.startswith("insmod "))
     return [found for words in inserted if (found := module_name(words[1]))]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.conftest import missing
 
 from megamod.boot.debian import fetch_kernel
 from megamod.common.errors import MegamodError
@@ -13,6 +12,7 @@ from megamod.common.host import cache_folder
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.profile.schema import load_profile, shipped_profiles
 from megamod.select.select import select
+from tests.conftest import missing
 
 # (suite, the meta-package linux-image-…, Debian's architecture)
 KERNELS = (

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
-from tests.unit.signkit import make_pair
-from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from megamod.image.signing.sign import MARKER
 from megamod.image.signing.signature import read_signature
 from megamod.profile.schema import load_profile
+from tests.unit.module_factory import Ko
+from tests.unit.signing_keys import make_pair
+from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 
 __all__ = ["builder"]
 
@@ -97,7 +97,7 @@ def test_signing_again_replaces_the_signature(megamod: Run, tmp_path: Path) -> N
     assert signature.content == plain
 
 
-def test_verify_without_a_certificate_says_who_signed_and_that_nothing_was_checked(megamod: Run) -> None:
+def test_verify_without_a_certificate_names_the_signer_unchecked(megamod: Run) -> None:
     megamod("sign", "a.ko", "--key", "modules.pem", "--cert", "modules.crt")
     status, out, _err = megamod("verify", "a.ko")
     assert status == 0
@@ -199,7 +199,7 @@ def test_each_mistake_of_sign_is_a_line(megamod: Run, tmp_path: Path) -> None:
         assert err.startswith(f"megamod: {message}")
 
 
-def test_megamodules_of_a_build_are_signed_and_singles_keep_their_own_signature(
+def test_megamodules_of_a_build_are_signed_and_singles_keep_theirs(
     builder: Builder, tmp_path: Path, tool: Callable[..., str]
 ) -> None:
     _key, certificate = make_pair(tmp_path)
@@ -217,12 +217,11 @@ def test_megamodules_of_a_build_are_signed_and_singles_keep_their_own_signature(
         assert signature is not None
         assert signature.digest == "sha384"
     builder.monkeypatch.setattr(sys, "argv", ["megamod", "inspect", "out.img"])
-    with pytest.raises(SystemExit):
-        cli.main()
+    assert cli.main() == 0
     assert builder.capsys.readouterr().out.count(", signed sha384 by O=Test,CN=modules\n") == 2
 
 
-def test_without_a_configuration_the_digest_is_sha256_and_the_build_says_why(builder: Builder, tmp_path: Path) -> None:
+def test_without_a_configuration_the_digest_is_sha256_for_a_stated_reason(builder: Builder, tmp_path: Path) -> None:
     make_pair(tmp_path)
     (tmp_path / "p.yaml").write_text(GOOD + SIGN)
     status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path), "-o", "out.img")

@@ -109,7 +109,7 @@ def test_one_stage_alone_needs_no_line_for_all() -> None:
     assert len(closing_table([row("critical", 1, 0, 1, 1, 1)]).splitlines()) == 2
 
 
-def test_columns_are_as_wide_as_their_widest_cell_without_blanks_at_the_end() -> None:
+def test_columns_are_as_wide_as_their_widest_cell_and_rows_are_stripped() -> None:
     assert table(["a", "name"], [["1", "x"], ["22", "yyyyyyy"]], left=2) == "a   name\n1   x\n22  yyyyyyy"
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
 
 from megamod.build.link_map import LinkMap, parse_map
 from megamod.cli import main as cli
 from megamod.inspect.debug.places import Places
+from tests.unit.module_factory import ALLOC, EXEC, FUNC, LOCAL, Back, Ko, link
 
 BASE = 0xFFFFFFFFC0200000
 Symbolize = Callable[..., tuple[str, str]]
@@ -245,9 +245,7 @@ def test_a_map_of_another_build_is_noticed_by_the_build_id_in_sysfs(
     assert len(err.splitlines()) == 1
 
 
-def test_sections_that_would_reach_into_each_other_are_those_of_another_build(
-    made: Any, symbolize: Symbolize, tmp_path: Path
-) -> None:
+def test_overlapping_sections_are_those_of_another_build(made: Any, symbolize: Symbolize, tmp_path: Path) -> None:
     folder = guest_folder(made, tmp_path)
     (folder / "megamod_critical/sections/.data").write_text(f"{BASE + 8:#x}\n")
     _, err = symbolize("", "--sections", str(folder), status=1)
@@ -255,7 +253,7 @@ def test_sections_that_would_reach_into_each_other_are_those_of_another_build(
 
 
 ERRORS = [
-    (["--base", "x"], "--base x: no address (hint: --base megamod_critical=0xffffffffc0200000)"),
+    (["--base", "x"], "--base x: must be [NAME=]ADDRESS (hint: --base megamod_critical=0xffffffffc0200000)"),
     (
         ["--base", "other=0x1000"],
         "--base other=0x1000: of which megamodule? (hint: --base NAME=ADDRESS; the map has megamod_critical)",
@@ -292,7 +290,7 @@ def test_bytes_that_are_no_text_go_through_as_they_are(symbolize: Symbolize) -> 
         assert done.stdout == text.replace(b"megamod_critical", b"usb")
 
 
-def test_every_byte_of_every_function_comes_back_from_what_the_kernel_would_print(made: Any, link_map: LinkMap) -> None:
+def test_every_byte_of_every_function_comes_back_from_a_printed_address(made: Any, link_map: LinkMap) -> None:
     # The kernel's own way: the nearest symbol of the file's symbol table, and the distance to the next one.
     back = Back(made.data)
     table = back.elf.get_section_by_name(".symtab")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.elfkit import VERMAGIC
 
 from megamod.build.link_map import MapMember
 from megamod.cli import main as cli
 from megamod.inspect.debug.debug_files import DebugFiles, debuginfod_cache
 from megamod.prelink.link import prelink_files
 from megamod.prelink.options import PrelinkOptions
+from tests.unit.module_factory import VERMAGIC
 
 BASE = 0xFFFFFFFFC0200000
 Debug = Callable[..., tuple[int, str, str]]
@@ -108,7 +108,7 @@ def test_each_section_of_each_member_has_its_address(debug: Debug, modules: Path
     assert "init.text" not in out
 
 
-def test_gdb_takes_the_script_and_finds_each_members_function_at_its_address(
+def test_gdb_takes_the_script_and_finds_each_members_function(
     debug: Debug, modules: Path, tool: Callable[..., str]
 ) -> None:
     _, out, _ = debug("gdb", "out.map", "--sections", "sections", "--debug-dir", modules, "-o", "members.gdb")
@@ -220,7 +220,7 @@ def test_a_debug_file_is_found_in_debuginfods_cache(modules: Path, tmp_path: Pat
     assert debuginfod_cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/debuginfod_client")
 
 
-def test_a_file_of_another_build_or_without_debug_information_does_not_count(modules: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_build_or_without_debug_data_does_not_count(modules: Path, tmp_path: Path) -> None:
     wanted = member(modules)
     path = modules / "lib/modules/6.1.0-test/kernel/usb.ko"
     assert DebugFiles(folders=[modules]).path(wanted) == path
@@ -246,9 +246,7 @@ def test_a_debugger_is_given_no_packed_file(debug: Debug, modules: Path) -> None
     assert err == "megamod: no debug file of usb: left out\n"
 
 
-def test_without_addresses_the_script_for_drgn_counts_from_the_megamodules_sections(
-    debug: Debug, modules: Path
-) -> None:
+def test_without_addresses_drgns_script_counts_from_the_sections(debug: Debug, modules: Path) -> None:
     status, out, _ = debug("drgn", "out.map", "--debug-dir", modules)
     assert status == 0
     whole = json.loads(Path("out.map").read_text())

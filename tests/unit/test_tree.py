@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.treekit import RELEASE, make_tree, small_tree
 
 from megamod.common.errors import MegamodError
 from megamod.modules import depmod
 from megamod.modules.tree import UNORDERED, Softdep, module_name, open_tree
+from tests.unit.module_trees import RELEASE, make_tree, small_tree
 
 
 def error_of(kernel: Path | str, **keywords: tuple[Path, ...]) -> str:
@@ -21,7 +21,7 @@ def error_of(kernel: Path | str, **keywords: tuple[Path, ...]) -> str:
     return str(caught.value)
 
 
-def test_modules_carry_canonical_names_paths_and_dependencies_in_load_order(tmp_path: Path) -> None:
+def test_modules_carry_canonical_names_paths_and_ordered_dependencies(tmp_path: Path) -> None:
     folder = small_tree(tmp_path)
     tree = open_tree(str(folder))
     hda = tree.modules["snd_hda_intel"]
@@ -47,7 +47,7 @@ def test_builtins_come_from_both_files(tmp_path: Path) -> None:
     assert tree.has_builtin_list
 
 
-def test_softdeps_of_all_lines_are_gathered_and_words_before_pre_mean_nothing(tmp_path: Path) -> None:
+def test_softdeps_of_all_lines_count_and_words_before_pre_do_not(tmp_path: Path) -> None:
     folder = make_tree(
         tmp_path,
         {"kernel/btrfs.ko": []},

@@ -13,6 +13,7 @@ from megamod.modules.aliases import parse_aliases
 COMPATIBLE = st.text(alphabet="aCT,", min_size=1, max_size=5)
 
 
+@pytest.mark.heavy
 @settings(max_examples=3000, derandomize=True, deadline=None)
 @given(pattern=COMPATIBLE, more=st.booleans(), name=COMPATIBLE, texts=st.lists(COMPATIBLE, max_size=3))
 def test_patterns_of_device_trees_match_what_fnmatch_matches(

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.elfkit import Ko
 
 from megamod.modules.depmod import INDEXES
 from megamod.modules.index_cache import indexes_of
 from megamod.modules.tree import open_tree
+from tests.unit.conftest import use_cache
+from tests.unit.module_factory import Ko
 
 
 class Depmod:
@@ -105,7 +106,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("megamod.modules.index_cache.cache_folder", lambda: tmp_path / "file/indexes")
+    use_cache(monkeypatch, tmp_path / "file/cache")
     depmod = Depmod()
     for run in (1, 2):
         assert indexes_of(folder, run=depmod)["modules.dep"].endswith(f"# run {run}\n")
@@ -124,14 +125,14 @@ def test_two_at_once_leave_one_whole_entry(folder: Path, index_cache: Path) -> N
     both_run = threading.Barrier(2)
 
     def slow(_folder: Path) -> dict[str, str]:
-        both_run.wait(timeout=30)
+        both_run.wait(timeout=1200)
         return {**dict.fromkeys(INDEXES, ""), "modules.dep": "kernel/a.ko:\n" * 50_000}
 
     threads = [threading.Thread(target=indexes_of, args=(folder,), kwargs={"run": slow}) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=1200)
     assert len(list(index_cache.iterdir())) == 1
     assert indexes_of(folder, run=Depmod())["modules.dep"].count("\n") == 50_000
 

@@ -53,7 +53,7 @@ def test_binutils_find_every_section_with_its_content(tmp_path, kernel, image):
     assert section(path, ".uname", tmp_path) == b"6.1.0"
 
 
-def test_sections_neither_overlap_nor_leave_their_pages_and_the_kernel_is_last(tmp_path, kernel, image):
+def test_sections_keep_apart_and_in_their_pages_and_the_kernel_is_last(tmp_path, kernel, image):
     text = subprocess.run(
         ["objdump", "-h", make(tmp_path, kernel, image)], check=True, capture_output=True, text=True
     ).stdout

@@ -23,7 +23,8 @@ from megamod.build.arguments import arguments
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.build.recipe import build_image, read_selection
-from megamod.build.stages import needs
+from megamod.build.stages import import_edges
+from megamod.common.choices import Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, find_program
@@ -130,7 +131,7 @@ def one_by_one(profile: Profile, tree: ModuleTree, merged: Sequence[Entry]) -> l
     manifest = Manifest.from_json(contents[MANIFEST_PATH])
     selection = select(profile, tree)
     members = read_selection(selection)[1]
-    edges = needs(members)
+    edges = import_edges(members)
     triggers = {stage.name: stage.trigger for stage in selection.stages}
     stages: list[PlanStage] = []
     files: dict[str, bytes] = {}
@@ -154,7 +155,7 @@ def one_by_one(profile: Profile, tree: ModuleTree, merged: Sequence[Entry]) -> l
     plan = Plan(
         kernel=tree.release,
         root=profile.root,
-        probe_async=profile.probe == "async",
+        probe_async=profile.probe is Probe.ASYNC,
         stages=tuple(stages),
         softdeps=(),
         dependents={},

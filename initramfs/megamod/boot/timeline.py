@@ -165,6 +165,9 @@ def _command_line(append: str, *, has_disk: bool) -> str:
     # The loader's lines have to reach the console whatever the words under test say.
     if any(word == "quiet" or word.startswith("loglevel=") for word in words):
         added.append("ignore_loglevel")
+    # A kernel without CONFIG_PRINTK_TIME prints lines without times unless it is asked (kernel/printk/printk.c, 6.1).
+    if not any(word.startswith("printk.time=") for word in words):
+        added.append("printk.time=1")
     return " ".join([*added, append]).strip()
 
 

@@ -16,12 +16,10 @@ from megamod.common.compression import METHODS, compress
 from megamod.common.errors import MegamodError
 from megamod.kernel.config import KernelConfig
 from megamod.profile.model import Compress, Profile
+from megamod.profile.values import DEFAULT_STORAGE
 
-OPTIONS: Mapping[str, str] = {"gzip": "RD_GZIP", "lz4": "RD_LZ4", "xz": "RD_XZ", "zstd": "RD_ZSTD"}
+OPTIONS: Mapping[str, str] = {method: f"RD_{method.upper()}" for method in METHODS if method is not Compress.NONE}
 """Method → the option of the kernel that unpacks it; a plain archive needs none."""
-
-DEFAULT_STORAGE = 100_000_000
-"""Bytes a second, where the profile does not say: an eMMC or a SATA disk behind a boot loader's driver."""
 
 _PIECE = 128 << 10
 _PIECES = 16
@@ -37,11 +35,11 @@ class Packing:
 
 def choose_packing(profile: Profile, config: KernelConfig | None, contents: Sequence[bytes]) -> Packing:
     """The compression for an image with *contents*; what the profile names must have passed `check_method`."""
-    if profile.compress != "auto":
+    if profile.compress is not Compress.AUTO:
         return Packing(method=profile.compress)
     if config is None:
         # Every kernel that is still maintained has had gzip in its default configuration from the beginning.
-        return Packing(method="gzip", note="compress: auto: no configuration of the kernel is found, so gzip")
+        return Packing(method=Compress.GZIP, note="compress: auto: no configuration of the kernel is found, so gzip")
     able: list[Compress] = [method for method in METHODS if _is_able(method, config)]
     times = boot_times(able, contents, storage=profile.storage or DEFAULT_STORAGE)
     best = min(able, key=lambda method: times[method])
@@ -50,12 +48,12 @@ def choose_packing(profile: Profile, config: KernelConfig | None, contents: Sequ
 
 
 def _is_able(method: str, config: KernelConfig) -> bool:
-    return method == "none" or config.enabled(OPTIONS[method])
+    return method == Compress.NONE or config.enabled(OPTIONS[method])
 
 
 def check_method(method: str, config: KernelConfig | None) -> None:
     """Refuse a *method* of which the kernel's configuration says that it is not built in."""
-    if config is None or method == "auto" or _is_able(method, config):
+    if config is None or method == Compress.AUTO or _is_able(method, config):
         return
     able = [name for name in METHODS if _is_able(name, config)]
     raise MegamodError(

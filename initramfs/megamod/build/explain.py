@@ -11,7 +11,7 @@ from megamod.build.arguments import parameters_of
 from megamod.build.contents import firmware_of
 from megamod.build.plan import trigger_text
 from megamod.build.recipe import read_selection
-from megamod.build.stages import Load, needs, split
+from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.progress import counted, human_bytes, table
 from megamod.kernel.exports import find_exports
 from megamod.modules.levels import initcall_level, tagged_rank
@@ -127,8 +127,12 @@ def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) ->
 def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Load]:
     """Module → the load that it goes into."""
     exports = find_exports(selection.tree.folder, selection.tree.release)
-    edges = needs(members)
-    loads = (load for stage in selection.stages for load in split(stage, members, edges, exports))
+    edges = import_edges(members)
+    loads = (
+        load
+        for stage in selection.stages
+        for load in split_into_loads(stage, members, edges, exports, allow_taint=selection.profile.allow_taint)
+    )
     return {module.name: load for load in loads for module in load.modules}
 
 

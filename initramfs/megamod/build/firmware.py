@@ -23,7 +23,7 @@ from megamod.image.cpio import Entry
 from megamod.kernel.config import KernelConfig
 from megamod.machine.board import Board
 from megamod.profile.contents import WILD
-from megamod.profile.model import Profile, Selector, Trigger, TriggerKind
+from megamod.profile.model import Profile, RootKind, Selector, Trigger, TriggerKind
 
 _PLACE = "lib/firmware"
 _PACKED = (".zst", ".xz")
@@ -95,7 +95,7 @@ def wanted_early(profile: Profile, trigger: Trigger | None) -> bool:
     Only `root: {from: cmdline}` has a real root that the loader knows of, and only stages that wait for user space, or
     for something that user space does, come after it for sure.
     """
-    if profile.root.kind != "cmdline" or trigger is None:
+    if profile.root.kind != RootKind.CMDLINE or trigger is None:
         return True
     return trigger.kind in (TriggerKind.NOW, TriggerKind.DELAY)
 

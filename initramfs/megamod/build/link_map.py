@@ -1,63 +1,47 @@
-"""The map of an image: written beside it by the build, read here by whatever carries addresses back.
+"""The map of an image: written next to it by the build, read here by whatever carries addresses back.
 
-Form (JSON): ``{"version": 1, "kernel": RELEASE, "profile": NAME, "megamodules": {NAME: …}}``, each megamodule as
-prelink/mapfile.py describes it. The map that `megamod prelink --map` writes is one such megamodule and is read too.
+Its form is `MapDocument`; the map that `megamod prelink --map` writes is one `MegamoduleMap` and is read too. Schemas
+for other programs: initramfs/docs/schemas/map.json and megamodule-map.json.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal
 
+from megamod.common.documents import check_version, document_bytes, parse_json, typed, version_of
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, read_file
+from megamod.prelink.map_form import GLUE, Chunk, Function, MapMember, MegamoduleMap, Output
 
-VERSION = 1
-GLUE = -1
-_T = TypeVar("_T")
+__all__ = [
+    "GLUE",
+    "Chunk",
+    "Function",
+    "LinkMap",
+    "MapDocument",
+    "MapMember",
+    "Megamap",
+    "Output",
+    "map_bytes",
+    "parse_map",
+    "read_map",
+    "write_map",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
-    """A function symbol of a member: offset in its input section, size in bytes (0: not known)."""
-
-    value: int
-    size: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """An output section. code: the kernel puts it into the memory of the module's text."""
-
-    name: str
-    size: int
-    align: int
-    code: bool
+_HINT = "was the map made by another version of megamod?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """An input section's place: bytes into its output section, and size."""
+class MapDocument:
+    """The map of an image. kernel: its release; megamodules: by name."""
 
-    member: int
-    section: str
-    index: int
-    output: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapMember:
-    """A member; build_id in hex, "" without one."""
-
-    name: str
-    file: str
-    build_id: str
+    version: Literal[1] = 1
+    kernel: str
+    profile: str
+    megamodules: Mapping[str, MegamoduleMap]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +74,9 @@ class LinkMap:
 
 def map_bytes(*, kernel: str, profile: str, megamodules: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The file for the maps that the linker has made; the same input gives the same bytes."""
-    value = {"version": VERSION, "kernel": kernel, "profile": profile, "megamodules": megamodules}
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    version = version_of(MapDocument)
+    value = {"version": version, "kernel": kernel, "profile": profile, "megamodules": dict(megamodules)}
+    return document_bytes(value, indent=None)
 
 
 def write_map(path: Path, *, kernel: str, profile: str, megamodules: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,119 +91,47 @@ def read_map(path: Path) -> LinkMap:
 
 def parse_map(data: bytes, *, source: str) -> LinkMap:
     """`read_map` of bytes."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        hint = "megamod build writes IMAGE.map beside IMAGE"
-        raise MegamodError(f"{source}: no map: {error}", hint=hint) from None
-    reader = _Reader(source=source)
-    if not isinstance(value, dict) or "version" not in value:
-        reader.fail("", "no map: it has no version")
-    if value["version"] != VERSION:
-        reader.fail("version", f"{value['version']!r} is not known, only {VERSION} is", hint="use a newer megamod")
+    value = parse_json(data, source=source, hint="megamod build writes the map as IMAGE.map")
+    check_version(value, MapDocument, source=source)
     if "chunks" in value:
-        only = reader.megamap(value, "")
+        only = _megamap(typed(value, MegamoduleMap, source=source, hint=_HINT), source, "")
         return LinkMap(source=source, kernel="", profile="", megamodules={only.name: only})
     found = {}
-    for name, item in reader.get(value, "megamodules", dict, "").items():
-        found[name] = reader.megamap(reader.of(item, dict, f"megamodules.{name}"), f"megamodules.{name}.")
+    items = value.get("megamodules")
+    for name, item in items.items() if isinstance(items, dict) else ():
+        place = f"megamodules.{name}"
+        found[name] = _megamap(typed(item, MegamoduleMap, source=source, place=place, hint=_HINT), source, f"{place}.")
         if found[name].name != name:
-            reader.fail(f"megamodules.{name}", f"calls itself {found[name].name}")
-    return LinkMap(
-        source=source,
-        kernel=reader.get(value, "kernel", str, ""),
-        profile=reader.get(value, "profile", str, ""),
-        megamodules=found,
+            raise MegamodError(f"{source}: {place}: is called {found[name].name} inside")
+    # Each megamodule was read above, where its name is known for messages.
+    outer = typed({**value, "megamodules": {}} if found else value, MapDocument, source=source, hint=_HINT)
+    return LinkMap(source=source, kernel=outer.kernel, profile=outer.profile, megamodules=found)
+
+
+def _megamap(read: MegamoduleMap, source: str, place: str) -> Megamap:
+    """*read* with what no type tells: that members and output sections are there, and chunks lie inside of them."""
+    sizes = {output.name: output.size for output in read.outputs}
+    for number, chunk in enumerate(read.chunks):
+        at = f"{source}: {place}chunks[{number}]"
+        _check_member(chunk.member, read, at)
+        if chunk.output not in sizes:
+            raise MegamodError(f"{at}.output: there is no output section {chunk.output}")
+        if chunk.offset + chunk.size > sizes[chunk.output]:
+            end = f"{chunk.offset:#x}+{chunk.size:#x}"
+            raise MegamodError(f"{at}: {end} is outside {chunk.output}, {sizes[chunk.output]:#x} bytes")
+    for number, section in enumerate(read.functions):
+        _check_member(section.member, read, f"{source}: {place}functions[{number}]")
+    return Megamap(
+        name=read.name,
+        machine=read.machine,
+        build_id=read.build_id,
+        members=tuple(read.members),
+        outputs=tuple(read.outputs),
+        chunks=tuple(read.chunks),
+        functions={(section.member, section.index): tuple(section.symbols) for section in read.functions},
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reader:
-    """Takes the JSON apart; places in messages are paths like ``chunks[3].size``."""
-
-    source: str
-
-    def fail(self, where: str, what: str, *, hint: str | None = None) -> NoReturn:
-        raise MegamodError(f"{self.source}: {where}{': ' if where else ''}{what}", hint=hint)
-
-    def of(self, value: Any, kind: type[_T], where: str) -> _T:
-        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-            names = {dict: "an object", list: "a list", str: "a text", int: "a number", bool: "true or false"}
-            self.fail(where, f"{names[kind]} is needed")
-        if isinstance(value, int) and value < -1:
-            self.fail(where, f"{value} is out of range")
-        return value
-
-    def get(self, value: Mapping[str, Any], key: str, kind: type[_T], where: str) -> _T:
-        if key not in value:
-            self.fail(f"{where}{key}", "is missing", hint="was the map made by another version of megamod?")
-        return self.of(value[key], kind, f"{where}{key}")
-
-    def rows(self, value: Mapping[str, Any], key: str, where: str) -> list[tuple[str, dict[str, Any]]]:
-        items = self.get(value, key, list, where)
-        places = [f"{where}{key}[{number}]" for number in range(len(items))]
-        return [(f"{place}.", self.of(item, dict, place)) for place, item in zip(places, items, strict=True)]
-
-    def megamap(self, value: Mapping[str, Any], at: str) -> Megamap:
-        members = tuple(
-            MapMember(
-                name=self.get(row, "name", str, where),
-                file=self.get(row, "file", str, where),
-                build_id=self.get(row, "build_id", str, where),
-            )
-            for where, row in self.rows(value, "members", at)
-        )
-        outputs = tuple(
-            Output(
-                name=self.get(row, "name", str, where),
-                size=self.get(row, "size", int, where),
-                align=self.get(row, "align", int, where),
-                code=self.get(row, "code", bool, where),
-            )
-            for where, row in self.rows(value, "outputs", at)
-        )
-        sizes = {output.name: output.size for output in outputs}
-        functions: dict[tuple[int, int], tuple[Function, ...]] = {}
-        for where, row in self.rows(value, "functions", at):
-            number = self._member(row, where, members)
-            listed = tuple(self._function(item, where) for item in self.get(row, "symbols", list, where))
-            functions[number, self.get(row, "index", int, where)] = listed
-        return Megamap(
-            name=self.get(value, "name", str, at),
-            machine=self.get(value, "machine", str, at),
-            build_id=self.get(value, "build_id", str, at),
-            members=members,
-            outputs=outputs,
-            chunks=tuple(self._chunk(row, where, members, sizes) for where, row in self.rows(value, "chunks", at)),
-            functions=functions,
-        )
-
-    def _member(self, row: Mapping[str, Any], where: str, members: tuple[MapMember, ...]) -> int:
-        number = self.get(row, "member", int, where)
-        if number >= len(members):
-            self.fail(f"{where}member", f"there is no member {number}")
-        return number
-
-    def _function(self, item: Any, where: str) -> Function:
-        match item:
-            case [int(value), int(size), str(name)] if value >= 0 and size >= 0:
-                return Function(value=value, size=size, name=name)
-        self.fail(f"{where}symbols", "[value, size, name] is needed")
-
-    def _chunk(
-        self, row: Mapping[str, Any], where: str, members: tuple[MapMember, ...], sizes: Mapping[str, int]
-    ) -> Chunk:
-        output = self.get(row, "output", str, where)
-        if output not in sizes:
-            self.fail(f"{where}output", f"there is no output section {output}")
-        place, size = self.get(row, "offset", int, where), self.get(row, "size", int, where)
-        if place < 0 or size < 0 or place + size > sizes[output]:
-            self.fail(where.rstrip("."), f"{place:#x}+{size:#x} is outside {output}, {sizes[output]:#x} bytes")
-        return Chunk(
-            member=self._member(row, where, members),
-            section=self.get(row, "section", str, where),
-            index=self.get(row, "index", int, where),
-            output=output,
-            offset=place,
-            size=size,
-        )
+def _check_member(number: int, read: MegamoduleMap, at: str) -> None:
+    if number >= len(read.members):
+        raise MegamodError(f"{at}.member: there is no member {number}")

@@ -21,9 +21,9 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     argument TEXT                    words for the load above
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
     parameters NAME=KIND…            what the member or single above takes: KIND is byte short ushort int uint long
-                                     ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's param_ops_KIND;
-                                     any other takes everything), KIND[N] for an array of N at most; NAME has a
-                                     fixed prefix with it
+                                     ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's
+                                     param_ops_KIND; any other takes everything), KIND[N] for an array of N at most;
+                                     NAME has a fixed prefix with it
     original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megamod.profile.model import Fallback, Root, Trigger, TriggerKind
+from megamod.profile.model import Fallback, Probe, Root, RootKind, Trigger, TriggerKind
 from megamod.profile.root_layers import SAME_DEVICE
 
 PLAN_PATH = "megamod/plan"
@@ -97,7 +97,7 @@ class Plan:
     softdeps: tuple[str, ...]
     dependents: Mapping[str, Sequence[str]]
     skips: tuple[str, ...] = ()
-    fallback: Fallback = "none"
+    fallback: Fallback = Fallback.NONE
 
 
 def plan_text(plan: Plan) -> bytes:
@@ -106,7 +106,7 @@ def plan_text(plan: Plan) -> bytes:
     lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", plan.fallback)]
     lines += _root(plan.root)
     if plan.probe_async:
-        lines.append(_record("probe", "async"))
+        lines.append(_record("probe", Probe.ASYNC))
     lines += [_record("skip", name) for name in plan.skips]
     for stage in plan.stages:
         lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))
@@ -139,11 +139,11 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
 
 
 def _root(root: Root) -> Iterable[bytes]:
-    if root.kind != "cmdline":
+    if root.kind != RootKind.CMDLINE:
         assert root.path is not None
         yield _record("root", root.kind, root.path, *root.args)
         return
-    yield _record("root", "cmdline")
+    yield _record("root", root.kind)
     if root.overlay is not None:
         yield _record("overlay", "tmpfs", *filter(None, [root.overlay]))
     if root.verity is not None:

@@ -6,12 +6,14 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from megamod.build.arguments import arguments, prefixes_of
 from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
+from megamod.build.kernel_fit import check_kernel
 from megamod.build.link_map import map_bytes
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.build.microcode import EarlyArchive, early_archive
@@ -27,28 +29,31 @@ from megamod.build.plan import (
     trigger_text,
 )
 from megamod.build.root_requirements import check_root, root_text
-from megamod.build.stages import Load, needs, split
+from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.build.write_output import write_output
+from megamod.common.choices import Fallback, Merging, Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps, counted, human_bytes
 from megamod.image.archive import make_image
 from megamod.image.cpio import Entry
-from megamod.image.signing.sign import Signer
+from megamod.image.signing.member_trust import member_trust
+from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config
 from megamod.kernel.exports import KernelExports, cached_exports, check_imports
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
-from megamod.prelink.kernel_crcs import find_donors
-from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.kernel_crcs import find_glue_crcs
+from megamod.prelink.link import Megamodule, RefusedError, prelink
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
 from megamod.profile.model import Profile
 from megamod.select.select import SelectedStage, Selection, select
 
+_SHOWN = 4
 _FOLDERS = ("dev", "proc", "sys", "run", "root")
 
 ORIGINALS = "megamod/originals"
@@ -100,6 +105,8 @@ def build_image(
 
     config = find_config(tree.folder, tree.release)
     check_method(profile.compress, config)
+    for note in check_kernel(profile, config):
+        steps.say(f"  note: {note}")
     signer = Signer.for_profile(profile, config)
 
     with steps.step("read") as step:
@@ -112,12 +119,14 @@ def build_image(
     early = early_archive(profile, tree, config, machine=arch)
     for note in (*contents.notes, *early.notes):
         steps.say(f"  note: {note}")
-    edges = needs(members)
+    edges = import_edges(members)
     exports = kernel_exports(selection, members, steps)
 
     built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
     if signer is not None:
         with steps.step("sign") as step:
+            merged = {m.name for s in built for load in s.loads if load.merged for m in load.merged.members}
+            require_signed({name: files[name] for name in sorted(merged)}, signer, tree)
             built = tuple(signed_stage(stage, signer) for stage in built)
             step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
 
@@ -130,7 +139,7 @@ def build_image(
     # Beyond this point only what has been decided is written down.
     plan = make_plan(selection, built, members, edges)
     manifest = make_manifest(selection, built, files, contents, early)
-    originals = original_files(built, files) if profile.fallback == "modules" else {}
+    originals = original_files(built, files) if profile.fallback is Fallback.MODULES else {}
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
@@ -148,7 +157,7 @@ def read_selection(selection: Selection) -> tuple[dict[str, bytes], dict[str, Me
     for stage in selection.stages:
         for module in stage.modules:
             files[module.name] = read_module_bytes(module.path)
-            member = read_member(files[module.name], file=module.path.name)
+            member = read_member(files[module.name], file=module.path.name, lenient=True)
             if member.name != module.name:
                 raise MegamodError(f"{module.path}: the module inside calls itself {member.name}")
             release = (member.info("vermagic") or "").split(" ", 1)[0]
@@ -170,21 +179,72 @@ def build_stage(
     selection: Selection,
     steps: Steps,
 ) -> BuiltStage:
+    """Link the megamodules of *stage*. What the linker refuses in a member becomes a single, and the rest is linked
+    without it; with `merge: required` it is an error."""
     start = time.monotonic()
+    profile = selection.profile
+    refused: dict[str, str] = {}
+    merged: dict[tuple[str, ...], Megamodule] = {}
+    while True:
+        loads = split_into_loads(stage, members, edges, exports, refused=refused, allow_taint=profile.allow_taint)
+        if profile.merge is Merging.REQUIRED:
+            _refuse_singles(loads, members)
+        try:
+            for load in loads:
+                names = tuple(module.name for module in load.modules)
+                if load.single is None and names not in merged:
+                    merged[names] = _link_load(load, members, exports, selection, steps)
+            break
+        except RefusedError as error:
+            if profile.merge is Merging.REQUIRED:
+                raise
+            refused[error.member] = error.reason
     built = []
-    for load in split(stage, members, edges, exports):
-        if load.single is not None:
-            steps.say(f"  note: {load.module} stays a module of its own: it {load.single}")
-            data = files[load.module]
-            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=data, merged=None))
-            continue
-        with steps.step(f"prelink {load.module}") as step:
-            merged = _prelink(load, members, exports, selection)
-            step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
-            built.append(BuiltLoad(load=load, file=f"megamod/{load.module}.ko", data=merged.data, merged=merged))
-        for note in merged.notes:
+    for load in loads:
+        file, whole = f"megamod/{load.module}.ko", merged.get(tuple(module.name for module in load.modules))
+        if load.single is None and whole is not None:
+            built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole))
+        else:
+            built.append(BuiltLoad(load=load, file=file, data=files[load.module], merged=None))
+    for note in _single_notes(loads):
+        steps.say(f"  note: {note}")
+    for whole in (item.merged for item in built if item.merged):
+        for note in whole.notes:
             steps.say(f"  note: {note}")
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
+
+
+def _link_load(
+    load: Load, members: Mapping[str, Member], exports: KernelExports | None, selection: Selection, steps: Steps
+) -> Megamodule:
+    with steps.step(f"prelink {load.module}") as step:
+        merged = _prelink(load, members, exports, selection)
+        step.note(f"{counted(len(merged.members), 'member')}, {human_bytes(len(merged.data))}")
+    return merged
+
+
+def _refuse_singles(loads: Sequence[Load], members: Mapping[str, Member]) -> None:
+    for load in loads:
+        if load.single is not None:
+            raise MegamodError(
+                f"{members[load.module].file}: it {load.single}", hint="the profile says merge: required; leave it out"
+            )
+
+
+def _single_notes(loads: Sequence[Load]) -> list[str]:
+    """One line for each reason, however many modules it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for load in loads:
+        if load.single is not None:
+            reasons.setdefault(load.single, []).append(load.module)
+    notes = []
+    for reason, names in reasons.items():
+        if len(names) == 1:
+            notes.append(f"{names[0]} stays a module of its own: it {reason}")
+            continue
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        notes.append(f"{len(names)} modules stay on their own ({shown}): each {reason}")
+    return notes
 
 
 def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
@@ -196,6 +256,18 @@ def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
             replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
         ),
     )
+
+
+def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
+    """Raises MegamodError for members that must not get *signer*'s signature: the kernel would not take them by their
+    own. Without an image of the kernel its certificates are not known, and nothing is checked."""
+    trust = member_trust(tree.folder, tree.release, host=None, own=read_certificate(signer.certificate))
+    if trust is None:
+        return
+    for name, data in files.items():
+        if why := trust.why_refused(data, file=name):
+            hint = "if it is yours, sign it with your own key first: megamod sign"
+            raise MegamodError(f"{tree.modules[name].path}: {why}", hint=hint)
 
 
 def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
@@ -226,18 +298,27 @@ def _prelink(
             symbols=profile.symbols,
             static_calls=profile.static_calls,
             allow_taint=profile.allow_taint,
+            kcfi=_has_kcfi(selection.tree.folder, selection.tree.release),
         ),
         ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
         after={module.name: module.after for module in load.modules},
         donors=_donors(chosen, exports, selection.tree),
+        exported=exports.symbols if exports is not None else None,
     )
+
+
+@cache
+def _has_kcfi(folder: Path, release: str) -> bool:
+    """Whether the kernel's configuration, if it is found, names kCFI: CFI since 6.18, CFI_CLANG before."""
+    config = find_config(folder, release)
+    return config is not None and (config.enabled("CFI") or config.enabled("CFI_CLANG"))
 
 
 def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
     """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
     if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
         return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
-    return find_donors(chosen, (module.path for module in tree.modules.values()))
+    return find_glue_crcs(chosen, (module.path for module in tree.modules.values()))
 
 
 def make_plan(
@@ -270,7 +351,7 @@ def make_plan(
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=gate if item.merged is not None and item.merged.requests else None,
                     originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
-                    if item.merged and selection.profile.fallback == "modules"
+                    if item.merged and selection.profile.fallback is Fallback.MODULES
                     else (),
                 )
             )
@@ -288,7 +369,7 @@ def make_plan(
     return Plan(
         kernel=tree.release,
         root=selection.profile.root,
-        probe_async=selection.profile.probe == "async",
+        probe_async=selection.profile.probe is Probe.ASYNC,
         stages=tuple(stages),
         softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
         dependents=dependents,
@@ -336,7 +417,7 @@ def make_manifest(
 def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
     selected = {module.name: module for module in item.load.modules}
     single = item.load.module
-    members = item.merged.members if item.merged else (read_member(files[single], file=f"{single}.ko"),)
+    members = item.merged.members if item.merged else (read_member(files[single], file=f"{single}.ko", lenient=True),)
     ids = build_ids(members)
     return ManifestLoad(
         file=item.file,

@@ -26,7 +26,7 @@ class Load:
     single: str | None
 
 
-def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
+def import_edges(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
     """Which of *members* each imports symbols from."""
     exporters: dict[str, str] = {}
     for member in members.values():
@@ -38,15 +38,19 @@ def needs(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
     }
 
 
-def split(
+def split_into_loads(
     stage: SelectedStage,
     members: Mapping[str, Member],
     edges: Mapping[str, frozenset[str]],
     exports: KernelExports | None,
+    *,
+    refused: Mapping[str, str] | None = None,
+    allow_taint: bool = False,
 ) -> list[Load]:
     """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on.
 
-    *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known.
+    *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known;
+    *refused* says why modules cannot be merged beyond what each shows by itself.
     """
     if not stage.modules:
         return []
@@ -54,7 +58,12 @@ def split(
     reasons = {
         name: reason
         for name in sorted(inside)
-        if (reason := why_single(members[name]) or why_reserved(members[name], exports)) is not None
+        if (
+            reason := (refused or {}).get(name)
+            or why_single(members[name], allow_taint=allow_taint)
+            or why_reserved(members[name], exports)
+        )
+        is not None
     }
     rounds = _rounds(inside, reasons, edges, members)
     while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):

@@ -1,25 +1,32 @@
 """What was made once and is kept for the next time: entries by kind and key, whole or not there.
 
 An entry that is damaged is made again; a folder that cannot be written, or looked at, is not an error. Entries may hold
-secrets, so nobody else may read the folder.
+secrets, so nobody else may read the folder; and what is in them goes into images, so nobody else may write there, and a
+link in the folder's place is not followed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import secrets
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from megamod.common.host import cache_folder
+from megamod.common.trust import first_untrusted
 
 _KEPT = 16
-
-
 _KEPT_BYTES = 512 << 20
+# The names that are given here.
+_KEY = re.compile(r"[0-9a-f]{32}")
+_FRESH = re.compile(r"\.new-[0-9a-f]{16}")
+_ABANDONED_S = 24 * 3600
 
 
 def paths_below(folder: Path, *, skip: Iterable[str] = ()) -> Iterator[str]:
@@ -50,38 +57,85 @@ def file_facts(path: str) -> bytes:
     return f"{path}\0{target}\0{mode}\0{times}\0".encode("utf-8", "surrogateescape")
 
 
-def read_entry(kind: str, key: str) -> bytes | None:
-    """The bytes of the entry, None if there is none or it is damaged."""
+def read_entry(kind: str, key: str, *, base: Path | None = None) -> bytes | None:
+    """The bytes of the entry, None if there is none or it is damaged; *base* is another folder than the cache."""
     try:
-        checksum, _newline, body = (cache_folder() / kind / key).read_bytes().partition(b"\n")
+        with _opened(base, kind) as folder:
+            descriptor = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            with open(descriptor, "rb") as file:  # noqa: PTH123
+                _require_own(descriptor, stat.S_ISREG)
+                checksum, _newline, body = file.read().partition(b"\n")
     except (OSError, RuntimeError):
         return None
     return body if hashlib.sha256(body).hexdigest().encode() == checksum else None
 
 
-def write_entry(kind: str, key: str, body: bytes) -> None:
-    """Keep *body*; under another name first, so that of two that write at once the last whole one stays."""
+def write_entry(kind: str, key: str, body: bytes, *, base: Path | None = None) -> None:
+    """Keep *body*; under another name first, so that of two that write at once the last whole one stays.
+
+    *key* is 32 hexadecimal digits. A folder that is not this user's own, or a link in its place, is left alone.
+    """
+    assert _KEY.fullmatch(key), key
     with contextlib.suppress(OSError, RuntimeError):
-        folder = cache_folder() / kind
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
+        (_base(base) / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _opened(base, kind) as folder:
+            fresh = f".new-{secrets.token_hex(8)}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(fresh, flags, 0o600, dir_fd=folder)
             try:
-                file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-                file.close()
-                Path(file.name).replace(folder / key)
+                with open(descriptor, "wb") as file:  # noqa: PTH123
+                    file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+                os.rename(fresh, key, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
-                Path(file.name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    os.unlink(fresh, dir_fd=folder)
                 raise
-        _prune(folder)
+            _prune(folder)
 
 
-def _prune(folder: Path) -> None:
-    entries = sorted(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def _base(base: Path | None) -> Path:
+    return cache_folder() if base is None else base
+
+
+@contextlib.contextmanager
+def _opened(base: Path | None, kind: str) -> Iterator[int]:
+    """The folder of the entries, opened; raises OSError for one that somebody else owns or may change."""
+    path = _base(base) / kind
+    if os.geteuid() == 0 and first_untrusted([path]) is not None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_own(folder, stat.S_ISDIR)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _require_own(descriptor: int, kind: Callable[[int], bool]) -> None:
+    status = os.fstat(descriptor)
+    if not kind(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _prune(folder: int) -> None:
+    """Remove what is too much or left over, of files with names that are given here; all others are somebody's."""
+    entries = []
+    now = time.time()
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if _KEY.fullmatch(name):
+                entries.append((status.st_mtime_ns, status.st_size, name))
+            elif _FRESH.fullmatch(name) and status.st_mtime < now - _ABANDONED_S:
+                os.unlink(name, dir_fd=folder)
     total = 0
-    for number, entry in enumerate(entries):
-        total += entry.stat().st_size
+    for number, (_time, size, name) in enumerate(sorted(entries, reverse=True)):
+        total += size
         if number >= _KEPT or (number and total > _KEPT_BYTES):
-            entry.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
 
 def file_key(path: Path) -> str:

@@ -6,6 +6,7 @@ when unpacked raises MegamodError; nothing here trusts a size that the input sta
 
 from __future__ import annotations
 
+import bz2
 import errno
 import lzma
 import os
@@ -14,13 +15,13 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
 
 import libarchive
 import libarchive.exception
 import lz4.block
 import zstandard
 
+from megamod.common.choices import Compress
 from megamod.common.errors import MegamodError
 
 MAX_OUTPUT = 1 << 30
@@ -51,11 +52,12 @@ _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _LZ4_BLOCK = 8 << 20
 
 _UNREAD = {
-    b"BZh": "bzip2",
-    b"\x5d\x00\x00": "lzma",
-    b"\x89LZO": "lzo",
     b"\x04\x22\x4d\x18": "lz4 (frame format)",
 }
+
+
+# Kernels and images are packed with these too, modules never: neither kmod nor the kernel unpacks one.
+_KERNELS_ONLY = frozenset(["bzip2", "lzma", "lzo"])
 
 
 class _DamagedError(Exception):
@@ -100,7 +102,7 @@ def _lz4(data: bytes) -> bytes:
 
 
 def decompress(data: bytes, *, limit: int = MAX_OUTPUT, source: str = "input") -> bytes:
-    """The whole of *data* unpacked: none, gzip, zstd, xz or legacy lz4, told apart by magic.
+    """The whole of *data* unpacked: none, gzip, zstd, xz, legacy lz4, bzip2, lzma or lzo, told apart by magic.
 
     Bytes with no known magic come back as they are. Several streams of one method may follow each other, and zero
     bytes may follow the last. *source* begins the text of an error; *limit* is in bytes.
@@ -145,13 +147,21 @@ def detect(data: bytes, *, source: str = "input") -> str:
         return "xz"
     if data[:4] == _LZ4_LEGACY:
         return "lz4"
+    if data[:3] == b"BZh":
+        return "bzip2"
+    if data[:3] == b"\x5d\x00\x00":
+        return "lzma"
+    if data[:4] == b"\x89LZO":
+        return "lzo"
     for magic, name in _UNREAD.items():
         if data.startswith(magic):
-            raise MegamodError(
-                f"{source}: is compressed with {name}, which is not read",
-                hint="unpack it first, or pack it with zstd, xz or gzip",
-            )
+            raise _unread(source, name)
     return "none"
+
+
+def _unread(source: str, method: str) -> MegamodError:
+    hint = "unpack it first, or pack it with zstd, xz or gzip"
+    return MegamodError(f"{source}: is compressed with {method}, which is not read", hint=hint)
 
 
 def read_module_bytes(path: Path) -> bytes:
@@ -159,7 +169,11 @@ def read_module_bytes(path: Path) -> bytes:
 
     Whether it is an ELF file is for the reader of it to say. Errors begin with *path*.
     """
-    return decompress(read_regular(path, limit=MAX_MODULE), limit=MAX_MODULE, source=str(path))
+    data = read_regular(path, limit=MAX_MODULE)
+    method = detect(data, source=str(path))
+    if method in _KERNELS_ONLY:
+        raise _unread(str(path), method)
+    return decompress(data, limit=MAX_MODULE, source=str(path))
 
 
 def read_regular(path: Path, *, limit: int) -> bytes:
@@ -224,6 +238,31 @@ def _unzstd(data: bytes, limit: int) -> tuple[bytes, int]:
     return b"".join(parts), min(position, len(data)) - len(stream.unused_data)
 
 
+def _unbzip2(data: bytes, limit: int) -> tuple[bytes, int]:
+    stream = bz2.BZ2Decompressor()
+    try:
+        content = stream.decompress(data, limit + 1)
+    except (OSError, ValueError) as error:
+        raise _DamagedError(f"is damaged ({error})") from None
+    _check(len(content), limit, ended=stream.eof)
+    return content, len(data) - len(stream.unused_data)
+
+
+def _unlzma(data: bytes, limit: int) -> tuple[bytes, int]:
+    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20)
+    try:
+        content = stream.decompress(data, limit + 1)
+    except lzma.LZMAError as error:
+        raise _DamagedError(f"is damaged ({error})") from None
+    _check(len(content), limit, ended=stream.eof)
+    return content, len(data) - len(stream.unused_data)
+
+
+def _unlzo(data: bytes, limit: int) -> tuple[bytes, int]:
+    """An lzop file, to the end of *data*; libarchive runs the program lzop where it was built without LZO."""
+    return _by_libarchive(data, "lzop", limit), len(data)
+
+
 def _unlz4(data: bytes, limit: int) -> tuple[bytes, int]:
     """Cut the legacy frame out by its block sizes; libarchive unpacks it."""
     position = len(_LZ4_LEGACY)
@@ -235,10 +274,14 @@ def _unlz4(data: bytes, limit: int) -> tuple[bytes, int]:
         position += 4 + size
     if position > len(data):
         raise _DamagedError("is cut short")
+    return _by_libarchive(data[:position], "lz4", limit), position
+
+
+def _by_libarchive(data: bytes, filter_name: str, limit: int) -> bytes:
     parts: list[bytes] = []
     total = 0
     try:
-        with libarchive.memory_reader(data[:position], format_name="raw", filter_name="lz4") as archive:
+        with libarchive.memory_reader(data, format_name="raw", filter_name=filter_name) as archive:
             for entry in archive:
                 for block in entry.get_blocks(1 << 20):
                     parts.append(block)
@@ -248,7 +291,7 @@ def _unlz4(data: bytes, limit: int) -> tuple[bytes, int]:
     except libarchive.exception.ArchiveError as error:
         raise _DamagedError(f"is damaged ({error.msg})") from None
     _check(total, limit, ended=True)
-    return b"".join(parts), position
+    return b"".join(parts)
 
 
 def _check(size: int, limit: int, *, ended: bool) -> None:
@@ -258,17 +301,15 @@ def _check(size: int, limit: int, *, ended: bool) -> None:
         raise _DamagedError("is cut short")
 
 
-Method = Literal["none", "gzip", "lz4", "xz", "zstd"]
-
 _PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "none": lambda data: data,
-    "gzip": _gzip,
-    "lz4": _lz4,
-    "xz": _xz,
-    "zstd": _zstd,
+    Compress.NONE: lambda data: data,
+    Compress.GZIP: _gzip,
+    Compress.LZ4: _lz4,
+    Compress.XZ: _xz,
+    Compress.ZSTD: _zstd,
 }
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = tuple(method for method in Compress if method is not Compress.AUTO)
 """What images are packed with."""
 
 _STREAMS: dict[str, Callable[[bytes, int], tuple[bytes, int]]] = {
@@ -276,4 +317,7 @@ _STREAMS: dict[str, Callable[[bytes, int], tuple[bytes, int]]] = {
     "xz": _unxz,
     "zstd": _unzstd,
     "lz4": _unlz4,
+    "bzip2": _unbzip2,
+    "lzma": _unlzma,
+    "lzo": _unlzo,
 }

@@ -10,31 +10,19 @@ import contextlib
 import errno
 import os
 import secrets
-import signal
-import threading
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from megamod.common.compression import MAX_OUTPUT, read_regular
 from megamod.common.errors import MegamodError
-
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-
+from megamod.common.signals import ended_by_signals
 
 _HINTS = {
     errno.ENOSPC: "free some space; what stood there before is unchanged",
     errno.EDQUOT: "free some space; what stood there before is unchanged",
     errno.ENOENT: "make its folder first",
 }
-
-
-class _StoppedError(BaseException):
-    """A signal that ends the process came while a file was being written."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def read_file(path: Path) -> bytes:
@@ -76,25 +64,32 @@ def atomic_write(path: Path, data: bytes) -> None:
 def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
     """`atomic_write` for files that belong together: all lie on the disk, beside their paths, before the first takes
     its name. So what can fail leaves every one as it was."""
-    try:
-        with _signals_raised(), contextlib.ExitStack() as temporaries:
-            ready = []
-            for path, data in files:
-                with _errors_of(path):
-                    target = _target_of(path)
-                    # The name may be as long as the file system allows, so the temporary one does not contain it.
-                    temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
-                    temporaries.callback(_remove, temporary)
-                    _write_whole(temporary, data)
-                    ready.append((path, temporary, target))
-            for path, temporary, target in ready:
-                with _errors_of(path):
-                    temporary.replace(target)
-                    _sync_folder(target.parent)
-    except _StoppedError as stop:
-        # Ends the process as the signal would have, now that nothing is left behind.
-        signal.signal(stop.number, signal.SIG_DFL)
-        signal.raise_signal(stop.number)
+    with ended_by_signals(), contextlib.ExitStack() as temporaries:
+        ready = []
+        for path, data in files:
+            with _errors_of(path):
+                target = _target_of(path)
+                # The name may be as long as the file system allows, so the temporary one does not contain it.
+                temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
+                temporaries.callback(_remove, temporary)
+                _write_whole(temporary, data)
+                ready.append((path, temporary, target))
+        for path, temporary, target in ready:
+            with _errors_of(path):
+                temporary.replace(target)
+                _sync_folder(target.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the MegamodError that writing *path* would end in, as far as it can be known before there is something to
+    write: the folder is not there, may not be written, or lies on a file system that is read-only."""
+    with _errors_of(path):
+        folder = _target_of(path).parent
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise OSError(errno.ENOTDIR, "")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if read_only else errno.EACCES, "")
 
 
 @contextlib.contextmanager
@@ -149,28 +144,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
-    """Turn the signals that would end the process on the spot into an exception, so that cleaning up happens.
-
-    Only the main thread may set handlers, and a handler that somebody set stays.
-    """
-    changed: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        # A second one must not cut the cleaning up short.
-        for each in changed:
-            signal.signal(each, signal.SIG_IGN)
-        raise _StoppedError(number)
-
-    if threading.current_thread() is threading.main_thread():
-        changed = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)

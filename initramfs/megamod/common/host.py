@@ -1,6 +1,6 @@
 """What we use of this machine: its programs, run with clear errors, a cache folder, a lock; and where our data lies.
 
-Nothing here runs as root, and nothing is written outside the cache folder.
+Nothing here needs root, and nothing is written outside the cache folder.
 """
 
 from __future__ import annotations
@@ -14,16 +14,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
+from megamod.common.trust import first_untrusted
 
 # Where mkfs and depmod live; the PATH of an ordinary user lacks these on Debian.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
+_ROOTS_CACHE = Path("/var/cache/megamod")
+
+
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that all downloads go to: ``$XDG_CACHE_HOME/megamod``, by default ``~/.cache/megamod``."""
+    """The folder of all that is downloaded or kept: ``$XDG_CACHE_HOME/megamod``, by default ``~/.cache/megamod``.
+
+    For root it is /var/cache/megamod, unless XDG_CACHE_HOME names a folder that only root can change: sudo and su may
+    keep the HOME of the user who has called them.
+    """
     base = environment.get("XDG_CACHE_HOME", "")
     # A relative path is to be ignored (XDG Base Directory Specification 0.8).
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "megamod"
+    named = Path(base) if base.startswith("/") else None
+    if os.geteuid() == 0:
+        return named / "megamod" if named and first_untrusted([named]) is None else _ROOTS_CACHE
+    return (named or Path.home() / ".cache") / "megamod"
 
 
 def data_folder(name: str) -> Path:
@@ -79,7 +90,7 @@ def file_lock(path: Path) -> Iterator[None]:
     """Hold *path* locked against other processes while the body runs; waits for them. The file stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise MegamodError(f"{path}: {error.strerror}", hint="XDG_CACHE_HOME names another cache folder") from None
     try:

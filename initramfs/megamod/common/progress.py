@@ -46,13 +46,14 @@ class Step:
 class Steps:
     """Prints a line for each step that has ended, with its time.
 
-    On a terminal the name of the running step is shown until then. With *quiet* nothing is printed. A step that fails
-    leaves no line: the error that follows says what happened.
+    On a terminal the name of the running step is shown until then. With *quiet* nothing is printed, only with *verbose*
+    the details. A step that fails leaves no line: the error that follows says what happened.
     """
 
-    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO, *, quiet: bool = False, verbose: bool = False) -> None:
         self._stream = stream
         self._quiet = quiet
+        self._verbose = verbose
         self._live = not quiet and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
     @contextlib.contextmanager
@@ -73,6 +74,11 @@ class Steps:
         """Print a line."""
         if not self._quiet:
             self._write(f"{text}\n")
+
+    def detail(self, text: str) -> None:
+        """Print a line that only a reader who has asked for more wants to see."""
+        if self._verbose:
+            self.say(text)
 
     def closing_table(self, rows: Sequence[StageRow]) -> None:
         """Print `closing_table` of *rows*."""

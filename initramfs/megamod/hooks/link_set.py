@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from megamod.build.arguments import parameters_of
 from megamod.build.plan import Plan
 from megamod.build.recipe import BuiltStage, build_stage, kernel_exports, make_plan, read_selection
-from megamod.build.stages import needs
+from megamod.build.stages import import_edges
+from megamod.common.choices import Fallback, Unwind
 from megamod.common.errors import Location, MegamodError
 from megamod.common.progress import Steps
 from megamod.common.text import canonical
 from megamod.hooks.select_modules import Choice, ImageModules
+from megamod.image.signing.member_trust import MemberTrust
 from megamod.machine.detect import closure
 from megamod.modules.modprobe_d import ModprobeConfig, Option
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.member import Member
-from megamod.prelink.resolve import GPL_COMPATIBLE
-from megamod.profile.model import CRITICAL, Profile, Root, Selector, Stage
+from megamod.prelink.mergeable import GPL_COMPATIBLE
+from megamod.profile.model import CRITICAL, Profile, Root, RootKind, Selector, Stage
 from megamod.select.select import SelectedModule, Selection, select
 
 _MOST_ROUNDS = 8
@@ -52,10 +53,14 @@ def merge_choice(
     config: ModprobeConfig,
     *,
     generator: str,
-    fallback: Literal["none", "modules"],
+    fallback: Fallback,
+    trust: MemberTrust | None,
     steps: Steps,
 ) -> Merge:
-    """Link *choice*; raises MegamodError if nothing of it can be merged, or for what the linker refuses."""
+    """Link *choice*; *trust* is what members must be signed by if the megamodule will be.
+
+    Raises MegamodError if nothing of it can be merged, or for what the linker refuses.
+    """
     allowed = closure(tree, {*(image.files.keys() & tree.modules.keys()), *choice.merge})
     left = {name: "modprobe.d has a command for it" for name in sorted(config.installs) if name in allowed}
     notes: list[str] = []
@@ -68,6 +73,7 @@ def merge_choice(
         selection = _selection(wanted, part, config, generator, fallback)
         files, members = read_selection(selection)
         refused = {name: why for name, member in members.items() if (why := why_refused(member, config)) is not None}
+        refused |= untrusted(files, trust)
         if not refused:
             break
         left = {**left, **refused}
@@ -75,7 +81,7 @@ def merge_choice(
     selection = replace(
         selection, tree=tree, profile=replace(selection.profile, options=options_for(config, members, notes))
     )
-    edges = needs(members)
+    edges = import_edges(members)
     exports = kernel_exports(selection, members, steps)
     stage = build_stage(selection.stages[0], files, members, edges, exports, selection, steps)
     plan = make_plan(selection, (stage,), members, edges)
@@ -99,7 +105,7 @@ def _selection(
     tree: ModuleTree,
     config: ModprobeConfig,
     generator: str,
-    fallback: Literal["none", "modules"],
+    fallback: Fallback,
 ) -> Selection:
     """One critical stage with *wanted* and all it needs in *tree*, for which modprobe.d's softdeps count too."""
     place = Location(file=generator, line=1, column=1)
@@ -111,8 +117,8 @@ def _selection(
         critical=Stage(
             name=CRITICAL, selectors=tuple(Selector(text=name, location=place) for name in names), trigger=None
         ),
-        root=Root(kind="chain", path="/init"),
-        unwind="compact",
+        root=Root(kind=RootKind.CHAIN, path="/init"),
+        unwind=Unwind.COMPACT,
         fallback=fallback,
     )
     selection = select(profile, tree)
@@ -130,6 +136,17 @@ def _soft_before(name: str, tree: ModuleTree, config: ModprobeConfig) -> tuple[s
     softdep = config.softdeps.get(name)
     words = softdep.pre if softdep else ()
     return tuple(dict.fromkeys(need for word in words for need in tree.resolve(word)[0] if need != name))
+
+
+def untrusted(files: Mapping[str, bytes], trust: MemberTrust | None) -> dict[str, str]:
+    """Why each module of *files* must not come under our signature: the kernel takes it by its own, or not at all."""
+    if trust is None:
+        return {}
+    return {
+        name: f"{why}: the kernel may refuse it"
+        for name, data in files.items()
+        if (why := trust.why_refused(data, file=name)) is not None
+    }
 
 
 def with_dependents(left: Mapping[str, str], names: Iterable[str], tree: ModuleTree) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
+from megamod.hooks.contained import inside
 from megamod.machine.detect import closure, detect
 from megamod.machine.device_path import device_modules, label
 from megamod.machine.machine import Machine
@@ -49,7 +50,7 @@ class Choice:
 def read_image_modules(root: Path, release: str) -> ImageModules:
     """The modules that a generator has put into the image root *root*; raises MegamodError if there is no folder."""
     for place in ("lib/modules", "usr/lib/modules"):
-        folder = root / place / release
+        folder = inside(root, f"{place}/{release}")
         if folder.is_dir():
             # Links are not followed: on a merged /usr the same file would be found twice.
             found = {
@@ -122,11 +123,12 @@ def forced(root: Path) -> list[str]:
     """The modules that an image loads by name, options cut off."""
     names: list[str] = []
     for place in _FORCED:
-        path = root / place
+        path = inside(root, place)
         files = sorted(path.glob("*.conf")) if path.is_dir() else [path]
         for file in files:
-            lines = (line.strip() for line in read_index(file).splitlines())
+            lines = (line.strip() for line in read_index(inside(root, file.relative_to(root))).splitlines())
             names += [line.split()[0] for line in lines if line and line[0] not in "#;"]
-    for file in sorted((root / "etc/cmdline.d").glob("*.conf")):
-        names += [name for word in _DRIVER_WORD.findall(read_index(file)) for name in word.split(",") if name]
+    for file in sorted(inside(root, "etc/cmdline.d").glob("*.conf")):
+        text = read_index(inside(root, file.relative_to(root)))
+        names += [name for word in _DRIVER_WORD.findall(text) for name in word.split(",") if name]
     return [canonical(name) for name in dict.fromkeys(names)]

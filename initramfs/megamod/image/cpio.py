@@ -11,7 +11,7 @@ import ctypes
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import libarchive
 from libarchive import ffi
@@ -124,16 +124,26 @@ def skip_zeros(data: bytes, position: int) -> int:
 
 def _read_one(data: bytes, source: str) -> list[Entry]:
     entries: list[Entry] = []
+    # The positions of a file's names, by its first name: for libarchive the later ones are links to that.
+    names: dict[bytes, list[int]] = {}
+    linked: list[list[int]] = []
     try:
         with libarchive.memory_reader(data, format_name="cpio", filter_name="none") as archive:
             for entry in archive:
-                path = (ffi.entry_pathname(entry._entry_p) or b"").decode("utf-8", "surrogateescape")
+                name = ffi.entry_pathname(entry._entry_p) or b""
+                path = name.decode("utf-8", "surrogateescape")
                 mode = entry.mode
                 content = b""
                 if stat.S_ISLNK(mode):
                     content = ffi.entry_symlink(entry._entry_p) or b""
                 elif stat.S_ISREG(mode):
                     content = b"".join(entry.get_blocks(min(max(entry.size or 0, 1), _BLOCK)))
+                    first = ffi.entry_hardlink(entry._entry_p)
+                    if first in names:
+                        names[first].append(len(entries))
+                        linked.append(names[first])
+                    else:
+                        names[name] = [len(entries)]
                 entries.append(
                     Entry(
                         path=path.removeprefix("./").lstrip("/"),
@@ -147,6 +157,11 @@ def _read_one(data: bytes, source: str) -> list[Entry]:
     except OverflowError:
         # libarchive's binding passes on what no C type holds.
         raise MegamodError(f"{source}: damaged cpio archive: a number in it is out of range") from None
+    for places in linked:
+        # newc has the content with the last name only (GNU cpio); the kernel links the others (maybe_link, 6.1).
+        content = next((entries[place].data for place in reversed(places) if entries[place].data), b"")
+        for place in places:
+            entries[place] = replace(entries[place], data=content)
     return entries
 
 

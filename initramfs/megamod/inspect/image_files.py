@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from megamod.build.files import resolved
@@ -26,12 +25,39 @@ def find_file(files: Mapping[str, Entry], path: str, *, source: str) -> Entry:
     plain = path.strip("/")
     entry = resolved(f"/{plain}", files) or files.get(plain)
     if entry is None:
-        hint = did_you_mean(plain, files) or "--tree lists what there is"
+        hint = did_you_mean(plain, files) or "megamod ls lists what there is"
         raise MegamodError(f"{source}: no /{shorten(plain)} in the image", hint=hint)
     if not (stat.S_ISREG(entry.mode) or stat.S_ISLNK(entry.mode)):
         what = "folder" if stat.S_ISDIR(entry.mode) else "device node"
-        raise MegamodError(f"{source}: /{shorten(plain)} is a {what}", hint="--tree lists what there is")
+        raise MegamodError(f"{source}: /{shorten(plain)} is a {what}", hint="megamod ls lists what there is")
     return entry
+
+
+def chosen_files(files: Mapping[str, Entry], paths: Sequence[str], *, source: str) -> dict[str, Entry]:
+    """Those of *files* that are, or lie below, one of *paths*; all of them without paths.
+
+    Raises MegamodError for a path that is not there.
+    """
+    wanted = [path.strip("/") for path in paths]
+    for path in wanted:
+        if path and path not in files and not any(name.startswith(f"{path}/") for name in files):
+            hint = did_you_mean(path, files) or "without PATH all files are listed"
+            raise MegamodError(f"{source}: no /{shorten(path)} in the image", hint=hint)
+    return {
+        name: entry
+        for name, entry in files.items()
+        if not wanted or any(not path or name == path or name.startswith(f"{path}/") for path in wanted)
+    }
+
+
+def names_text(files: Mapping[str, Entry]) -> str:
+    """A path a line, sorted, without a leading slash, as `cpio -t` has them."""
+    return "\n".join(_printable(path) for path in sorted(files))
+
+
+def _printable(path: str) -> str:
+    """What stands in a name comes from anywhere: no line breaks, no terminal sequences."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
 
 
 def tree_text(files: Mapping[str, Entry]) -> str:
@@ -43,8 +69,8 @@ def _line(entry: Entry) -> str:
     size = human_bytes(len(entry.data)) if stat.S_ISREG(entry.mode) else ""
     if entry.rdev is not None:
         size = f"{entry.rdev[0]}, {entry.rdev[1]}"
-    target = f" -> {os.fsdecode(entry.data)}" if stat.S_ISLNK(entry.mode) else ""
-    return f"{stat.filemode(entry.mode)} {size:>9}  /{entry.path}{target}"
+    target = f" -> {_printable(entry.data.decode('utf-8', 'surrogateescape'))}" if stat.S_ISLNK(entry.mode) else ""
+    return f"{stat.filemode(entry.mode)} {size:>9}  /{_printable(entry.path)}{target}"
 
 
 def difference(

@@ -28,6 +28,12 @@ class KernelConfig:
         """Whether CONFIG_*option* is built in."""
         return self.values.get(f"CONFIG_{option}", ("n", 0))[0] == "y"
 
+    def is_off(self, option: str) -> bool:
+        """Whether CONFIG_*option* is known not to be built in. A whole .config, which begins with the compiler's name,
+        leaves out what depends on something else that is off; a part of one says nothing of what it leaves out."""
+        name = f"CONFIG_{option}"
+        return self.values[name][0] != "y" if name in self.values else "CONFIG_CC_VERSION_TEXT" in self.values
+
     def line_of(self, option: str) -> str:
         """Where and how the file speaks of CONFIG_*option*, for messages."""
         value, number = self.values.get(f"CONFIG_{option}", ("", 0))

@@ -120,8 +120,11 @@ def _ksymtab(file: ELFFile, path: Path) -> Iterator[tuple[str, KernelExport]]:
         fields = np.frombuffer(sections[name].data(), "<i4").reshape(-1, 3).astype(np.int64)
         place = int(sections[name]["sh_addr"]) - base + np.arange(len(fields)) * _ENTRY
         names, namespaces = place + 4 + fields[:, 1], place + 8 + fields[:, 2]
+        # Without MODVERSIONS the tables of CRCs are empty (include/asm-generic/vmlinux.lds.h RO_DATA, 6.12): GNU ld
+        # leaves them out, ld.lld keeps them for the symbols at their ends.
         crcs = sections.get(name.replace("__ksymtab", "__kcrctab"))
-        words = np.frombuffer(crcs.data(), "<u4").tolist() if crcs is not None else [None] * len(fields)
+        table = crcs.data() if crcs is not None else b""
+        words = np.frombuffer(table, "<u4").tolist() if table else [None] * len(fields)
         if ((names < 0) | (names >= len(text))).any():
             raise MegamodError(f"{path}: {name}: its names lie outside __ksymtab_strings")
         for row, (at, space, crc) in enumerate(zip(names.tolist(), namespaces.tolist(), words, strict=True)):

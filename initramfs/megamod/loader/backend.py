@@ -1,16 +1,20 @@
 """The PEP 517 backend: compiles the loader for every architecture, then setuptools makes the wheel.
 
-Runs inside the source tree, in an environment that has setuptools and ziglang and not megamod itself. Nothing but
-loader/bin is left in the tree: setuptools' own folders go to a temporary place, so what an earlier build left in them
-cannot get into a wheel either.
+Runs inside the source tree, in an environment that has setuptools, for a wheel ziglang too, and not megamod itself.
+Nothing but loader/bin is left in the tree: setuptools' own folders go to a temporary place, so what an earlier build
+left in them cannot get into a wheel either. The editable wheel and the sdist are written here: setuptools would list
+the package's files once, where a path sees new ones, and leave tests and dot files out of the sources.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import importlib
+import io
 import os
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -25,9 +29,27 @@ _WHEEL = b"Wheel-Version: 1.0\nGenerator: megamod\nRoot-Is-Purelib: true\nTag: p
 
 _TREE = Path(__file__).resolve().parents[3]
 
-get_requires_for_build_wheel = _setuptools.get_requires_for_build_wheel
-get_requires_for_build_editable = _setuptools.get_requires_for_build_editable
-get_requires_for_build_sdist = _setuptools.get_requires_for_build_sdist
+# The closed top level of the tree, in the sdist as it is; `.git` and what tools leave there is not in it.
+_TOP = (
+    *("LICENSE", "README.md", "pyproject.toml", "initramfs", "loader", "profiles", "tests"),
+    *(".ci", ".clang-format", ".editorconfig", ".github", ".gitignore", ".pre-commit-config.yaml"),
+)
+_MADE = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
+
+
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
+    """What pyproject.toml leaves out as it is large: zig, unless MEGAMOD_CC names a compiler."""
+    return [] if os.environ.get("MEGAMOD_CC") else [_programs().ZIGLANG]
+
+
+def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
+    """Nothing: the loaders are compiled when first asked for."""
+    return []
+
+
+def get_requires_for_build_sdist(config_settings: dict[str, Any] | None = None) -> list[str]:
+    """Nothing: whoever makes a wheel of the sources compiles the loaders."""
+    return []
 
 
 def build_wheel(
@@ -66,8 +88,45 @@ def _digest(data: bytes) -> str:
 
 
 def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
-    """The sources; whoever makes a wheel of them compiles the loaders."""
-    return str(_setuptools.build_sdist(sdist_directory, config_settings))
+    """The sources, all of them: with the tests, without what was compiled. Equal trees give equal bytes."""
+    with tempfile.TemporaryDirectory(prefix="megamod-build-") as folder:
+        info = Path(folder) / prepare_metadata_for_build_wheel(folder, config_settings)
+        metadata = (info / "METADATA").read_bytes()
+    title = info.name.removesuffix(".dist-info")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in source_files():
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            _add(archive, f"{title}/{path.relative_to(_TREE)}", path.read_bytes(), mode)
+        _add(archive, f"{title}/PKG-INFO", metadata, 0o644)
+    name = f"{title}.tar.gz"
+    (Path(sdist_directory) / name).write_bytes(gzip.compress(out.getvalue(), mtime=0))
+    return name
+
+
+def source_files() -> list[Path]:
+    """Every file of the sources, sorted: what lies in the tree and was not made of it."""
+    found: list[Path] = []
+    for name in _TOP:
+        path = _TREE / name
+        if path.is_file():
+            found.append(path)
+        for folder, folders, files in os.walk(path):
+            place = Path(folder)
+            folders[:] = [one for one in folders if not _is_made(place / one)]
+            found += [place / file for file in files]
+    return sorted(found)
+
+
+def _is_made(folder: Path) -> bool:
+    return folder.name in _MADE or folder.name.endswith(".egg-info") or folder == _TREE / "loader" / "bin"
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    entry.mtime = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    archive.addfile(entry, io.BytesIO(data))
 
 
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: dict[str, Any] | None = None) -> str:
@@ -83,7 +142,7 @@ def prepare_metadata_for_build_editable(metadata_directory: str, config_settings
 
 
 def compile_loaders() -> None:
-    """Fill loader/bin anew: every architecture with zig, the one that MEGAMOD_CC compiles for with that."""
+    """Fill loader/bin: every architecture with zig, the one that MEGAMOD_CC compiles for with that."""
     build = _programs()
     only = build.compiler_target()
     folder = _TREE / "loader" / "bin"

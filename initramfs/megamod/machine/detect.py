@@ -1,4 +1,4 @@
-"""Machine and ModuleTree → what this machine needs: the way to its root and to its console, and all the rest.
+"""Machine and ModuleTree → what this machine needs: the modules on the path to its root and its console, and the rest.
 
 Critical is what the root file system, the devices under it, the console and the keyboard need. Deferred is what else is
 loaded or asked for by a modalias, unless modprobe.d has it blacklisted. What is built into the tree's kernel is left
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
-from megamod.machine.device_path import Found, device_modules, label, way_to
+from megamod.machine.device_path import ModuleReason, device_modules, label, modules_on_path
 from megamod.machine.machine import Machine
 from megamod.machine.root_devices import RootStack, root_stacks
 from megamod.modules.modprobe_d import HOST_FOLDERS, read_config
@@ -39,13 +39,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 class Detection:
     """What a machine needs from the modules of one kernel; each module once.
 
-    root: the names of those in *critical* that are the way to the root; the others are for console and keyboard.
+    root: the names of those in *critical* that are on the path to the root; the others are for console and keyboard.
     """
 
     stacks: tuple[RootStack, ...]
-    critical: tuple[Found, ...]
+    critical: tuple[ModuleReason, ...]
     root: frozenset[str]
-    deferred: tuple[Found, ...]
+    deferred: tuple[ModuleReason, ...]
     notes: tuple[str, ...]
 
     def by_stage(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -80,7 +80,7 @@ def _check(machine: Machine, stacks: Iterable[RootStack]) -> None:
         raise MegamodError(f"/ is {root.mount.fstype} on {root.mount.source}: no device below it is known", hint=hint)
 
 
-def _once(found: Iterable[Found], known: Iterable[str]) -> Iterator[Found]:
+def _once(found: Iterable[ModuleReason], known: Iterable[str]) -> Iterator[ModuleReason]:
     seen = set(known)
     for one in found:
         if one.name not in seen:
@@ -101,7 +101,7 @@ def closure(tree: ModuleTree, names: Iterable[str]) -> set[str]:
     return seen
 
 
-def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes: list[str]) -> Iterator[Found]:
+def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes: list[str]) -> Iterator[ModuleReason]:
     for stack in stacks:
         if stack.needs:
             # Only the first is sure to exist: what else goes with it depends on the kernel.
@@ -115,15 +115,17 @@ def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes
             yield from _resolved(tree, layer.needs[1:2], why, must=sure)
             yield from _resolved(tree, layer.needs[2:], why)
             if layer.is_disk:
-                yield from way_to(machine, tree, layer.path, f"disk {layer.device}")
+                yield from modules_on_path(machine, tree, layer.path, f"disk {layer.device}")
         if stack.encrypted:
             yield from _ciphers(machine, tree)
         if stack.network or any("/session" in layer.path for layer in stack.layers):
             # An iSCSI disk is below sys/devices/platform/hostN/sessionN.
             yield from _network(machine, tree)
         if stack.shared:
-            for name in machine.names("sys/bus/virtio/devices"):
-                yield from way_to(machine, tree, machine.real(f"sys/bus/virtio/devices/{name}"), stack.mount.fstype)
+            for name in machine.entries("sys/bus/virtio/devices"):
+                yield from modules_on_path(
+                    machine, tree, machine.real_path(f"sys/bus/virtio/devices/{name}"), stack.mount.fstype
+                )
     if any(stack.assembled for stack in stacks):
         notes.append(
             "a program must open the devices under the root (cryptsetup, lvm, mdadm), which the loader does not: "
@@ -131,7 +133,7 @@ def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes
         )
 
 
-def _resolved(tree: ModuleTree, words: Iterable[str], why: str, *, must: bool = False) -> Iterator[Found]:
+def _resolved(tree: ModuleTree, words: Iterable[str], why: str, *, must: bool = False) -> Iterator[ModuleReason]:
     """The modules that *words*, names or aliases, stand for; with *must* a word that stands for nothing is an error."""
     for word in words:
         found, built_in = tree.resolve(word)
@@ -139,17 +141,17 @@ def _resolved(tree: ModuleTree, words: Iterable[str], why: str, *, must: bool = 
             found, built_in = tree.resolve(f"fs-{word}")
         if must and not found and not built_in:
             raise MegamodError(f"{tree.folder}: no module {word}, and {why} needs it", hint="is this the right kernel?")
-        yield from (Found(name=name, why=why) for name in found)
+        yield from (ModuleReason(name=name, why=why) for name in found)
 
 
-def _ciphers(machine: Machine, tree: ModuleTree) -> Iterator[Found]:
+def _ciphers(machine: Machine, tree: ModuleTree) -> Iterator[ModuleReason]:
     """The ciphers that encrypted devices use now, and those that LUKS uses by default."""
     for block in machine.text("proc/crypto").split("\n\n"):
         fields = dict(re.findall(r"^(\w+)\s*: (.*)$", block, re.MULTILINE))
         name, module = fields.get("name", ""), fields.get("module", "")
         # An algorithm that is merely there has one reference. Checksums belong to file systems.
         if int(fields.get("refcnt", "1")) > 1 and module in tree.modules and not name.startswith("crc"):
-            yield Found(name=module, why=f"{name} is in use")
+            yield ModuleReason(name=module, why=f"{name} is in use")
     modalias = machine.text("sys/devices/system/cpu/modalias")
     bound = {module for _start, pattern, module in tree.aliases.wild if pattern.startswith("cpu:")}
     fitting = set(tree.aliases.providers(modalias)) if modalias else set()
@@ -160,31 +162,31 @@ def _ciphers(machine: Machine, tree: ModuleTree) -> Iterator[Found]:
                 yield found
 
 
-def _network(machine: Machine, tree: ModuleTree) -> Iterator[Found]:
-    for name in machine.names("sys/class/net"):
-        path = machine.real(f"sys/class/net/{name}")
+def _network(machine: Machine, tree: ModuleTree) -> Iterator[ModuleReason]:
+    for name in machine.entries("sys/class/net"):
+        path = machine.real_path(f"sys/class/net/{name}")
         if machine.exists(f"{path}/device") and machine.text(f"{path}/operstate") != "down":
-            yield from way_to(machine, tree, path, f"network card {name}, for the root")
+            yield from modules_on_path(machine, tree, path, f"network card {name}, for the root")
 
 
-def _console(machine: Machine, tree: ModuleTree) -> Iterator[Found]:
+def _console(machine: Machine, tree: ModuleTree) -> Iterator[ModuleReason]:
     for name in machine.text("sys/class/tty/console/active").split():
-        path = machine.real(f"sys/class/tty/{name}")
+        path = machine.real_path(f"sys/class/tty/{name}")
         if path and not re.fullmatch(r"tty\d+", name):
-            yield from way_to(machine, tree, path, f"console {name}")
+            yield from modules_on_path(machine, tree, path, f"console {name}")
         elif not _FRAMEBUFFERS & tree.builtin:
             # With one of these built in a screen shows text from the start, and its own driver can wait.
-            for card in (n for n in machine.names("sys/class/drm") if re.fullmatch(r"card\d+", n)):
-                path = machine.real(f"sys/class/drm/{card}")
-                yield from way_to(machine, tree, path, f"console {name} on {card}")
+            for card in (n for n in machine.entries("sys/class/drm") if re.fullmatch(r"card\d+", n)):
+                path = machine.real_path(f"sys/class/drm/{card}")
+                yield from modules_on_path(machine, tree, path, f"console {name} on {card}")
 
 
-def _keyboards(machine: Machine, tree: ModuleTree) -> Iterator[Found]:
-    for name in machine.names("sys/class/input"):
-        path = machine.real(f"sys/class/input/{name}")
+def _keyboards(machine: Machine, tree: ModuleTree) -> Iterator[ModuleReason]:
+    for name in machine.entries("sys/class/input"):
+        path = machine.real_path(f"sys/class/input/{name}")
         if name.startswith("input") and _types(machine.text(f"{path}/capabilities/key")):
             # The input device itself would ask for evdev, which no console needs.
-            yield from way_to(machine, tree, machine.real(f"{path}/device"), "keyboard")
+            yield from modules_on_path(machine, tree, machine.real_path(f"{path}/device"), "keyboard")
 
 
 def _types(bitmap: str) -> bool:
@@ -199,12 +201,12 @@ def _types(bitmap: str) -> bool:
     return all(lowest >> code & 1 for code in _TYPING)
 
 
-def _others(machine: Machine, tree: ModuleTree, notes: list[str]) -> Iterator[Found]:
+def _others(machine: Machine, tree: ModuleTree, notes: list[str]) -> Iterator[ModuleReason]:
     """What is loaded, then what modaliases ask for."""
-    loaded = machine.loaded()
+    loaded = machine.loaded_modules()
     for name in loaded:
         if name in tree.modules:
-            yield Found(name=name, why="loaded now")
+            yield ModuleReason(name=name, why="loaded now")
     merged = [name for name in loaded if name.startswith("megamod_")]
     if merged:
         notes.append(f"{', '.join(merged)} hide their members, so only what modaliases ask for is known of those")
@@ -212,7 +214,7 @@ def _others(machine: Machine, tree: ModuleTree, notes: list[str]) -> Iterator[Fo
     for folder, _modalias in machine.modaliases():
         for name in device_modules(machine, tree, folder):
             if name not in config.blacklist and name not in config.installs:
-                yield Found(name=name, why=f"for {label(machine, folder)}")
+                yield ModuleReason(name=name, why=f"for {label(machine, folder)}")
 
 
 def group_of(tree: ModuleTree, name: str) -> str:

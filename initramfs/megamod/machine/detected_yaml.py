@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable
 
 from megamod.machine.detect import GROUPS, Detection, closure, group_of
-from megamod.machine.device_path import Found
+from megamod.machine.device_path import ModuleReason
 from megamod.modules.tree import ModuleTree
 
 _TRIGGERS = {"display": "now"}
@@ -28,7 +28,7 @@ def detected_profile(detection: Detection, tree: ModuleTree, *, name: str = "det
     if not critical:
         # A stage must ask for something, and a kernel may have all of this built in.
         lines += _entries(
-            [Found(name='"?ext4"', why="all that is needed is built in; a stage names something")], "    "
+            [ModuleReason(name='"?ext4"', why="all that is needed is built in; a stage names something")], "    "
         )
     groups = {group: [f for f in detection.deferred if group_of(tree, f.name) == group] for group in GROUPS}
     kept = {group: _without_needed(found, detection.critical, tree) for group, found in groups.items()}
@@ -41,7 +41,9 @@ def detected_profile(detection: Detection, tree: ModuleTree, *, name: str = "det
     return "".join(f"{line}\n" for line in lines)
 
 
-def _without_needed(found: Iterable[Found], earlier: Iterable[Found], tree: ModuleTree) -> list[Found]:
+def _without_needed(
+    found: Iterable[ModuleReason], earlier: Iterable[ModuleReason], tree: ModuleTree
+) -> list[ModuleReason]:
     """*found* without what others of them bring along."""
     kept = list(found)
     known = closure(tree, (one.name for one in earlier))
@@ -52,7 +54,7 @@ def _without_needed(found: Iterable[Found], earlier: Iterable[Found], tree: Modu
     return kept
 
 
-def _entries(found: Iterable[Found], indent: str) -> list[str]:
+def _entries(found: Iterable[ModuleReason], indent: str) -> list[str]:
     return [f"{f'{indent}- {one.name}':<{_WIDTH}} # {_comment(one.why)}" for one in found]
 
 

@@ -41,25 +41,25 @@ class Machine:
         except OSError:
             return ""
 
-    def link(self, path: str) -> str:
+    def link_name(self, path: str) -> str:
         """The last part of what the link *path* points to, "" if it is none."""
-        return self.target(path).rpartition("/")[2]
+        return self.link_target(path).rpartition("/")[2]
 
-    def target(self, path: str) -> str:
+    def link_target(self, path: str) -> str:
         """What the link *path* points to, "" if it is none."""
         try:
             return str((self.root / path).readlink())
         except OSError:
             return ""
 
-    def real(self, path: str) -> str:
+    def real_path(self, path: str) -> str:
         """*path* with all links followed, "" if that leads nowhere or out of the tree."""
         base = os.path.realpath(self.root)
         target = os.path.realpath(self.root / path)
         inside = os.path.relpath(target, base)
         return inside if os.path.lexists(target) and not inside.startswith("..") else ""
 
-    def names(self, path: str) -> list[str]:
+    def entries(self, path: str) -> list[str]:
         """The names in a folder, sorted."""
         try:
             return sorted(entry.name for entry in (self.root / path).iterdir())
@@ -81,7 +81,7 @@ class Machine:
                 found.append(Mount(point=point, device=left[2], fstype=right[0], source=source))
         return found
 
-    def loaded(self) -> list[str]:
+    def loaded_modules(self) -> list[str]:
         """The modules in /proc/modules by canonical name, in that order."""
         lines = self.text("proc/modules").splitlines()
         return [canonical(line.split(" ", 1)[0]) for line in lines if line]
@@ -100,7 +100,7 @@ class Machine:
 def open_machine(folder: Path | None) -> Machine:
     """The machine recorded in *folder*, or this one; raises MegamodError if *folder* holds none."""
     machine = Machine(root=folder or Path("/"))
-    if not machine.names("sys/devices"):
+    if not machine.entries("sys/devices"):
         where = folder or Path("/sys")
         hint = "a recorded machine has sys/ and proc/ in it; `megamod detect --record DIR` writes one"
         if folder is not None and (folder / "devices").is_dir():

@@ -45,13 +45,13 @@ def recorded(machine: Machine) -> Iterator[Item]:
                 yield Item(path=f"{path}/{name}", text=text)
         # os.walk counts a link to a folder among the folders, and does not follow it.
         for name in (name for name in folders if _LINKS.search(f"{path}/{name}")):
-            if target := machine.target(f"{path}/{name}"):
+            if target := machine.link_target(f"{path}/{name}"):
                 yield Item(path=f"{path}/{name}", target=target)
-                if name == "driver" and (driver := machine.real(f"{path}/{name}")):
+                if name == "driver" and (driver := machine.real_path(f"{path}/{name}")):
                     drivers.add(driver)
     for driver in sorted(drivers):
         # A folder that has nothing else must still be there for the links to it.
-        target = machine.target(f"{driver}/module")
+        target = machine.link_target(f"{driver}/module")
         yield Item(path=f"{driver}/module", target=target) if target else Item(path=f"{driver}/name", text="")
     yield from _class_links(machine)
     for path in ("sys/power/resume", COMPATIBLE):
@@ -62,14 +62,14 @@ def recorded(machine: Machine) -> Iterator[Item]:
 
 
 def _class_links(machine: Machine) -> Iterator[Item]:
-    uuids = [f"fs/btrfs/{uuid}/devices" for uuid in machine.names("sys/fs/btrfs")]
+    uuids = [f"fs/btrfs/{uuid}/devices" for uuid in machine.entries("sys/fs/btrfs")]
     consoles = machine.text("sys/class/tty/console/active").split()
     for folder in (*_CLASS_FOLDERS, "bus/virtio/devices", *uuids):
-        for name in machine.names(f"sys/{folder}"):
+        for name in machine.entries(f"sys/{folder}"):
             # A machine has a hundred virtual terminals.
             if folder == "class/tty" and name not in (*consoles, "console"):
                 continue
-            if target := machine.target(f"sys/{folder}/{name}"):
+            if target := machine.link_target(f"sys/{folder}/{name}"):
                 yield Item(path=f"sys/{folder}/{name}", target=target)
 
 
@@ -81,7 +81,7 @@ def _proc(machine: Machine) -> Iterator[Item]:
         )
         lines.append(f"{number} 0 {mount.device} / {point} rw - {mount.fstype} {source} rw")
     yield Item(path="proc/self/mountinfo", text="\n".join(lines))
-    yield Item(path="proc/modules", text="\n".join(f"{name} 0 0 - Live 0x0" for name in machine.loaded()))
+    yield Item(path="proc/modules", text="\n".join(f"{name} 0 0 - Live 0x0" for name in machine.loaded_modules()))
     blocks = machine.text("proc/crypto").split("\n\n")
     kept = ("\n".join(re.findall(r"^(?:name|module|refcnt)\s*: .*$", block, re.MULTILINE)) for block in blocks)
     yield Item(path="proc/crypto", text="\n\n".join(block for block in kept if block))
@@ -89,7 +89,7 @@ def _proc(machine: Machine) -> Iterator[Item]:
 
 def _modprobe(machine: Machine) -> Iterator[Item]:
     for folder in HOST_FOLDERS:
-        for name in machine.names(folder):
+        for name in machine.entries(folder):
             if name.endswith(".conf") and (text := machine.text(f"{folder}/{name}")):
                 yield Item(path=f"{folder}/{name}", text=text)
 

@@ -111,7 +111,7 @@ def root_stacks(machine: Machine) -> list[RootStack]:
     seen = {mount.point: mount for mount in machine.mounts()}
     stacks = [_stack(machine, seen[point]) for point in MOUNTED_EARLY if point in seen]
     resume = machine.text("sys/power/resume")
-    if re.fullmatch(r"[1-9]\d*:\d+", resume) and (path := machine.real(f"sys/dev/block/{resume}")):
+    if re.fullmatch(r"[1-9]\d*:\d+", resume) and (path := machine.real_path(f"sys/dev/block/{resume}")):
         mount = Mount(point="the image of hibernation", device=resume, fstype="swap", source=resume)
         layers = tuple(_walk(machine, [path]))
         stacks.append(RootStack(mount=mount, layers=layers, needs=(), network=False, shared=False))
@@ -141,7 +141,7 @@ def block_devices(machine: Machine, mount: Mount) -> list[str]:
     """The folders in sysfs of the block devices that *mount* lies on; empty for a file system without any."""
     path = ""
     if not mount.device.startswith("0:"):
-        path = machine.real(f"sys/dev/block/{mount.device}")
+        path = machine.real_path(f"sys/dev/block/{mount.device}")
     if not path and mount.source.startswith("/dev/"):
         # btrfs has an anonymous device number; its source is one of its devices.
         path = _named_device(machine, mount.source)
@@ -158,20 +158,20 @@ def _named_device(machine: Machine, node: str) -> str:
     name = node.removeprefix("/dev/")
     if name.startswith("mapper/"):
         wanted = name.removeprefix("mapper/")
-        for device in machine.names("sys/block"):
+        for device in machine.entries("sys/block"):
             if machine.text(f"sys/block/{device}/dm/name") == wanted:
-                return machine.real(f"sys/block/{device}")
+                return machine.real_path(f"sys/block/{device}")
     # An md array's /dev/md/NAME and the links below /dev/disk are udev's, and not in sysfs.
-    return machine.real(f"sys/class/block/{name.replace('/', '!')}") if name else ""
+    return machine.real_path(f"sys/class/block/{name.replace('/', '!')}") if name else ""
 
 
 def _btrfs_devices(machine: Machine, path: str) -> list[str]:
     """All devices of the btrfs that has the one in *path* (fs/btrfs/sysfs.c, btrfs_sysfs_add_device, 6.1)."""
     name = path.rpartition("/")[2]
-    for uuid in machine.names("sys/fs/btrfs"):
-        devices = machine.names(f"sys/fs/btrfs/{uuid}/devices")
+    for uuid in machine.entries("sys/fs/btrfs"):
+        devices = machine.entries(f"sys/fs/btrfs/{uuid}/devices")
         if name in devices:
-            paths = (machine.real(f"sys/class/block/{device}") for device in devices)
+            paths = (machine.real_path(f"sys/class/block/{device}") for device in devices)
             return [found for found in paths if found]
     return []
 
@@ -185,8 +185,8 @@ def _walk(machine: Machine, paths: list[str]) -> Iterator[Layer]:
         if machine.exists(f"{path}/partition"):
             below = [path.rpartition("/")[0]]
         else:
-            slaves = machine.names(f"{path}/slaves")
-            below = [found for name in slaves if (found := machine.real(f"{path}/slaves/{name}"))]
+            slaves = machine.entries(f"{path}/slaves")
+            below = [found for name in slaves if (found := machine.real_path(f"{path}/slaves/{name}"))]
         queue += [(other, depth + 1) for other in below if other not in seen]
         seen.update(below)
 

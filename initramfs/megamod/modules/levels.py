@@ -110,8 +110,8 @@ def inherited_ranks(ranks: Mapping[str, Rank], needs: Mapping[str, Iterable[str]
 def tagged_rank(rank: Rank, tag: str | None) -> Rank:
     """*rank* (level, place in modules.order) with the level that the module itself records, if it does.
 
-    *tag* is the `initlevel` of its .modinfo (data/megamod-initlevel.h): "4", "4s" or "subsys". One that says nothing
-    known is passed over: modules come from anywhere.
+    *tag* is the `initlevel` of its .modinfo (profiles/megamod-initlevel.h): "4", "4s" or "subsys". One that says
+    nothing known is passed over: modules come from anywhere.
     """
     if tag is None:
         return rank

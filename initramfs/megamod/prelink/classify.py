@@ -1,4 +1,4 @@
-"""Pass 7, scan: decide for every relocation whether it is resolved now, rewritten for the kernel, or gone.
+"""Pass 7, classify: decide for every relocation whether it is resolved now, rewritten for the kernel, or gone.
 
 Needs: tables and layout. Guarantees: each relocation of a section that stays is in exactly one class. Resolved now are
 the PC-relative ones inside one output section: since 6.4 text, data and rodata are separate allocations, so nothing
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megamod.common.choices import Tracing
 from megamod.common.errors import MegamodError
 from megamod.prelink.arch.interface import PAGE, WIDEST, Architecture, Reach
 from megamod.prelink.elf import Array
@@ -20,7 +21,7 @@ from megamod.prelink.options import PrelinkOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
+class Classes:
     """One row per relocation of tables.relocations (same order).
 
     output, place: the site; target: output of S or IMPORT or ABSOLUTE; value: S + A within the target (A for imports);
@@ -40,7 +41,7 @@ class Scan:
     used: Array
 
 
-def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
+def classify(tables: Tables, layout: Layout, options: PrelinkOptions) -> Classes:
     """Classify all relocations; raise MegamodError for one that cannot be linked."""
     rows, architecture = tables.relocations, tables.architecture
     _check_types(tables, rows, architecture)
@@ -59,13 +60,13 @@ def scan(tables: Tables, layout: Layout, options: PrelinkOptions) -> Scan:
     value = np.where(home == ABSOLUTE, rows.addend + tables.symbol_value[rows.symbol], value)
     _check_targets(tables, rows, home, target, gone, layout)
     output = tables.section_output[rows.section]
-    trace = _trace_calls(tables, rows, imported) if options.tracing == "off" else np.zeros(len(rows.type), bool)
+    trace = _trace_calls(tables, rows, imported) if options.tracing == Tracing.OFF else np.zeros(len(rows.type), bool)
     now = ~gone & ~trace & _known(tables, rows, place, output, target, inside, home)
     kernel = ~gone & ~trace & ~now
     _check_short(tables, rows, kernel, architecture)
     used = np.zeros(len(tables.imports), bool)
     used[imported[kernel & (imported >= 0)]] = True
-    return Scan(
+    return Classes(
         output=output,
         place=place,
         type=rows.type,

@@ -1,6 +1,6 @@
 """Pass 9, emit: the megamodule as bytes; a pure function, the same input gives the same bytes.
 
-Needs: contents, tables, layout, scan, resolution. Guarantees: an ELF64 relocatable with one of each special section,
+Needs: contents, tables, layout, classes, resolution. Guarantees: an ELF64 relocatable with one of each special section,
 one symbol table, and for every output section at most one relocation table.
 """
 
@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from megamod.common.choices import Symbols
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
-from megamod.prelink.classify import Scan, site
+from megamod.prelink.classify import Classes, site
 from megamod.prelink.elf import Array, align_up
 from megamod.prelink.layout import Layout
 from megamod.prelink.member import Member
 from megamod.prelink.merge import ABSOLUTE, Tables
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.resolve import LAYOUT, Resolution
+from megamod.prelink.struct_module import THIS_MODULE
 
 BUILD_ID = ".note.gnu.build-id"
 
@@ -84,7 +86,7 @@ def emit(
     contents: Sequence[Array],
     tables: Tables,
     layout: Layout,
-    found: Scan,
+    found: Classes,
     resolution: Resolution,
     options: PrelinkOptions,
 ) -> bytes:
@@ -191,7 +193,9 @@ class _Symbols:
     addend: Array
 
     @staticmethod
-    def build(tables: Tables, layout: Layout, found: Scan, options: PrelinkOptions, outputs: Sequence[int]) -> _Symbols:
+    def build(
+        tables: Tables, layout: Layout, found: Classes, options: PrelinkOptions, outputs: Sequence[int]
+    ) -> _Symbols:
         sections = np.full(len(tables.outputs), -1, np.int64)
         named: list[tuple[int, int, int, int, int]] = []  # st_info, shndx, value, size, name
         strings = bytearray(1)
@@ -203,7 +207,7 @@ class _Symbols:
         places = np.unique(np.stack([found.target[exact], values[exact]], axis=1), axis=0)
         first = len(named) + 1
         named += [(elf.STT_NOTYPE, outputs[target], value, 0, 0) for target, value in places.tolist()]
-        if options.symbols == "keep":
+        if options.symbols == Symbols.KEEP:
             _add_functions(tables, layout, outputs, named, strings)
         _add_codetags(tables, layout, outputs, named, strings)
         local_count = len(named) + 1
@@ -235,7 +239,7 @@ class _Symbols:
         return _Symbols(table=table, strings=bytes(strings), locals=local_count, symbol=symbol, addend=addend)
 
 
-def _exact(tables: Tables, found: Scan) -> tuple[Array, Array]:
+def _exact(tables: Tables, found: Classes) -> tuple[Array, Array]:
     """Which relocations need a symbol of exactly their target's value, and the values: labels of other relocations, and
     all where addends are in place, since a field of an instruction cannot hold any other."""
     architecture = tables.architecture
@@ -285,23 +289,17 @@ def _add_codetags(
             for prefix, value in (("__start_", 0), ("__stop_", layout.sizes[number])):
                 named.append((elf.STT_NOTYPE, outputs[number], value, 0, len(strings)))
                 strings += f"{prefix}{tag}".encode() + b"\0"
-    for member in tables.members:
-        pair = {
-            name: int(value)
-            for prefix in ("__start_alloc_tags", "__stop_alloc_tags")
-            if prefix.encode() in member.strings
-            for name, value in _symbol_values(member, prefix)
-        }
-        if len(pair) == 2 and len(set(pair.values())) == 2 and not member.section(".codetag.alloc_tags"):
-            raise MegamodError(f"{member.file}: .data: allocation tags of this kernel version cannot be merged yet")
+    if any(output.name.startswith(".codetag.") for output in tables.outputs):
+        return
+    if any(b"__start_alloc_tags" in member.strings for member in tables.members):
+        # The kernel complains about a module without the two names; here no member has tags (mergeable.py).
+        home = next(number for number, output in enumerate(tables.outputs) if output.name == THIS_MODULE)
+        for prefix in ("__start_", "__stop_"):
+            named.append((elf.STT_NOTYPE, outputs[home], 0, 0, len(strings)))
+            strings += f"{prefix}alloc_tags".encode() + b"\0"
 
 
-def _symbol_values(member: Member, name: str) -> list[tuple[str, int]]:
-    at = member.strings.index(name.encode() + b"\0")
-    return [(name, int(row["st_value"])) for row in member.symbols[member.symbols["st_name"] == at]]
-
-
-def _relocations_of(number: int, tables: Tables, found: Scan, symbols: _Symbols) -> Iterable[Array]:
+def _relocations_of(number: int, tables: Tables, found: Classes, symbols: _Symbols) -> Iterable[Array]:
     """The relocation tables of one output section, in the order of their places; mostly one, none without rows."""
     rows = np.flatnonzero(found.kernel & (found.output == number))
     rows = rows[np.argsort(found.place[rows], kind="stable")]

@@ -8,19 +8,21 @@ other. Its undefined symbols are the members' inits and a few kernel imports who
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, RESULT_NOT_RUN, SORTED_IP, SORTED_STATE, GlueRequest
+from megamod.prelink.arch.encoder import GlueRequest
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE
+from megamod.prelink.entry import CFI_SITES, entry_of_inits
+from megamod.prelink.glue_code import RESULT_NOT_RUN, encode_init
 from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
 from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.prelink.parameters import Parameter, rename_parameters
-from megamod.prelink.read import THIS_MODULE
 from megamod.prelink.resolve import Resolution
+from megamod.prelink.struct_module import THIS_MODULE
 from megamod.prelink.unwind import IP_SIZE, STATE, Unwind
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
@@ -40,6 +42,7 @@ class Glue:
 
     places: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
     of the new name in the glue's .rodata. has_results: the result and skip parameters exist.
+    notes: what could not be had, for the user.
     """
 
     member: Member
@@ -48,6 +51,7 @@ class Glue:
     parameters: tuple[Parameter, ...]
     has_results: bool
     rodata: int
+    notes: tuple[str, ...]
 
 
 def make_glue(
@@ -57,6 +61,7 @@ def make_glue(
     options: PrelinkOptions,
     donors: Mapping[str, int],
     unwind: Unwind | None,
+    exported: Container[str] | None = None,
 ) -> Glue:
     """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols.
     unwind: the entries of all members, if the glue is to settle them."""
@@ -64,6 +69,8 @@ def make_glue(
     architecture = members[0].architecture
     builder = Builder(architecture=architecture)
     crcs = _known_crcs(members, resolution, donors)
+    if exported is not None:
+        crcs = {name: crc for name, crc in crcs.items() if name in exported}
     has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
     template = _template(members)
@@ -72,8 +79,8 @@ def make_glue(
     this_module = builder.add(THIS_MODULE)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = rename_parameters(builder, members)
-    places, bit = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind)
-    _add_struct_module(builder, template, options.name, bit, may_lack_init=not options.results)
+    places, entry = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind, kcfi=options.kcfi)
+    _add_struct_module(builder, template, options.name, entry, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
     _add_placeholders(builder, members)
@@ -85,7 +92,19 @@ def make_glue(
         parameters=parameters,
         has_results=has_results,
         rodata=builder.index(".rodata"),
+        notes=_missing_notes(crcs, has_results=has_results, timed=timed) if options.results else (),
     )
+
+
+def _missing_notes(crcs: Mapping[str, int], *, has_results: bool, timed: bool) -> tuple[str, ...]:
+    """What the kernel's exports (TRIM_UNUSED_KSYMS leaves few) do not allow, for the user."""
+    if timed:
+        return ()
+    wanted = IMPORTS_TIMES if has_results else IMPORTS_RESULTS
+    missing = ", ".join(name for name in wanted if name not in crcs)
+    if has_results:
+        return (f"the kernel exports no {missing}: how long each init takes is not recorded",)
+    return (f"the kernel exports no {missing}: what becomes of each member is not recorded, and none can be skipped",)
 
 
 def _check_name(name: str, bits: int) -> None:
@@ -116,9 +135,9 @@ def _template(members: Sequence[Member]) -> Member:
     return members[0]
 
 
-def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, *, may_lack_init: bool) -> None:
-    """The template's struct module with our name; its init pointer is the only relocation that is carried over. *bit*
-    is added to it."""
+def _add_struct_module(builder: Builder, template: Member, name: str, entry: int, *, may_lack_init: bool) -> None:
+    """The template's struct module with our name; its init pointer is the only relocation that is carried over: to
+    *entry* in .init.text."""
     data = bytearray(template.sections[template.this_module].data)
     old = template.info("name") or ""
     at = template.name_offset
@@ -128,9 +147,9 @@ def _add_struct_module(builder: Builder, template: Member, name: str, bit: int, 
     for target, rows in template.relas:
         if target != template.this_module:
             continue
-        for offset, kind, symbol, _addend in rows.tolist():
-            if template.symbol_name(symbol) == "init_module":
-                builder.point(THIS_MODULE, offset, ".init.text", bit, kind)
+        for offset, kind, _symbol, _addend in rows.tolist():
+            if offset == template.init_at:
+                builder.point(THIS_MODULE, offset, ".init.text", entry, kind)
                 return
     if may_lack_init:
         return
@@ -176,23 +195,32 @@ def _add_code(
     skips: Sequence[tuple[int, int, int]],
     timed: bool,
     unwind: Unwind | None,
+    kcfi: bool,
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The init function; returns Glue.places, and what pointers to it have beside its place."""
+    """The init function; returns Glue.places, and what to add to .init.text for a pointer to it."""
     architecture = builder.architecture
-    code = architecture.encode_init(
+    entry = entry_of_inits(members, kcfi=kcfi)
+    code = encode_init(
+        architecture.encoder(),
         GlueRequest(
             inits=[member.init is not None for member in members],
             needs=[sorted(needed) for needed in depends],
             skip_chunks=[base for base, _, _ in skips],
             timed=timed,
-            start=_usual_start(members),
+            start=entry.start,
+            prefix=entry.prefix,
             thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
             unwind=unwind.table if unwind is not None else None,
-        )
+        ),
     )
     builder.buffer(".init.text")[:] = code.code
     # What a stack trace shows between do_one_initcall and a member's init.
-    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, len(code.code), code.bit)
+    size = len(code.code) - code.entry
+    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, size, code.entry + code.bit)
+    if entry.site is not None:
+        builder.add(CFI_SITES)
+        builder.buffer(CFI_SITES).extend(bytes(4))
+        builder.point(CFI_SITES, 0, ".init.text", entry.site, architecture.relative)
     named = {"result": (".data", 0)}
     for number, (_, values, count) in enumerate(skips):
         named |= {f"skip{number}": (".data", values), f"skip{number}_count": (".data", count)}
@@ -227,15 +255,8 @@ def _add_code(
     if code.unwind_entry is not None and any(member.section(EXIDX_INIT) for member in members):
         builder.add(EXIDX_INIT)
         builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
-        builder.point(EXIDX_INIT, 0, ".init.text", 0, code.unwind_entry[0])
-    return places, code.bit
-
-
-def _usual_start(members: Sequence[Member]) -> bytes:
-    """The commonest first instruction of the inits: landing pad, signing of the return address."""
-    inits = ((member, *member.init) for member in members if member.init is not None)
-    starts = Counter(bytes(member.sections[home].data[value : value + 4]) for member, home, value in inits)
-    return max(starts, key=lambda start: (starts[start], start), default=b"")
+        builder.point(EXIDX_INIT, 0, ".init.text", code.entry, code.unwind_entry[0])
+    return places, code.entry + code.bit
 
 
 def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, int]]) -> dict[str, tuple[str, int]]:

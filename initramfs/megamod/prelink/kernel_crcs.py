@@ -19,7 +19,7 @@ from megamod.prelink.read import read_member
 _PATIENCE = 400
 
 
-def find_donors(members: Sequence[Member], others: Iterable[Path]) -> dict[str, int]:
+def find_glue_crcs(members: Sequence[Member], others: Iterable[Path]) -> dict[str, int]:
     """name → CRC of the glue's imports that *members* lack, looked up in the module files *others*, in that order."""
     if not any(member.has_versions for member in members):
         return {}

@@ -13,10 +13,10 @@ import numpy as np
 
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.elf import Array, align_up
+from megamod.prelink.elf import Array, Section, align_up
 from megamod.prelink.exports import Export
 from megamod.prelink.merge import PERCPU, Output, Tables
-from megamod.prelink.section_rules import How
+from megamod.prelink.section_rules import MergeRule
 
 _PERCPU_LIMIT = 8 << 10  # PERCPU_MODULE_RESERVE, include/linux/percpu.h
 _PAGE = 4096
@@ -51,14 +51,17 @@ def layout(tables: Tables) -> Layout:
     exports: dict[str, tuple[tuple[int, Export], ...]] = {}
     area = tables.architecture.area
     for output in tables.outputs:
-        if output.how is How.SORTED:
+        if output.rule is MergeRule.SORTED:
             exports[output.name] = _sort_exports(tables, output, pieces)
             sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
             sizes.append(_place(tables, output, offset))
         if output.name == PERCPU and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
+            widest = output.sh_addralign > _PAGE
+            largest = max(output.inputs, key=lambda number: _cost(tables.where(number)[1], alignment=widest))
             raise MegamodError(
-                f"{PERCPU}: {sizes[-1]} bytes at alignment {output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
+                f"{tables.where(largest)[0].file}: with it {PERCPU} has {sizes[-1]} bytes at alignment "
+                f"{output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
                 hint="split the stage in two",
             )
         if sum(sizes) > area:
@@ -79,12 +82,16 @@ def layout(tables: Tables) -> Layout:
     return Layout(offset=offset, sizes=tuple(sizes), pieces=pieces, exports=exports)
 
 
+def _cost(section: Section, *, alignment: bool) -> int:
+    return section.sh_addralign if alignment else section.size
+
+
 def _place(tables: Tables, output: Output, offset: Array) -> int:
     """Inputs follow each other member by member, so a member's .text, .text.unlikely and .text.hot are neighbours."""
     end = 0
     for number in output.inputs:
         _, section = tables.where(number)
-        packed = output.how in (How.PACKED, How.SHARED)
+        packed = output.rule in (MergeRule.PACKED, MergeRule.SHARED)
         start = end if packed or not section.size else align_up(end, section.sh_addralign)
         offset[number] = start
         end = start + section.size

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
-from megamod.prelink.classify import scan
+from megamod.prelink.classify import classify
 from megamod.prelink.emit import emit
+from megamod.prelink.exports import Export
 from megamod.prelink.glue import make_glue
-from megamod.prelink.kernel_crcs import find_donors, neighbours
+from megamod.prelink.kernel_crcs import find_glue_crcs, neighbours
 from megamod.prelink.layout import layout
 from megamod.prelink.map_file import make_map
 from megamod.prelink.member import Member
 from megamod.prelink.merge import merge
-from megamod.prelink.mergeable import why_single
+from megamod.prelink.mergeable import why_apart, why_single
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.order import Rank, default_ranks, order
 from megamod.prelink.parameters import Parameter
-from megamod.prelink.read import read_members
+from megamod.prelink.read import read_member, read_members, without_file
 from megamod.prelink.relocate import relocate
-from megamod.prelink.resolve import resolve
-from megamod.prelink.sort_unwind import settle
+from megamod.prelink.resolve import Resolution, resolve
+from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
 from megamod.prelink.verify.checks import verify
 from megamod.prelink.warnings import cost_notes
@@ -52,11 +55,42 @@ class Megamodule:
         return any("__request_module" in member.imports.values() for member in self.members)
 
 
-def prelink_files(files: Sequence[Path], options: PrelinkOptions) -> Megamodule:
-    """Link module files; init order follows dependencies, then initcall level, then the order of *files*."""
-    members = read_members(files)
-    donors = find_donors(members, neighbours(files[0])) if files else {}
-    return prelink(members, options, donors=donors)
+def prelink_files(files: Sequence[Path], options: PrelinkOptions, *, leave_out: bool = False) -> Megamodule:
+    """Link module files; init order follows dependencies, then initcall level, then the order of *files*.
+
+    Modules that cannot be merged are named all at once by the MegamodError; with *leave_out* the others are linked, and
+    a note says what was left out.
+    """
+    refused: dict[str, str] = {}
+    members = []
+    for path in files:
+        try:
+            member = read_member(read_module_bytes(path), file=path.name, lenient=True)
+        except MegamodError as error:
+            refused[path.name] = f"cannot be read: {error.message.removeprefix(f'{path.name}: ')}"
+            continue
+        reason = why_single(member, allow_taint=options.allow_taint)
+        if reason is None:
+            members.append(member)
+        else:
+            refused[path.name] = reason
+    linked: Megamodule | None = None
+    while members and linked is None and (leave_out or len(refused) < len(files)):
+        try:
+            linked = prelink(members, options, donors=find_glue_crcs(members, neighbours(files[0])))
+        except RefusedError as error:
+            refused[error.file] = error.reason
+            members = [member for member in members if member.name != error.member]
+    if not refused and linked is not None:
+        return linked
+    if len(refused) <= 1 and not leave_out:
+        strict = read_members(files)
+        return prelink(strict, options, donors=find_glue_crcs(strict, neighbours(files[0])) if files else {})
+    listed = [f"{file}: it {reason}" for file, reason in refused.items()]
+    if linked is None or not leave_out:
+        hint = "--leave-out links the others" if linked is not None else "load them one by one"
+        raise MegamodError(f"{len(refused)} modules cannot be merged: {'; '.join(listed)}", hint=hint)
+    return replace(linked, notes=(*(f"left out: {line}" for line in listed), *linked.notes))
 
 
 def prelink(
@@ -66,14 +100,16 @@ def prelink(
     ranks: Mapping[str, Rank] | None = None,
     after: Mapping[str, Sequence[str]] | None = None,
     donors: Mapping[str, int] | None = None,
+    exported: Container[str] | None = None,
 ) -> Megamodule:
     """Link members that were read already; every error is a MegamodError that names file and place.
 
     ranks: (initcall level, link order) by module name, by default the level table's and the order given. after:
-    init-order wishes. donors: CRCs of kernel symbols that the glue may import although no member does.
+    init-order wishes. donors: CRCs of kernel symbols that the glue may import although no member does;
+    exported: what the kernel exports, None if that is not known. RefusedError is what one member alone is at fault for.
     """
     for member in members:
-        _refuse_single(member)
+        _refuse_apart(member)
     resolution = resolve(members, allow_taint=options.allow_taint)
     known = ranks if ranks is not None else default_ranks(members, resolution)
     sequence = order(members, resolution, ranks=known, after=after or {})
@@ -86,16 +122,30 @@ def prelink(
         {symbol: (position[exporter], export) for symbol, (exporter, export) in resolution.bindings[number].items()}
         for number in sequence
     ]
+    with _refusing(placed):
+        return _link(placed, bindings, depends, resolution, options, donors or {}, exported)
+
+
+def _link(
+    placed: Sequence[Member],
+    bindings: Sequence[Mapping[int, tuple[int, Export]]],
+    depends: tuple[frozenset[int], ...],
+    resolution: Resolution,
+    options: PrelinkOptions,
+    donors: Mapping[str, int],
+    exported: Container[str] | None,
+) -> Megamodule:
+    """The passes from the glue on: the members fit together, and what is refused now is one member's own."""
     unwind = gather(placed, options)
-    glue = make_glue(placed, depends, resolution, options, donors or {}, unwind)
+    glue = make_glue(placed, depends, resolution, options, donors, unwind, exported)
 
     # Beyond this point there are no new symbols, sections or strings.
     tables = merge(placed, bindings, glue, options, sorts_unwind=unwind is not None)
     places = layout(tables)
 
     # All offsets are fixed.
-    found = scan(tables, places, options)
-    contents = settle(relocate(tables, places, found), tables, places, unwind)
+    found = classify(tables, places, options)
+    contents = sort_unwind(relocate(tables, places, found), tables, places, unwind)
     data = emit(contents, tables, places, found, resolution, options)
     link_map = make_map(data, tables, places, depends, options, unwind)
     remarks = verify(data, placed, link_map)
@@ -108,11 +158,34 @@ def prelink(
         map=link_map,
         has_results=glue.has_results,
         relocations=(sum(len(rows) for member in placed for _, rows in member.relas), int(found.kernel.sum())),
-        notes=(*remarks, *cost_notes(tables, options)),
+        notes=(*remarks, *glue.notes, *cost_notes(tables, options)),
     )
 
 
-def _refuse_single(member: Member) -> None:
-    reason = why_single(member)
+def _refuse_apart(member: Member) -> None:
+    reason = why_apart(member)
     if reason is not None:
-        raise MegamodError(f"{member.file}: it {reason}, so it cannot be merged", hint="load it on its own")
+        text = f"{member.file}: it {reason}, so it cannot be merged"
+        raise RefusedError(text, hint="load it on its own", member=member)
+
+
+class RefusedError(MegamodError):
+    """One member cannot be merged; without it the others may be. *reason* goes on from its name."""
+
+    def __init__(self, message: str, *, hint: str | None, member: Member) -> None:
+        super().__init__(message, hint=hint)
+        self.member, self.file = member.name, member.file
+        self.reason = f"cannot be merged: {without_file(self, member.file)}"
+
+
+@contextlib.contextmanager
+def _refusing(members: Sequence[Member]) -> Iterator[None]:
+    """An error that begins with a member's file is a RefusedError of that member."""
+    try:
+        yield
+    except MegamodError as error:
+        by_file = {member.file: member for member in members}
+        member = by_file.get(error.message.partition(": ")[0])
+        if member is None or isinstance(error, RefusedError):
+            raise
+        raise RefusedError(error.message, hint=error.hint, member=member) from error

@@ -1,9 +1,6 @@
 """The map: where each member's sections went, so that addresses can be carried back.
 
-Form (JSON, version 1): ``build_id`` of the megamodule; ``members`` in init order; ``outputs``: each output section in
-the file's order; ``chunks`` with member (-1 the glue), input section and its index, output section, offset, size;
-``dropped`` with the reason; ``unwind``: [output section, entries] of each group of the sorted unwind table, in order;
-``functions`` of each member's section, [value, size, name] each, so that a trace can be read without the modules.
+Its form is in map_form.py. The functions of all members are in it, so that a trace can be read without the modules.
 """
 
 from __future__ import annotations
@@ -13,13 +10,26 @@ from typing import Any
 
 import numpy as np
 
+from megamod.common.documents import plain
 from megamod.prelink.arch.interface import ORC_IP
 from megamod.prelink.elf import EM_ARM, MACHINE_NAMES, SHF_EXECINSTR, STT_FUNC
 from megamod.prelink.emit import build_ids, own_build_id
 from megamod.prelink.layout import Layout
+from megamod.prelink.map_form import (
+    GLUE,
+    Chunk,
+    Dropped,
+    Function,
+    MapMember,
+    MapOptions,
+    MegamoduleMap,
+    Output,
+    SectionFunctions,
+    UnwindGroup,
+)
 from megamod.prelink.merge import Tables
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.section_rules import How
+from megamod.prelink.section_rules import MergeRule
 from megamod.prelink.unwind import IP_SIZE, Unwind
 
 
@@ -34,73 +44,78 @@ def make_map(
     """The map of the megamodule *data*, ready for json.dump."""
     members = tables.members[:-1]
     ids = build_ids(members)
-    chunks: list[dict[str, Any]] = []
-    dropped: list[dict[str, Any]] = []
+    chunks: list[Chunk] = []
+    dropped: list[Dropped] = []
     for position, member in enumerate(tables.members):
-        number = position if position < len(members) else -1
+        number = position if position < len(members) else GLUE
         for section in member.sections[1:]:
             if not section.alloc:
                 continue
             whole = int(tables.section_base[position]) + section.index
             placement = tables.placements[whole]
-            row: dict[str, Any] = {"member": number, "section": section.name, "index": section.index}
+            row: dict[str, Any] = {
+                "member": number,
+                "section": section.name,
+                "index": section.index,
+                "size": section.size,
+            }
             output = int(tables.section_output[whole])
-            rebuilt = placement.how is How.SHARED and number >= 0
+            rebuilt = placement.rule is MergeRule.SHARED and number >= 0
             if output < 0 and number < 0:
                 continue  # a table of the glue that this kernel has no use for
             if output < 0 or rebuilt:
-                dropped.append({**row, "size": section.size, "why": "rebuilt" if rebuilt else placement.why})
-            elif placement.how is How.SORTED:
-                dropped.append({**row, "size": section.size, "why": "rebuilt"})
+                dropped.append(Dropped(**row, why="rebuilt" if rebuilt else placement.why))
+            elif placement.rule is MergeRule.SORTED:
+                dropped.append(Dropped(**row, why="rebuilt"))
             else:
                 offset = int(layout.offset[whole])
-                chunks.append({**row, "output": tables.outputs[output].name, "offset": offset, "size": section.size})
-    return {
-        "version": 1,
-        "name": options.name,
-        "machine": MACHINE_NAMES[members[0].machine],
-        "build_id": own_build_id(data),
-        "options": {
-            "unwind": options.unwind,
-            "tracing": options.tracing,
-            "symbols": options.symbols,
-            "static_calls": options.static_calls,
-        },
-        "members": [
-            {
-                "name": member.name,
-                "file": member.file,
-                "build_id": ids[member.name],
-                "srcversion": member.info("srcversion") or "",
-                "depends": sorted(members[n].name for n in needed),
-                "init": member.init is not None,
-            }
+                chunks.append(Chunk(**row, output=tables.outputs[output].name, offset=offset))
+    form = MegamoduleMap(
+        name=options.name,
+        machine=MACHINE_NAMES[members[0].machine],
+        build_id=own_build_id(data),
+        options=MapOptions(
+            unwind=options.unwind,
+            tracing=options.tracing,
+            symbols=options.symbols,
+            static_calls=options.static_calls,
+        ),
+        members=[
+            MapMember(
+                name=member.name,
+                file=member.file,
+                build_id=ids[member.name],
+                srcversion=member.info("srcversion") or "",
+                depends=sorted(members[n].name for n in needed),
+                init=member.init is not None,
+            )
             for member, needed in zip(members, depends, strict=True)
         ],
-        "outputs": [
-            {
-                "name": output.name,
-                "size": size,
-                "align": output.sh_addralign,
+        outputs=[
+            Output(
+                name=output.name,
+                size=size,
+                align=output.sh_addralign,
                 # KERNEL: kernel/module/main.c layout_sections(), 6.1: what is executable comes first, .init apart.
-                "code": bool(output.sh_flags & SHF_EXECINSTR) and not output.name.startswith(".init"),
-            }
+                code=bool(output.sh_flags & SHF_EXECINSTR) and not output.name.startswith(".init"),
+            )
             for output, size in zip(tables.outputs, layout.sizes, strict=True)
         ],
-        "chunks": chunks,
-        "dropped": dropped,
-        "unwind": _groups(tables, unwind) if unwind is not None else [],
-        "functions": _functions(tables),
-    }
+        chunks=chunks,
+        dropped=dropped,
+        unwind=_groups(tables, unwind) if unwind is not None else [],
+        functions=_functions(tables),
+    )
+    return dict(plain(form))
 
 
-def _groups(tables: Tables, unwind: Unwind) -> list[list[Any]]:
+def _groups(tables: Tables, unwind: Unwind) -> list[UnwindGroup]:
     ips = tables.members[-1].section(ORC_IP)
     own = {unwind.table.own: ips.size // IP_SIZE if ips is not None else 0}
-    return [[name, count + own.get(name, 0)] for name, count in (*unwind.table.core, *unwind.table.init)]
+    return [UnwindGroup(name, count + own.get(name, 0)) for name, count in (*unwind.table.core, *unwind.table.init)]
 
 
-def _functions(tables: Tables) -> list[dict[str, Any]]:
+def _functions(tables: Tables) -> list[SectionFunctions]:
     """The function symbols of each input section that has a place, in the order of their values."""
     found = []
     for position, member in enumerate(tables.members):
@@ -111,7 +126,7 @@ def _functions(tables: Tables) -> list[dict[str, Any]]:
         wanted[wanted] = kept[home[wanted]]
         rows = np.flatnonzero(wanted)
         rows = rows[np.lexsort((rows, symbols["st_value"][rows], home[rows]))]
-        number = position if position < len(tables.members) - 1 else -1
+        number = position if position < len(tables.members) - 1 else GLUE
         # Bit 0 of the address of a Thumb function says what it is (ELF for the Arm Architecture, 5.5.3).
         mask = ~np.uint64(1) if member.machine == EM_ARM else ~np.uint64(0)
         for index in np.unique(home[rows]).tolist():
@@ -119,6 +134,6 @@ def _functions(tables: Tables) -> list[dict[str, Any]]:
             values = (symbols["st_value"][here] & mask).tolist()
             sizes = symbols["st_size"][here].tolist()
             names = [member.symbol_name(row) for row in here.tolist()]
-            listed = [list(row) for row in zip(values, sizes, names, strict=True)]
-            found.append({"member": number, "index": index, "symbols": listed})
+            listed = [Function(*row) for row in zip(values, sizes, names, strict=True)]
+            found.append(SectionFunctions(member=number, index=index, symbols=listed))
     return found

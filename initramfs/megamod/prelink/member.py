@@ -14,7 +14,10 @@ class Member:
     """One module as the later passes see it.
 
     symbols: SYM64 records; imports: symbol index → name for undefined ones; relas: (target section, RELA64 records).
-    versions: name → CRC of every imported symbol; init: (section, value) of init_module, None if it has none.
+    versions: name → CRC of every imported symbol; init: (section, value) of its init function, None if it has
+    none; init_at: the offset in struct module of the pointer to it.
+    refused: why it cannot be merged although the kernel may load it, without the file's name; None for a member that
+    passed all checks (read.py).
     """
 
     name: str
@@ -34,8 +37,10 @@ class Member:
     weak_imports: frozenset[int]
     exports: tuple[Export, ...]
     init: tuple[int, int] | None
+    init_at: int | None
     this_module: int
     name_offset: int
+    refused: str | None = None
 
     def info(self, key: str) -> str | None:
         """The first value of *key* in .modinfo, as the kernel's get_modinfo() reads it."""

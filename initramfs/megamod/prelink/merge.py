@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from megamod.common.choices import Tracing
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, PAGE, Architecture, Reach
@@ -20,8 +21,8 @@ from megamod.prelink.exports import Export
 from megamod.prelink.glue import Glue
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import THIS_MODULE
-from megamod.prelink.section_rules import How, Placement, entry_size, output_position, place
+from megamod.prelink.section_rules import MergeRule, Placement, entry_size, output_position, place
+from megamod.prelink.struct_module import THIS_MODULE
 
 # Tables that the glue has an entry in only if the members have; other empty sections stay, for symbols may point there.
 _GLUE_TABLES = frozenset(["__param", ".return_sites", ORC_STATE, ORC_IP])
@@ -59,7 +60,7 @@ class Output:
     sh_flags: int
     sh_addralign: int
     sh_entsize: int
-    how: How
+    rule: MergeRule
     inputs: tuple[int, ...]
 
 
@@ -151,10 +152,10 @@ def _has_own_keys(member: Member, bound: Mapping[int, object]) -> bool:
 def _place_all(
     everyone: Sequence[Member], bindings: Sequence[Mapping[int, object]], options: PrelinkOptions, *, sorts_unwind: bool
 ) -> list[Placement]:
-    in_table = Placement(how=How.DROPPED, why="sorted into the glue's table")
+    in_table = Placement(rule=MergeRule.DROPPED, why="sorted into the glue's table")
     placements = []
     for member, bound in zip(everyone[:-1], bindings, strict=True):
-        own_keys = options.tracing == "keep" or _has_own_keys(member, bound)
+        own_keys = options.tracing == Tracing.KEEP or _has_own_keys(member, bound)
         for section in member.sections:
             entry = entry_size(section.name, member.architecture)
             if section.alloc and section.size % entry:
@@ -164,8 +165,8 @@ def _place_all(
     for section in everyone[-1].sections:
         # The glue brings what the others' is rebuilt from; its tables join theirs.
         usual = place(section, options, everyone[-1].architecture, own_keys=False)
-        rebuilt = usual.how is How.REBUILT
-        placements.append(Placement(how=How.ALIGNED, output=section.name) if rebuilt else usual)
+        rebuilt = usual.rule is MergeRule.REBUILT
+        placements.append(Placement(rule=MergeRule.ALIGNED, output=section.name) if rebuilt else usual)
     return placements
 
 
@@ -200,8 +201,8 @@ def _group(
                 sh_type=elf.SHT_NOBITS if nobits else _type_of(first.sh_type),
                 sh_flags=flags,
                 sh_addralign=max(sections[n].sh_addralign for n in kept),
-                sh_entsize=first.sh_entsize if placements[kept[0]].how in (How.PACKED, How.SORTED) else 0,
-                how=placements[kept[0]].how,
+                sh_entsize=first.sh_entsize if placements[kept[0]].rule in (MergeRule.PACKED, MergeRule.SORTED) else 0,
+                rule=placements[kept[0]].rule,
                 inputs=tuple(kept),
             )
         )

@@ -15,7 +15,7 @@ from megamod.prelink import elf
 from megamod.prelink.arch.interface import Architecture
 from megamod.prelink.elf import EXIDX, Section
 from megamod.prelink.member import Member
-from megamod.prelink.read import THIS_MODULE
+from megamod.prelink.struct_module import THIS_MODULE
 
 
 @dataclass(slots=True)
@@ -134,6 +134,7 @@ class Builder:
             weak_imports=frozenset(),
             exports=(),
             init=None,
+            init_at=None,
             this_module=this_module,
             name_offset=0,
         )
@@ -149,7 +150,14 @@ class Builder:
         flags = {".init.text": elf.SHF_EXECINSTR}.get(name, elf.SHF_WRITE if name in self.writable else 0)
         if name in self.written_once:
             flags |= elf.SHF_WRITE | elf.SHF_RO_AFTER_INIT
-        align = {".init.text": 16, THIS_MODULE: 64, ".return_sites": 1, ".orc_unwind": 1, ".orc_unwind_ip": 1}
+        align = {
+            ".init.text": 16,
+            THIS_MODULE: 64,
+            ".return_sites": 1,
+            ".cfi_sites": 1,
+            ".orc_unwind": 1,
+            ".orc_unwind_ip": 1,
+        }
         return Section(
             index=index,
             name=name,

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Unwind = Literal["keep", "compact", "drop"]
-Tracing = Literal["off", "keep"]
-Symbols = Literal["keep", "trim"]
-StaticCalls = Literal["trampoline", "patch"]
+from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
 
 # struct module's name[] holds MODULE_NAME_LEN = 64 - sizeof(unsigned long) bytes, one of them the NUL
 # (include/linux/moduleparam.h).
@@ -25,12 +21,14 @@ class PrelinkOptions:
     symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
     results: have the parameters that tell what became of the members. Without them a member need not have an init: so
              a single module can be pruned, which is what tests/bench compares with.
+    kcfi:    the kernel's configuration names kCFI; members that show it need no such word.
     """
 
     name: str
-    unwind: Unwind = "keep"
-    tracing: Tracing = "off"
-    symbols: Symbols = "keep"
-    static_calls: StaticCalls = "trampoline"
+    unwind: Unwind = Unwind.KEEP
+    tracing: Tracing = Tracing.OFF
+    symbols: Symbols = Symbols.KEEP
+    static_calls: StaticCalls = StaticCalls.TRAMPOLINE
     results: bool = True
     allow_taint: bool = False
+    kcfi: bool = False

@@ -8,9 +8,10 @@ and a vermagic.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from megamod.prelink.elf import Array, Section, find_section
 from megamod.prelink.exports import read_exports
 from megamod.prelink.member import Member, string_at
 from megamod.prelink.options import NAME_LIMIT
+from megamod.prelink.struct_module import THIS_MODULE, check_rest, find_init, find_name
 
+_T = TypeVar("_T")
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
-THIS_MODULE = ".gnu.linkonce.this_module"
 # Sanity bounds: far above anything real (the largest Debian module has 93 sections and 8 MB of data), low enough that
 # a damaged header cannot make us ask for all memory.
 _MAX_SECTION = 1 << 28
@@ -38,8 +40,12 @@ def read_members(paths: Iterable[Path]) -> list[Member]:
     return [read_member(read_module_bytes(path), file=path.name) for path in paths]
 
 
-def read_member(image: bytes, *, file: str) -> Member:
-    """Parse the bytes of one plain ``.ko``; raise MegamodError naming *file* and the place of anything wrong."""
+def read_member(image: bytes, *, file: str, lenient: bool = False) -> Member:
+    """Parse the bytes of one plain ``.ko``; raise MegamodError naming *file* and the place of anything wrong.
+
+    lenient: what is wrong for the linker alone, and perhaps not for the kernel, is told in Member.refused instead; such
+    a member may be loaded on its own.
+    """
     image = strip_signature(image, file=file)
     architecture, e_flags, sections = _read_sections(image, file)
     symtab = _only(sections, elf.SHT_SYMTAB, "symbol table", file)
@@ -57,6 +63,21 @@ def read_member(image: bytes, *, file: str) -> Member:
     undefined = np.flatnonzero((symbols["st_shndx"] == elf.SHN_UNDEF) & (symbols["st_name"] != 0))
     imports = {int(i): string_at(strings, int(symbols["st_name"][i])) for i in undefined}
     weak = symbols["st_info"][undefined] >> 4 == elf.STB_WEAK
+    reasons: list[MegamodError] = []
+
+    def judge(check: Callable[[], _T], otherwise: _T) -> _T:
+        try:
+            return check()
+        except MegamodError as error:
+            if not lenient:
+                raise
+            reasons.append(error)
+            return otherwise
+
+    init = judge(lambda: find_init(this_module, sections, symbols, strings, relas, file), None)
+    claimed = _required(modinfo, "name", file)
+    name_offset = find_name(this_module, claimed, file)
+    judge(lambda: check_rest(this_module, claimed, name_offset, file), None)
     member = Member(
         name=name,
         file=file,
@@ -74,12 +95,18 @@ def read_member(image: bytes, *, file: str) -> Member:
         imports=imports,
         weak_imports=frozenset(int(i) for i in undefined[weak]),
         exports=read_exports(sections, symbols, strings, relas, architecture, file),
-        init=_find_init(this_module, sections, symbols, strings, relas, file),
+        init=init[1:] if init else None,
+        init_at=init[0] if init else None,
         this_module=this_module.index,
-        name_offset=_find_name(this_module, _required(modinfo, "name", file), file),
+        name_offset=name_offset,
     )
-    check_member(member)
-    return member
+    judge(lambda: check_member(member), None)
+    return replace(member, refused=without_file(reasons[0], file)) if reasons else member
+
+
+def without_file(error: MegamodError, file: str) -> str:
+    """The text of *error* without the *file* that it begins with, for a sentence that names the module."""
+    return error.message.removeprefix(f"{file}: ")
 
 
 def strip_signature(image: bytes, *, file: str) -> bytes:
@@ -305,40 +332,3 @@ def _read_versions(sections: Sequence[Section], word: int, file: str) -> tuple[d
         raise MegamodError(f"{file}: __version_ext_names: {len(texts)} names for {len(words)} CRCs")
     extended = {t.decode("utf-8", "backslashreplace"): w for t, w in zip(texts, words, strict=False)}
     return versions | extended, True, True
-
-
-def _find_init(
-    this_module: Section,
-    sections: Sequence[Section],
-    symbols: Array,
-    strings: bytes,
-    relas: Sequence[tuple[int, Array]],
-    file: str,
-) -> tuple[int, int] | None:
-    for target, rows in relas:
-        if target != this_module.index:
-            continue
-        for _offset, _type, symbol, addend in rows.tolist():
-            if string_at(strings, int(symbols["st_name"][symbol])) == "init_module":
-                shndx = int(symbols["st_shndx"][symbol])
-                if not 0 < shndx < elf.SHN_LORESERVE:
-                    raise MegamodError(f"{file}: init_module is not defined in a section")
-                home, value = sections[shndx], int(symbols["st_value"][symbol]) + addend
-                if not home.sh_flags & elf.SHF_EXECINSTR or not home.alloc or not 0 <= value < len(home.data):
-                    raise MegamodError(f"{file}: init_module at {home.name}+{value:#x} is no code")
-                return shndx, value
-    return None
-
-
-def _find_name(this_module: Section, name: str, file: str) -> int:
-    """Where struct module keeps its name: by searching, since its place differs between kernels and configurations."""
-    data = bytes(this_module.data)
-    offset = data.find(name.encode() + b"\0")
-    if offset < 0:
-        raise MegamodError(f"{file}: {THIS_MODULE}: the name {name} of .modinfo is not in it")
-    rest = data[:offset] + data[offset + len(name) :]
-    if rest.strip(b"\0"):
-        raise MegamodError(
-            f"{file}: {THIS_MODULE}: bytes beside the name are set; this kernel's struct module is not understood"
-        )
-    return offset

@@ -1,8 +1,8 @@
 """Pass 8, relocate: the contents of the output sections, with everything resolved that pass 7 said is resolved now.
 
-Needs: tables, layout, scan. Guarantees: chunks are in their places, every resolved field is written once and in range,
-trace calls are NOPs, and a field that the kernel will fill holds zeros (apply_relocate_add() refuses anything else).
-The one pass that writes into buffers; it owns them.
+Needs: tables, layout, classes. Guarantees: chunks are in their places, every resolved field is written once and in
+range, trace calls are NOPs, and a field that the kernel will fill holds zeros (apply_relocate_add() refuses anything
+else). The one pass that writes into buffers; it owns them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.arch.interface import PAGE, Reach, RelocationType
-from megamod.prelink.classify import Scan, site
+from megamod.prelink.classify import Classes, site
 from megamod.prelink.elf import Array
 from megamod.prelink.layout import Layout, Pieces
 from megamod.prelink.merge import Tables
 
 
-def relocate(tables: Tables, layout: Layout, found: Scan) -> tuple[Array, ...]:
+def relocate(tables: Tables, layout: Layout, found: Classes) -> tuple[Array, ...]:
     """The bytes of each output section as a uint8 array, [] for SHT_NOBITS."""
     contents = tuple(_fill(tables, layout, number) for number in range(len(tables.outputs)))
     rows = np.flatnonzero(found.trace)
@@ -45,7 +45,7 @@ def relocate(tables: Tables, layout: Layout, found: Scan) -> tuple[Array, ...]:
     return contents
 
 
-def _values(known: RelocationType, rows: Array, found: Scan) -> Array:
+def _values(known: RelocationType, rows: Array, found: Classes) -> Array:
     """What the fields of one type hold, before it is encoded; place and value are distances from the same section's
     start, or from a page's."""
     value: Array = found.value[rows]
@@ -86,7 +86,7 @@ def _by_output(output: Array, rows: Array) -> Sequence[tuple[int, Array]]:
     return [(int(number), rows[chosen == number]) for number in np.unique(chosen)]
 
 
-def _silence(content: Array, rows: Array, tables: Tables, found: Scan) -> None:
+def _silence(content: Array, rows: Array, tables: Tables, found: Classes) -> None:
     """The call that starts a traceable function becomes the NOP that ftrace would have written."""
     call = tables.architecture.trace_call
     assert call is not None
@@ -126,7 +126,7 @@ def _write(content: Array, places: Array, value: Array, known: RelocationType) -
     content[at] = value.astype("<i8").view(np.uint8).reshape(-1, 8)[:, : known.width]
 
 
-def _check_zero(content: Array, rows: Array, width: int, tables: Tables, found: Scan) -> None:
+def _check_zero(content: Array, rows: Array, width: int, tables: Tables, found: Classes) -> None:
     field = content[found.place[rows][:, None] + np.arange(width)]
     wrong = field.any(axis=1)
     if wrong.any():

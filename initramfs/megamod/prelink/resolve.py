@@ -16,12 +16,9 @@ from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.exports import Export, reserved
 from megamod.prelink.member import Member
-from megamod.prelink.read import THIS_MODULE
+from megamod.prelink.mergeable import GPL_COMPATIBLE, taint_of
+from megamod.prelink.struct_module import THIS_MODULE
 
-# include/linux/license.h, license_is_gpl_compatible()
-GPL_COMPATIBLE = frozenset(
-    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"]
-)
 LAYOUT = "module_layout"
 _SHOWN = 3
 
@@ -121,14 +118,12 @@ def _check_licence(member: Member, allow_taint: bool) -> None:
             f"{member.file}: its licence '{licence or 'unspecified'}' is not GPL-compatible, it cannot be merged",
             hint="leave it out; it can be loaded on its own later",
         )
-    if allow_taint:
-        return
-    for key, wanted, what in (("intree", None, "out of tree"), ("staging", "Y", "in staging")):
-        if (member.info(key) == wanted) and (wanted is not None or member.info(key) is None):
-            raise MegamodError(
-                f"{member.file}: the module is {what} and would taint the kernel with all other members",
-                hint="allow-taint: true in the profile or --allow-taint permits it",
-            )
+    taint = taint_of(member)
+    if taint is not None and not allow_taint:
+        raise MegamodError(
+            f"{member.file}: the module is {taint} and would taint the kernel with all other members",
+            hint="allow-taint: true in the profile or --allow-taint permits it",
+        )
 
 
 def _index_exports(members: Sequence[Member]) -> dict[str, tuple[int, Export]]:

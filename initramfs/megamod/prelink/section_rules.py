@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from megamod.common.choices import StaticCalls, Tracing, Unwind
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, Architecture
 from megamod.prelink.elf import SHF_ALLOC, SHF_WRITE, Section
 from megamod.prelink.options import PrelinkOptions
 
 
-class How(Enum):
+class MergeRule(Enum):
     """How an input section gets into its output section."""
 
     ALIGNED = "aligned"  # one after the other, each at its own alignment
@@ -32,7 +33,7 @@ class How(Enum):
 class Placement:
     """Where one input section goes: *output* is the name of the output section, *why* the reason if it is left out."""
 
-    how: How
+    rule: MergeRule
     output: str = ""
     why: str = ""
 
@@ -45,7 +46,7 @@ _PACKED = frozenset(
     _ftrace_eval_map __tracepoints_ptrs __trace_printk_fmt __tracepoint_str __bpf_raw_tp_map ___srcu_struct_ptrs
     __dyndbg __dyndbg_classes .printk_index _error_injection_whitelist _kprobe_blacklist .kunit_test_suites
     .kunit_init_test_suites .ctors .init_array __param __mcount_loc __patchable_function_entries .orc_unwind
-    .orc_unwind_ip .alternative .alt.smp.init .pv_table .ARM.exidx .ARM.exidx.init.text
+    .orc_unwind_ip .eh_frame .init.eh_frame .alternative .alt.smp.init .pv_table .ARM.exidx .ARM.exidx.init.text
     .ARM.exidx.exit.text""".split()
 )
 # .parainstructions is not among them: each entry starts 8-aligned (struct paravirt_patch_site), but up to 5.x the
@@ -56,8 +57,9 @@ _PACKED = frozenset(
 ENTRY_SIZES = {
     "__ksymtab": 12, "__ksymtab_gpl": 12, "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, "__param": 40,
     "__jump_table": 16, "__ex_table": 12, ".static_call_sites": 8, ".smp_locks": 4, ".retpoline_sites": 4,
-    ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".orc_unwind": 6, ".orc_unwind_ip": 4,
-    "__tracepoints_ptrs": 4, "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8,
+    ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".cfi_sites": 4, "__kcfi_traps": 4,
+    ".orc_unwind": 6, ".orc_unwind_ip": 4, "__tracepoints_ptrs": 4,
+    "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8,
 }  # fmt: skip
 _SORTED = frozenset(["__ksymtab", "__ksymtab_gpl"])
 _REBUILT = frozenset(
@@ -123,33 +125,33 @@ def place(section: Section, options: PrelinkOptions, architecture: Architecture,
     """The merge table's row for *section* under *options*; *own_keys*: some of its static calls are a member's own."""
     name = section.name
     if not section.sh_flags & SHF_ALLOC:
-        return Placement(how=How.DROPPED, why="not loaded by the kernel")
+        return Placement(rule=MergeRule.DROPPED, why="not loaded by the kernel")
     if name == ".gnu.linkonce.this_module":
-        return Placement(how=How.SHARED, output=name)
-    if options.tracing == "off" and name in _TRACING:
-        return Placement(how=How.DROPPED, why="tracing off")
-    if options.unwind == "drop" and name in _UNWIND:
-        return Placement(how=How.DROPPED, why="unwind drop")
-    if name == ".static_call_sites" and options.static_calls == "trampoline" and not own_keys:
+        return Placement(rule=MergeRule.SHARED, output=name)
+    if options.tracing == Tracing.OFF and name in _TRACING:
+        return Placement(rule=MergeRule.DROPPED, why="tracing off")
+    if options.unwind == Unwind.DROP and name in _UNWIND:
+        return Placement(rule=MergeRule.DROPPED, why="unwind drop")
+    if name == ".static_call_sites" and options.static_calls == StaticCalls.TRAMPOLINE and not own_keys:
         # A site that is not listed calls the trampoline for ever, and __static_call_update() always patches that
         # (kernel/static_call_inline.c, 6.1). What is saved is a text_poke_bp() for each site whose target is not the
         # default, three rounds of interrupts on SMP. A module that has keys of its own has them for speed: it keeps
         # its sites, and so does whoever calls through them.
-        return Placement(how=How.DROPPED, why="static calls go through their trampolines")
+        return Placement(rule=MergeRule.DROPPED, why="static calls go through their trampolines")
     if name in _REBUILT or name.startswith(".note.") or name in architecture.placeholders:
-        return Placement(how=How.REBUILT, why="rebuilt")
+        return Placement(rule=MergeRule.REBUILT, why="rebuilt")
     if name in (".BTF", ".BTF.base"):
         # Split BTF of several modules cannot be concatenated, and a bad one fails the load (kernel/bpf/btf.c
         # btf_module_notify()).
-        return Placement(how=How.DROPPED, why="BTF of several modules cannot be one")
+        return Placement(rule=MergeRule.DROPPED, why="BTF of several modules cannot be one")
     if name in _SORTED:
-        return Placement(how=How.SORTED, output=name)
+        return Placement(rule=MergeRule.SORTED, output=name)
     if name in _PACKED:
-        return Placement(how=How.PACKED, output=name)
+        return Placement(rule=MergeRule.PACKED, output=name)
     if name in _APART:
-        return Placement(how=How.ALIGNED, output=name)
+        return Placement(rule=MergeRule.ALIGNED, output=name)
     for prefix, output in _FOLDED:
         if name == prefix or name.startswith(prefix + "."):
             output = _BY_PROTECTION.get((output, bool(section.sh_flags & SHF_WRITE)), output)
-            return Placement(how=How.ALIGNED, output=output)
-    return Placement(how=How.ALIGNED, output=name)
+            return Placement(rule=MergeRule.ALIGNED, output=output)
+    return Placement(rule=MergeRule.ALIGNED, output=name)

@@ -1,4 +1,4 @@
-"""Pass 8b, settle: the one unwind table, sorted as the kernel would sort it.
+"""Pass 8b, sort unwind: the one unwind table, sorted as the kernel would sort it.
 
 Needs: the entries (unwind.py), the layout, the contents. Guarantees: the order of orc_sort_cmp()
 (arch/x86/kernel/unwind_orc.c): by address, at one address an undefined entry first; each address as the distance from
@@ -18,7 +18,7 @@ from megamod.prelink.merge import Tables
 from megamod.prelink.unwind import STATE, Entries, Unwind, addresses, is_init
 
 
-def settle(contents: Sequence[Array], tables: Tables, places: Layout, unwind: Unwind | None) -> tuple[Array, ...]:
+def sort_unwind(contents: Sequence[Array], tables: Tables, places: Layout, unwind: Unwind | None) -> tuple[Array, ...]:
     """*contents* with the sorted table in them."""
     if unwind is None:
         return tuple(contents)

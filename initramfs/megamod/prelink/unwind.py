@@ -21,9 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megamod.common import choices
 from megamod.common.errors import MegamodError
 from megamod.prelink import elf
-from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, UnwindTable
+from megamod.prelink.arch.encoder import UnwindTable
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE
 from megamod.prelink.elf import Array, Section
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
@@ -66,7 +68,7 @@ def gather(members: Sequence[Member], options: PrelinkOptions) -> Unwind | None:
 
     Raises MegamodError for an entry that points to no place in code.
     """
-    if options.unwind == "drop" or ORC_IP not in members[0].architecture.tables:
+    if options.unwind == choices.Unwind.DROP or ORC_IP not in members[0].architecture.tables:
         return None
     if all(member.init is None for member in members):
         return None
@@ -128,7 +130,7 @@ def _entries_of(member: Member, options: PrelinkOptions, outputs: Mapping[int, s
         # Such a kernel never runs exit code: it leaves it out, or puts it with init's (module_exit_section()).
         kept &= ~np.isin(home, [index for index, output in outputs.items() if output.startswith(".exit")])
     home, address, state = home[kept], address[kept], state[kept]
-    if options.unwind == "compact":
+    if options.unwind == choices.Unwind.COMPACT:
         kept = entries_to_keep(member, home, address, state)
         home, address, state = home[kept], address[kept], state[kept]
     return Entries(home=home, address=address, state=state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from megamod.common.choices import Symbols, Tracing
 from megamod.prelink import elf
 from megamod.prelink.merge import Tables
 from megamod.prelink.options import PrelinkOptions
@@ -16,7 +17,7 @@ _WORTH_SAYING = 0.1
 
 def cost_notes(tables: Tables, options: PrelinkOptions) -> tuple[str, ...]:
     """A line for each choice whose cost is quadratic and above a tenth of a second."""
-    if options.tracing == "off" or options.symbols == "trim":
+    if options.tracing == Tracing.OFF or options.symbols == Symbols.TRIM:
         return ()
     tables_of_sites = ("__mcount_loc", "__patchable_function_entries")
     sites = sum(

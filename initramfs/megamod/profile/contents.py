@@ -1,4 +1,4 @@
-"""`skip`, `files`, `firmware` and `board` of a profile: YAML nodes → what goes into the image beside the modules.
+"""`skip`, `files` and `firmware` of a profile: YAML nodes → what goes into the image besides the modules.
 
 Forms of `files`, SOURCE a path relative to the profile's folder, perhaps with `*`, `?` and `[…]`:
 
@@ -9,17 +9,18 @@ Forms of `files`, SOURCE a path relative to the profile's folder, perhaps with `
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from megamod.common.errors import Location, fail
 from megamod.common.text import shorten
-from megamod.machine.board import HOST
-from megamod.profile.model import FileItem, Firmware, Selector
-from megamod.profile.selectors import OPTIONAL, REMOVE, SelectorKind, parse_selector
+from megamod.profile.keys import WORD, Json, Key, Merge, mapping_schema, read_keys
+from megamod.profile.selectors import OPTIONAL, REMOVE, Selector, SelectorKind, parse_removable
 from megamod.profile.triggers import checked_path
-from megamod.profile.yaml_reader import items_of, keys_of, kind_of, pairs_of, text_of, where
+from megamod.profile.yaml_reader import items_of, kind_of, pairs_of, text_of, where
 
 AUTO, NONE = "auto", "none"
 
@@ -36,21 +37,48 @@ _OWN = {
 }
 
 
-def parse_skip(node: Node, file: str) -> tuple[Selector, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileItem:
+    """A file or folder that goes into the image: *source* as written, below *base* unless it is absolute; *to* is
+    absolute, and ends in a slash where the source goes below it under its own name. *mode* None takes the source's."""
+
+    source: str
+    base: str
+    to: str
+    location: Location
+    mode: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """Which firmware goes into the image: with *auto* what the modules name, and what *patterns* match."""
+
+    auto: bool = True
+    patterns: tuple[Selector, ...] = ()
+
+
+Files: TypeAlias = tuple[FileItem | Selector, ...]
+"""The entries of `files`; a Selector is `!/to`, the removal of an inherited one."""
+
+SKIP: Json = {"type": "array", "minItems": 1, "items": {**WORD, "pattern": r"^!?\??[A-Za-z0-9_+.-]+$"}}
+
+
+def parse_skip(node: Node, path: Path, what: str) -> tuple[Selector, ...]:
     """The module names of `skip`; with `extends` an entry may be `!name`."""
-    selectors = []
-    for item in items_of(node, file, "skip"):
-        selector = Selector(text=text_of(item, file, "skip: a module name"), location=where(item, file))
-        body = selector.text.removeprefix(REMOVE)
-        parsed = parse_selector(Selector(text=body, location=selector.location))
+    selectors, file = [], str(path)
+    for item in items_of(node, file, what):
+        selector = Selector(text=text_of(item, file, f"{what}: a module name"), location=where(item, file))
+        parsed = parse_removable(selector)
         if parsed.kind is not SelectorKind.NAME or ":" in parsed.pattern:
-            raise fail(selector.location, f"skip: `{shorten(body)}` is no module name", "`exclude` takes patterns")
+            text = shorten(selector.text.removeprefix(REMOVE))
+            raise fail(selector.location, f"{what}: `{text}` is no module name", "`exclude` takes patterns")
         selectors.append(selector)
     return tuple(selectors)
 
 
-def parse_files(node: Node, path: Path) -> tuple[FileItem | Selector, ...]:
-    """The entries of `files`, in the order written; a Selector is `!/to`, the removal of an inherited one."""
+def parse_files(node: Node, path: Path, _what: str) -> Files:
+    """The entries of `files`, in the order written."""
     file = str(path)
     if isinstance(node, MappingNode):
         pairs = pairs_of(node, file, "files")
@@ -71,11 +99,11 @@ def _listed(node: Node, path: Path) -> FileItem | Selector:
             hint = f"write {{from: {shorten(text)}, to: /etc/…}}"
             raise fail(where(node, file), f"files: `{shorten(text)}` has no destination", hint)
         return Selector(text=text, location=where(node, file))
-    keys = keys_of(node, file, "files", ("from", "to", "mode"))
-    if "from" not in keys:
+    nodes = read_keys(node, path, "files", FILE_KEYS)
+    if "from" not in nodes:
         raise fail(where(node, file), "files: an entry without `from`", "write {from: camera, to: /usr/bin/camera}")
-    source = text_of(keys["from"][1], file, "from: a path")
-    return _made(source, where(keys["from"][1], file), where(node, file), keys, path)
+    source = _FROM.parse(nodes["from"][1], path, "from")
+    return _made(source, where(nodes["from"][1], file), where(node, file), nodes, path)
 
 
 def _item(source: str, key_node: Node, value: Node, path: Path) -> FileItem:
@@ -83,37 +111,38 @@ def _item(source: str, key_node: Node, value: Node, path: Path) -> FileItem:
     if not isinstance(value, MappingNode):
         text_of(value, file, f"files: {shorten(source)}: a path in the image")
         return _made(source, place, place, {"to": (value, value)}, path)
-    keys = keys_of(value, file, f"files: {shorten(source)}", ("to", "mode"))
-    return _made(source, place, where(value, file), keys, path)
+    nodes = read_keys(value, path, f"files: {shorten(source)}", (_TO, _MODE))
+    return _made(source, place, where(value, file), nodes, path)
 
 
-def _made(source: str, place: Location, whole: Location, keys: dict[str, tuple[Node, Node]], path: Path) -> FileItem:
-    file = str(path)
+def _made(source: str, place: Location, whole: Location, nodes: dict[str, tuple[Node, Node]], path: Path) -> FileItem:
     optional = source.startswith(OPTIONAL)
     source = source.removeprefix(OPTIONAL)
     if not source or "\0" in source:
         raise fail(place, "files: a path expected")
-    if "to" not in keys:
+    if "to" not in nodes:
         raise fail(whole, f"files: {shorten(source)}: no `to`", "the absolute path in the image")
-    to_node = keys["to"][1]
-    to = _destination(text_of(to_node, file, "to: a path"), where(to_node, file))
+    to_node = nodes["to"][1]
+    to: str = _TO.parse(to_node, path, "to")
     if WILD.search(source) and not (path.parent / source).exists() and not to.endswith("/"):
         hint = f"a pattern goes into a folder: {to}/"
-        raise fail(where(to_node, file), f"files: {shorten(source)} is a pattern, {shorten(to)} one file", hint)
+        place = where(to_node, str(path))
+        raise fail(place, f"files: {shorten(source)} is a pattern, {shorten(to)} one file", hint)
     return FileItem(
         source=source,
         base=str(path.parent),
         to=to,
         location=place,
-        mode=_mode(keys["mode"][1], file) if "mode" in keys else None,
+        mode=_MODE.parse(nodes["mode"][1], path, "mode") if "mode" in nodes else None,
         optional=optional,
     )
 
 
-def _destination(text: str, place: Location) -> str:
+def _destination(node: Node, path: Path, what: str) -> str:
+    text, place = text_of(node, str(path), f"{what}: a path"), where(node, str(path))
     if text == "/":
         return text
-    checked_path(text.removesuffix("/"), place, "to")
+    checked_path(text.removesuffix("/"), place, what)
     check_destination(text.strip("/"), place)
     return text
 
@@ -125,15 +154,56 @@ def check_destination(path: str, location: Location) -> None:
         raise fail(location, f"files: /{shorten(path)}: /{path.split('/')[0]} is {why}", "choose another place")
 
 
-def _mode(node: Node, file: str) -> int:
-    text = text_of(node, file, "mode: octal digits")
+def _mode(node: Node, path: Path, what: str) -> int:
+    text = text_of(node, str(path), f"{what}: octal digits")
     if not re.fullmatch(r"(0o?)?[0-7]{3,4}", text):
         hint = "octal digits, as in 0755 or 644"
-        raise fail(where(node, file), f"mode: `{shorten(text)}` is no file mode", hint)
+        raise fail(where(node, str(path)), f"{what}: `{shorten(text)}` is no file mode", hint)
     return int(text.removeprefix("0o"), 8)
 
 
-def _unique(items: list[FileItem] | list[FileItem | Selector]) -> tuple[FileItem | Selector, ...]:
+_FROM = Key(
+    name="from",
+    parse=lambda node, path, what: text_of(node, str(path), f"{what}: a path"),
+    schema={"type": ["string", "number"], "minLength": 1},
+    values="a path, or a pattern",
+    help="The source, relative to the profile; a leading `?`: it may be missing. In `{SOURCE: …}` it is the key.",
+)
+_TO = Key(
+    name="to",
+    parse=_destination,
+    schema={
+        "type": "string",
+        "pattern": rf"^(/|(?!/({'|'.join(sorted(_OWN))})(/|$))(/(?!\.{{1,2}}(/|$))[^/]+)+/?)$",
+    },
+    values="an absolute path",
+    help="The place in the image; with a slash at the end the source keeps its name.",
+)
+_MODE = Key(
+    name="mode",
+    parse=_mode,
+    schema={"type": ["string", "integer"], "pattern": r"^(0o?)?[0-7]{3,4}$", "minimum": 64, "maximum": 7777},
+    values="octal digits",
+    help="Permissions; set-user-ID and write permission for others only if this says so.",
+    default=None,
+    default_text="the source's",
+)
+FILE_KEYS = (_FROM, _TO, _MODE)
+"""The keys of an entry of `files`."""
+
+
+def files_schema() -> Json:
+    """The JSON Schema of `files`."""
+    listed = mapping_schema(FILE_KEYS, required=["from", "to"])
+    value = {"anyOf": [_TO.schema, mapping_schema((_TO, _MODE), required=["to"])]}
+    forms: list[Json] = [
+        {"type": "object", "minProperties": 1, "additionalProperties": value},
+        {"type": "array", "minItems": 1, "items": {"anyOf": [listed, {"type": "string", "pattern": "^!/"}]}},
+    ]
+    return {"anyOf": forms}
+
+
+def _unique(items: list[FileItem] | list[FileItem | Selector]) -> Files:
     seen: dict[str, Location] = {}
     for item in items:
         if isinstance(item, FileItem) and not item.to.endswith("/"):
@@ -144,9 +214,7 @@ def _unique(items: list[FileItem] | list[FileItem | Selector]) -> tuple[FileItem
     return tuple(items)
 
 
-def merge_files(
-    base: tuple[FileItem | Selector, ...], child: tuple[FileItem | Selector, ...]
-) -> tuple[FileItem | Selector, ...]:
+def merge_files(base: Files, child: Files) -> Files:
     """What *child* adds to the inherited files: an entry with the same `to` replaces one, `!/to` removes it."""
     kept = list(base)
     for item in child:
@@ -163,7 +231,10 @@ def merge_files(
     return tuple(kept)
 
 
-def finished_files(items: tuple[FileItem | Selector, ...]) -> tuple[FileItem, ...]:
+FILES_MERGED = Merge(words='appended; the same `to` replaces, `"!/to"` removes', join=merge_files, empty=())
+
+
+def finished_files(items: Files) -> tuple[FileItem, ...]:
     """The entries of a whole profile; a removal that is left had nothing to remove."""
     for item in items:
         if isinstance(item, Selector):
@@ -171,40 +242,43 @@ def finished_files(items: tuple[FileItem | Selector, ...]) -> tuple[FileItem, ..
     return tuple(item for item in items if isinstance(item, FileItem))
 
 
-def parse_firmware(node: Node, file: str) -> Firmware:
+FIRMWARE: Json = {
+    "anyOf": [
+        {"enum": [AUTO, NONE]},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "string",
+                "pattern": r"^\??(?!\.{1,2}(/|$))[^/]+(/(?!\.{1,2}(/|$))[^/]+)*/?$",
+                "not": {"pattern": r"\.(xz|zst)$"},
+            },
+        },
+    ]
+}
+
+
+def parse_firmware(node: Node, path: Path, what: str) -> Firmware:
     """`auto`, `none`, or a list of patterns below lib/firmware, in which `auto` may stand too."""
+    file = str(path)
     if isinstance(node, ScalarNode):
-        text = text_of(node, file, "firmware: auto, none or a list")
+        text = text_of(node, file, f"{what}: auto, none or a list")
         if text not in (AUTO, NONE):
             hint = f"a list names files: [{shorten(text)}]"
-            raise fail(where(node, file), f"firmware: `{shorten(text)}` is neither auto nor none", hint)
+            raise fail(where(node, file), f"{what}: `{shorten(text)}` is neither auto nor none", hint)
         return Firmware(auto=text == AUTO)
     patterns, auto = [], False
-    for item in items_of(node, file, "firmware"):
-        text, place = text_of(item, file, "firmware: a name or pattern"), where(item, file)
+    for item in items_of(node, file, what):
+        text, place = text_of(item, file, f"{what}: a name or pattern"), where(item, file)
         if text == AUTO:
             auto = True
             continue
         body = text.removeprefix(OPTIONAL)
         if not body or any(part in ("", ".", "..") for part in body.removesuffix("/").split("/")) or "\0" in body:
             hint = "write it as modinfo does, as in brcm/brcmfmac43455-sdio.*"
-            raise fail(place, f"firmware: `{shorten(text)}` is no path below lib/firmware", hint)
+            raise fail(place, f"{what}: `{shorten(text)}` is no path below lib/firmware", hint)
         if re.search(r"\.(xz|zst)$", body):
             plain = re.sub(r"\.(xz|zst)$", "", body)
-            raise fail(place, f"firmware: `{shorten(text)}` names the compression", f"write {shorten(plain)}")
+            raise fail(place, f"{what}: `{shorten(text)}` names the compression", f"write {shorten(plain)}")
         patterns.append(Selector(text=text, location=place))
     return Firmware(auto=auto, patterns=tuple(patterns))
-
-
-def parse_board(node: Node, path: Path) -> tuple[str, ...] | str:
-    """`host`, a .dtb or a folder relative to the profile *path*, or a list of names."""
-    file = str(path)
-    if not isinstance(node, ScalarNode):
-        return tuple(text_of(item, file, "board: a name") for item in items_of(node, file, "board"))
-    text = text_of(node, file, "board: `host`, a .dtb, a folder, or a list of names")
-    if text == HOST:
-        return text
-    if "\0" in text or not (path.parent / text).exists():
-        hint = "`host`, a .dtb, a folder that `megamod detect --record` wrote, or names in a list: [NAME]"
-        raise fail(where(node, file), f"board: no such file: {shorten(text)}", hint)
-    return str(path.parent / text)

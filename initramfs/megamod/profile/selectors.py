@@ -8,7 +8,7 @@
 | `alias:usb:v046D*` | every module with an alias that matches, the alias taken as a plain text |
 | `modalias:pci:v00008086d…` | every module that modprobe would load for that modalias |
 | `@detected` | what this machine needs: the way to its root in the critical stage, the rest in a deferred one |
-| `@builtin:usb-storage` | a set of data/sets.yaml |
+| `@builtin:usb-storage` | a set of profiles/sets.yaml |
 | `@dtb:board.dtb` | what drives the enabled nodes of a device tree |
 | `@dtb:board.dtb#storage` | what drives its storage, and what that needs; also `#/soc/mmc@…` and `#mmc0` (an alias) |
 | `?ext4` | the same, and no error if nothing matches |
@@ -19,17 +19,44 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+
+from yaml.nodes import Node
 
 from megamod.common.errors import Location, fail
-from megamod.common.text import canonical, shorten
+from megamod.common.text import canonical, did_you_mean, shorten
 from megamod.modules.aliases import normalise_alias
-from megamod.profile.model import Selector
+from megamod.profile.keys import Json, Merge
+from megamod.profile.yaml_reader import items_of, text_of, where
 
 OPTIONAL = "?"
 REMOVE = "!"
 
 _NAME = re.compile(r"[A-Za-z0-9_+.,-]+")
 _WILD = re.compile(r"[*?\[]")
+_PATTERN = (
+    r"^!?\??(@detected|@builtin:[a-z0-9_-]+|@dtb:[^\s#]+(#\S+)?|"
+    r"=[^\s/]+(/[^\s/]+)*/?|(mod)?alias:\S+|(?!(mod)?alias:)[^\s@=!?/][^\s/]*)$"
+)
+_FORMS = (
+    "A module name, a glob, =folder, alias:GLOB, modalias:TEXT, @detected, @builtin:NAME, @dtb:FILE#NODES; "
+    "`?` before it: optional."
+)
+
+SELECTORS: Json = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": ["string", "number", "boolean"], "pattern": _PATTERN, "description": _FORMS},
+}
+"""The JSON Schema of a list of selectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """One entry of a `modules` or `exclude` list, as written."""
+
+    text: str
+    location: Location
 
 
 class SelectorKind(StrEnum):
@@ -135,3 +162,47 @@ def _name_or_glob(body: str, location: Location) -> tuple[SelectorKind, str]:
     if ":" not in body and not _NAME.fullmatch(body):
         raise fail(location, f"`{shorten(body)}` is no module name")
     return SelectorKind.NAME, canonical(body)
+
+
+def parse_selectors(node: Node, path: Path, what: str) -> tuple[Selector, ...]:
+    """A list of selectors, each of which can mean something; with `extends` an entry may be `!selector`."""
+    file = str(path)
+    selectors = tuple(
+        Selector(text=text_of(item, file, f"{what}: a selector"), location=where(item, file))
+        for item in items_of(node, file, what)
+    )
+    for selector in selectors:
+        parse_removable(selector)
+    return selectors
+
+
+def parse_removable(selector: Selector) -> ParsedSelector:
+    """*selector* taken apart, without the `!` that removes an inherited one."""
+    body = selector.text.removeprefix(REMOVE)
+    return parse_selector(Selector(text=body, location=selector.location))
+
+
+def merge_selectors(base: tuple[Selector, ...], child: tuple[Selector, ...]) -> tuple[Selector, ...]:
+    """The inherited list and what *child* appends to it; `!name` takes an entry out that means the same."""
+    kept = list(base)
+    for selector in child:
+        if not selector.text.startswith(REMOVE):
+            kept.append(selector)
+            continue
+        key = parse_removable(selector).key
+        rest = [other for other in kept if parse_selector(other).key != key]
+        if len(rest) == len(kept):
+            hint = did_you_mean(selector.text.removeprefix(REMOVE), [other.text for other in kept])
+            raise fail(selector.location, f"{shorten(selector.text)}: nothing of that name is inherited here", hint)
+        kept = rest
+    return tuple(kept)
+
+
+APPENDED = Merge(words='appended; `"!entry"` removes', join=merge_selectors, empty=())
+
+
+def finished_selectors(selectors: tuple[Selector, ...]) -> tuple[Selector, ...]:
+    """The list of a whole profile; a removal that is left had nothing to remove."""
+    for selector in selectors:
+        parse_selector(selector)
+    return selectors

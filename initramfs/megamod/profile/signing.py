@@ -8,57 +8,95 @@ microcode: [ucode/06-8e-0a]
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated
 
 from yaml.nodes import Node, ScalarNode
 
-from megamod.common.errors import fail
-from megamod.common.text import shorten
-from megamod.profile.model import Digest, Microcode, Sign
-from megamod.profile.yaml_reader import choice_of, items_of, keys_of, text_of, where
+from megamod.common.choices import Digest
+from megamod.common.errors import Location, fail
+from megamod.profile.keys import (
+    TEXT,
+    Json,
+    Key,
+    choice,
+    existing_file,
+    keys_of_class,
+    mapping_schema,
+    parse_file,
+    parse_values,
+    read_keys,
+    required_of,
+)
+from megamod.profile.yaml_reader import choice_of, items_of, text_of, where
 
 PKCS11 = "pkcs11:"
-DIGESTS = get_args(Digest)
-SIGN_KEYS = ("key", "cert", "digest")
+AUTO, NONE = "auto", "none"
 
 
-def parse_sign(node: Node, path: Path) -> Sign | None:
-    """The key and certificate of `sign`, None for `none`; that they fit each other is for the build to see."""
-    file = str(path)
-    if isinstance(node, ScalarNode) and node.value == "none":
-        return None
-    keys = keys_of(node, file, "sign", SIGN_KEYS)
-    for key in ("key", "cert"):
-        if key not in keys:
-            raise fail(where(node, file), f"sign: no `{key}`", "write sign: {key: FILE, cert: FILE}")
-    key = text_of(keys["key"][1], file, "sign: key: a file or a pkcs11: URI")
-    if not key.startswith(PKCS11):
-        key = _file(keys["key"][1], path, "sign: key")
-    elif not key.isprintable():
-        raise fail(where(keys["key"][1], file), "sign: key: control characters in the URI")
-    return Sign(
-        key=key,
-        cert=_file(keys["cert"][1], path, "sign: cert"),
-        digest=cast(
-            Digest, choice_of(keys["digest"][1], file, "sign: digest", DIGESTS) if "digest" in keys else "auto"
+def _key(node: Node, path: Path, what: str) -> str:
+    text = text_of(node, str(path), f"{what}: a file or a pkcs11: URI")
+    if not text.startswith(PKCS11):
+        return parse_file(node, path, what)
+    if not text.isprintable():
+        raise fail(where(node, str(path)), f"{what}: control characters in the URI")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """What megamodules are signed with: *key* a file or a `pkcs11:` URI, *cert* a file, *digest* as the kernel's
+    configuration calls it, or AUTO for the one that it names."""
+
+    key: Annotated[
+        str,
+        Key(
+            parse=_key,
+            schema=TEXT,
+            values="a file, or a `pkcs11:` URI",
+            help="The private key: PEM or DER, not encrypted, or on a token.",
         ),
-        location=where(node, file),
-    )
+    ]
+    cert: Annotated[str, existing_file(help="The key's certificate, PEM or DER.")]
+    digest: Annotated[
+        Digest,
+        choice(Digest, help="`auto`: what CONFIG_MODULE_SIG_HASH of the kernel names, sha256 if that is not known."),
+    ] = Digest.AUTO
+    location: Location
 
 
-def parse_microcode(node: Node, path: Path) -> Microcode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microcode:
+    """Which microcode goes into an early archive: with *auto* what the firmware folder has, else *files*."""
+
+    auto: bool = False
+    files: tuple[str, ...] = ()
+
+
+def sign_schema() -> Json:
+    """The JSON Schema of `sign`."""
+    keys = keys_of_class(Sign)
+    return {"anyOf": [{"const": NONE}, mapping_schema(keys, required=required_of(keys))]}
+
+
+MICROCODE: Json = {"anyOf": [{"enum": [AUTO, NONE]}, {"type": "array", "minItems": 1, "items": TEXT}]}
+
+
+def parse_sign(node: Node, path: Path, what: str) -> Sign | None:
+    """The key and certificate of `sign`, None for `none`; that they fit each other is for the build to see."""
+    if isinstance(node, ScalarNode) and node.value == NONE:
+        return None
+    keys, place = keys_of_class(Sign), where(node, str(path))
+    nodes = read_keys(node, path, what, keys)
+    for name in required_of(keys):
+        if name not in nodes:
+            raise fail(place, f"{what}: no `{name}`", "write sign: {key: FILE, cert: FILE}")
+    return Sign(location=place, **parse_values(nodes, keys, path, label=f"{what}: "))
+
+
+def parse_microcode(node: Node, path: Path, what: str) -> Microcode:
     """The files of `microcode`; `auto` stands alone."""
-    file = str(path)
     if isinstance(node, ScalarNode):
-        text = choice_of(node, file, "microcode", ("auto", "none"))
-        return Microcode(auto=text == "auto")
-    return Microcode(files=tuple(_file(item, path, "microcode") for item in items_of(node, file, "microcode")))
-
-
-def _file(node: Node, path: Path, what: str) -> str:
-    text = text_of(node, str(path), f"{what}: a file")
-    if "\0" in text or not (path.parent / text).is_file():
-        hint = "a path relative to the profile"
-        raise fail(where(node, str(path)), f"{what}: no such file: {shorten(text)}", hint)
-    return str(path.parent / text)
+        return Microcode(auto=choice_of(node, str(path), what, (AUTO, NONE)) == AUTO)
+    return Microcode(files=tuple(parse_file(item, path, what) for item in items_of(node, str(path), what)))

@@ -1,4 +1,4 @@
-"""Profile and ModuleTree → wishes: which module each stage asks for, once what is excluded has gone."""
+"""Profile and ModuleTree → requests: which module each stage asks for, once what is excluded has gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Detect = Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Request:
     """A module that a stage asks for; *named* by its own name, or found by a pattern or an alias."""
 
     stage: int
@@ -73,11 +73,11 @@ def find_excluded(profile: Profile, tree: ModuleTree, notes: Notes) -> dict[str,
     return excluded
 
 
-def find_wishes(
+def find_requests(
     profile: Profile, tree: ModuleTree, config: ModprobeConfig | None, detect: Detect, notes: Notes
-) -> dict[str, Wish]:
+) -> dict[str, Request]:
     """Module → the stage that asks for it: its name counts before a pattern, then the earlier stage."""
-    wishes: dict[str, Wish] = {}
+    requests: dict[str, Request] = {}
     for index, stage in enumerate(profile.stages):
         for selector in stage.selectors:
             detected: Mapping[str, str] = {}
@@ -93,14 +93,14 @@ def find_wishes(
                     # is loaded in spite of it, or the blacklist has been looked at already.
                     notes.group("left out, because modprobe.d has them blacklisted", name)
                     notes.leave_out(name, "blacklisted", config.blacklist[name])
-                elif name not in wishes or (found.exact and not wishes[name].named):
-                    wishes[name] = Wish(stage=index, match=found)
+                elif name not in requests or (found.exact and not requests[name].named):
+                    requests[name] = Request(stage=index, match=found)
             if found.selector.is_name or not found.modules:
                 for name in found.builtin:
                     notes.group("built into the kernel, skipped", name)
             for name in found.builtin:
                 notes.leave_out(name, "built into the kernel", selector.location)
-    return wishes
+    return requests
 
 
 def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping[str, str] | None = None) -> Match:
@@ -113,32 +113,32 @@ def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping
 
 
 def without_excluded(
-    profile: Profile, wishes: Mapping[str, Wish], excluded: Mapping[str, Location], tree: ModuleTree, notes: Notes
-) -> dict[str, Wish]:
-    """The wishes that can be fulfilled; a module that is named and excluded, or needs an excluded one, is an error."""
-    kept: dict[str, Wish] = {}
-    for name, wish in wishes.items():
-        culprit = culprit_of(name, excluded, tree)
-        if culprit is None:
-            kept[name] = wish
+    profile: Profile, requests: Mapping[str, Request], excluded: Mapping[str, Location], tree: ModuleTree, notes: Notes
+) -> dict[str, Request]:
+    """The requests that can be met; a module that is named and excluded, or needs an excluded one, is an error."""
+    kept: dict[str, Request] = {}
+    for name, request in requests.items():
+        blocker = excluded_dependency(name, excluded, tree)
+        if blocker is None:
+            kept[name] = request
             continue
-        must = wish.named and not wish.match.selector.optional
-        stage = profile.stages[wish.stage].name
-        if must and culprit == name:
-            message = f"{name} is excluded, and stage {stage} names it at {wish.match.selector.location}"
+        must = request.named and not request.match.selector.optional
+        stage = profile.stages[request.stage].name
+        if must and blocker == name:
+            message = f"{name} is excluded, and stage {stage} names it at {request.match.selector.location}"
             raise fail(excluded[name], message, f'take one of the two out; `"!{name}"` removes an inherited entry')
         if must:
-            message = f"{name} needs {culprit}, which is excluded at {excluded[culprit]}"
-            raise fail(wish.match.selector.location, message, f"`?{name}` leaves it out")
-        if culprit != name:
-            notes.group(f"left out, because they need {culprit}, which is excluded", name)
+            message = f"{name} needs {blocker}, which is excluded at {excluded[blocker]}"
+            raise fail(request.match.selector.location, message, f"`?{name}` leaves it out")
+        if blocker != name:
+            notes.group(f"left out, because they need {blocker}, which is excluded", name)
         notes.leave_out(
-            name, "excluded" if culprit == name else f"needs {culprit}, which is excluded", excluded[culprit]
+            name, "excluded" if blocker == name else f"needs {blocker}, which is excluded", excluded[blocker]
         )
     return kept
 
 
-def culprit_of(name: str, excluded: Mapping[str, Location], tree: ModuleTree) -> str | None:
+def excluded_dependency(name: str, excluded: Mapping[str, Location], tree: ModuleTree) -> str | None:
     """The excluded module that keeps *name* out: itself, or the first found of those it needs."""
     if not excluded:
         return None

@@ -24,7 +24,15 @@ from megamod.modules.tree import ModuleTree, Softdep
 from megamod.profile.model import Profile, Selector
 from megamod.profile.selectors import OPTIONAL, parse_selector
 from megamod.select.match import nearest_modules
-from megamod.select.requests import Detect, Notes, Wish, culprit_of, find_excluded, find_wishes, without_excluded
+from megamod.select.requests import (
+    Detect,
+    Notes,
+    Request,
+    excluded_dependency,
+    find_excluded,
+    find_requests,
+    without_excluded,
+)
 from megamod.select.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
 
 __all__ = ["Cause", "LeftOut", "SelectedModule", "SelectedStage", "Selection", "select"]
@@ -38,10 +46,10 @@ def select(profile: Profile, tree: ModuleTree, *, detect: Detect | None = None) 
     notes = Notes()
     config = _modprobe_config(profile)
     excluded = find_excluded(profile, tree, notes)
-    wishes = find_wishes(profile, tree, config, detect or _this_machine(tree), notes)
-    wishes = without_excluded(profile, wishes, excluded, tree, notes)
+    requests = find_requests(profile, tree, config, detect or _this_machine(tree), notes)
+    requests = without_excluded(profile, requests, excluded, tree, notes)
     softdeps = _Softdeps(tree=tree, config=config)
-    placed = _place(profile, wishes, excluded, softdeps, notes)
+    placed = _place(profile, requests, excluded, softdeps, notes)
     # From here on no module changes its stage.
     _check_cycles(placed, tree)
     _check_files(placed, tree)
@@ -115,7 +123,7 @@ class _Placed:
 
 def _place(
     profile: Profile,
-    wishes: Mapping[str, Wish],
+    requests: Mapping[str, Request],
     excluded: Mapping[str, Location],
     softdeps: _Softdeps,
     notes: Notes,
@@ -124,47 +132,47 @@ def _place(
     placed: dict[str, _Placed] = {}
 
     def excluded_at(name: str) -> Location:
-        return excluded[culprit_of(name, excluded, softdeps.tree) or name]
+        return excluded[excluded_dependency(name, excluded, softdeps.tree) or name]
 
     for index in range(len(profile.stages)):
-        own = [name for name, wish in wishes.items() if wish.stage == index and name not in placed]
-        own.sort(key=lambda name: (not wishes[name].named, name))
+        own = [name for name, request in requests.items() if request.stage == index and name not in placed]
+        own.sort(key=lambda name: (not requests[name].named, name))
         for name in own:
-            found = wishes[name].match
+            found = requests[name].match
             cause = Cause.NAMED if found.exact else Cause.MATCHED
             placed[name] = _Placed(
                 stage=index, reason=found.reason_of(name), cause=cause, selector=found.selector.written
             )
         queue = own
         while queue:
-            needs = [(need, cause, name) for name in queue for need, cause in _needs(name, softdeps, index, wishes)]
+            needs = [(need, cause, name) for name in queue for need, cause in _needs(name, softdeps, index, requests)]
             queue = []
             for name, cause, by in needs:
                 if name in placed:
                     continue
-                if culprit_of(name, excluded, softdeps.tree):
+                if excluded_dependency(name, excluded, softdeps.tree):
                     # Only a softdep gets here: what hard dependencies lack is out already.
                     notes.group("excluded, although a selected module has a softdep on them", name)
                     notes.leave_out(name, f"excluded, although {by} has a softdep on it", excluded_at(name))
                     continue
                 reason = f"needed by {by}" if cause is Cause.DEPENDENCY else f"softdep of {by}"
-                wish = wishes.get(name)
-                promoted = wish is not None and wish.stage != index
-                if wish is not None and promoted:
-                    reason = _promote(profile, name, reason, index, wish, notes)
+                request = requests.get(name)
+                promoted = request is not None and request.stage != index
+                if request is not None and promoted:
+                    reason = _promote(profile, name, reason, index, request, notes)
                 placed[name] = _Placed(
                     stage=index,
                     reason=reason,
                     cause=cause,
-                    selector=wish.match.selector.written if wish else None,
+                    selector=request.match.selector.written if request else None,
                     by=by,
-                    promoted_from=profile.stages[wish.stage].name if wish and promoted else None,
+                    promoted_from=profile.stages[request.stage].name if request and promoted else None,
                 )
                 queue.append(name)
     return placed
 
 
-def _needs(name: str, softdeps: _Softdeps, stage: int, wishes: Mapping[str, Wish]) -> Iterable[tuple[str, Cause]]:
+def _needs(name: str, softdeps: _Softdeps, stage: int, requests: Mapping[str, Request]) -> Iterable[tuple[str, Cause]]:
     """(module, cause) of everything that comes along with *name*."""
     for need in softdeps.tree.modules[name].depends:
         yield need, Cause.DEPENDENCY
@@ -173,14 +181,14 @@ def _needs(name: str, softdeps: _Softdeps, stage: int, wishes: Mapping[str, Wish
         yield need, Cause.SOFTDEP
     for need in after:
         # What is to come after a module may as well come with a later stage that asks for it.
-        if need not in wishes or wishes[need].stage <= stage:
+        if need not in requests or requests[need].stage <= stage:
             yield need, Cause.SOFTDEP
 
 
-def _promote(profile: Profile, name: str, reason: str, stage: int, wish: Wish, notes: Notes) -> str:
+def _promote(profile: Profile, name: str, reason: str, stage: int, request: Request, notes: Notes) -> str:
     """The reason of a module that an earlier stage than the one that asked for it needs; a note tells the user."""
-    old, new = profile.stages[wish.stage].name, profile.stages[stage].name
-    if wish.named:
+    old, new = profile.stages[request.stage].name, profile.stages[stage].name
+    if request.named:
         notes.lines.append(f"{name} is promoted from {old} to {new}: {reason}")
     else:
         notes.group(f"promoted from {old} to {new}, where they are needed", name)
@@ -263,10 +271,10 @@ def _skipped(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, 
 def _stages(
     profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
 ) -> tuple[SelectedStage, ...]:
-    wishes_before = _init_wishes(placed, softdeps)
+    softdeps_before = _init_after(placed, softdeps)
     modules_of = softdeps.tree.modules
     own = {name: static_rank(name, modules_of[name].order) for name in placed}
-    ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *wishes_before[name]) for name in placed})
+    ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *softdeps_before[name]) for name in placed})
     stages = []
     for index, stage in enumerate(profile.stages):
         names = sorted(name for name, place in placed.items() if place.stage == index)
@@ -282,7 +290,7 @@ def _stages(
                 relpath=modules_of[name].relpath,
                 reason=placed[name].reason,
                 rank=ranks[name],
-                after=wishes_before[name],
+                after=softdeps_before[name],
                 cause=placed[name].cause,
                 selector=placed[name].selector,
                 by=placed[name].by,
@@ -294,12 +302,12 @@ def _stages(
     return tuple(stages)
 
 
-def _init_wishes(placed: Mapping[str, _Placed], softdeps: _Softdeps) -> dict[str, tuple[str, ...]]:
+def _init_after(placed: Mapping[str, _Placed], softdeps: _Softdeps) -> dict[str, tuple[str, ...]]:
     """Module → selected modules, of its stage or an earlier one, that a softdep wants before it."""
-    wishes: dict[str, set[str]] = {name: set() for name in placed}
+    wanted: dict[str, set[str]] = {name: set() for name in placed}
     for name in placed:
         before, after = softdeps.of(name)
         for first, second in (*((need, name) for need in before), *((name, need) for need in after)):
             if first in placed and second in placed and placed[first].stage <= placed[second].stage:
-                wishes[second].add(first)
-    return {name: tuple(sorted(names)) for name, names in wishes.items()}
+                wanted[second].add(first)
+    return {name: tuple(sorted(names)) for name, names in wanted.items()}

@@ -9,10 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchkit.generators import CRITICAL, DEFERRED, QUICK, Generated, make_images, own_images, stamp
-from benchkit.store import digest
-from benchkit.system import program_entries
-
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.common.compression import compress, decompress
@@ -20,7 +16,10 @@ from megamod.common.errors import MegamodError
 from megamod.common.host import find_program, run_program
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree
-from parts.context import Context, Part, Plot, Table
+from tests.bench.parts.context import Context, Part, Plot, Table
+from tests.bench.shared.generators import CRITICAL, DEFERRED, QUICK, Generated, make_images, own_images, stamp
+from tests.bench.shared.store import digest
+from tests.bench.shared.system import program_entries
 
 # MB/s of what holds the image: an SD card, eMMC, a fast flash.
 RATES = (25, 100, 500)

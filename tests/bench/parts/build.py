@@ -10,11 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchkit.generators import QUICK, Generated, make_images, own_images
-
 from megamod.common.compression import compress, decompress
 from megamod.image.archive import read_image
-from parts.context import Context, Part, Plot, Table
+from tests.bench.parts.context import Context, Part, Plot, Table
+from tests.bench.shared.generators import QUICK, Generated, make_images, own_images
 
 METHODS = ("none", "lz4", "gzip", "zstd", "xz")
 _MODULE = re.compile(r"(?!megamod/).*\.ko(?:\.\w+)?")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchkit.kernels import BenchKernel
-from benchkit.store import Store
+from tests.bench.shared.kernels import BenchKernel
+from tests.bench.shared.store import Store
 
 if TYPE_CHECKING:
-    from hooks.treekit import System
+    from tests.hooks.debian_systems import System
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchkit.compiler import compile_guest
-from benchkit.guest import make_image, run_guest
-from benchkit.rows import find_row
-from benchkit.sets import ModuleSet, open_set
-from benchkit.store import digest
-
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
-from parts.context import Context, Part, Table
-from parts.load import load_figure
+from tests.bench.parts.context import Context, Part, Table
+from tests.bench.parts.load import load_figure
+from tests.bench.shared.compiler import compile_guest
+from tests.bench.shared.guest import make_image, run_guest
+from tests.bench.shared.rows import find_row
+from tests.bench.shared.sets import ModuleSet, open_set
+from tests.bench.shared.store import digest
 
 ROWS = ("compact+trim", "drop+trim")
 

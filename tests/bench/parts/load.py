@@ -8,13 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchkit.compiler import compile_guest
-from benchkit.guest import GuestRun, make_image, run_guest
-from benchkit.overhead import measure
-from benchkit.rows import Call, find_row
-from benchkit.sets import ModuleSet, make_set, open_set, set_names
-from benchkit.store import digest
-from benchkit.tools import (
+from megamod.common.errors import MegamodError
+from tests.bench.parts.context import Context, Part, Plot, Table
+from tests.bench.shared.compiler import compile_guest
+from tests.bench.shared.guest import GuestRun, make_image, run_guest
+from tests.bench.shared.overhead import measure
+from tests.bench.shared.rows import Call, find_row
+from tests.bench.shared.sets import ModuleSet, make_set, open_set, set_names
+from tests.bench.shared.store import digest
+from tests.bench.shared.tools import (
     DEVICES,
     TOOLS,
     Elapsed,
@@ -23,9 +25,6 @@ from benchkit.tools import (
     tool_image,
     waves_image,
 )
-
-from megamod.common.errors import MegamodError
-from parts.context import Context, Part, Plot, Table
 
 ROWS = ("stock", "packed", "unsigned", "stripped", "pruned-drop", "keep", "compact+trim", "drop+trim")
 QUICK = ("unsigned", "drop+trim")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchkit.tables import markdown, title
-
 from megamod.common.files import atomic_write
-from parts.context import Part, Plot, Table
+from tests.bench.parts.context import Part, Plot, Table
+from tests.bench.shared.tables import markdown, title
 
 
 def write_report(folder: Path, parts: Sequence[Part], facts: dict[str, str], command: str) -> str:

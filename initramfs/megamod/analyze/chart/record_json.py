@@ -1,85 +1,116 @@
-"""The record as a JSON document, and back."""
+"""The record as a JSON document, and back. Schema for other programs: initramfs/docs/schemas/chart.json."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from megamod.analyze.chart.record import BootRecord, Kind, Span, sums
+from megamod.common.documents import Count, check_version, plain, typed
 
-VERSION = 1
-FORMAT = "megamod-chart"
+FORMAT: Literal["megamod-chart"] = "megamod-chart"
+
+
+class ChartSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of a boot, as `Span`; times in nanoseconds, *waited* is left out where it is not known."""
+
+    name: str
+    kind: Kind
+    start: int
+    nanoseconds: Count
+    detail: str = ""
+    waited: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    parts: tuple[ChartSpan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChartDocument:
+    """A boot, as `BootRecord`; times in nanoseconds of the kernel's clock. *sums*: the line's spans by kind,
+    *nanoseconds* is the line's end; both follow from the line."""
+
+    format: Literal["megamod-chart"] = FORMAT
+    version: Literal[1] = 1
+    title: str
+    kernel: str
+    clock: bool
+    before: int | None
+    nanoseconds: int
+    loader: int | None
+    user_space: int | None
+    unexplained: int
+    sums: Mapping[Kind, int]
+    line: tuple[ChartSpan, ...]
+    beside: tuple[ChartSpan, ...]
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def record_json(record: BootRecord) -> str:
-    """The document; README.md has its fields."""
+    """The document as text."""
     return json.dumps(record_dict(record), indent=1, ensure_ascii=False) + "\n"
 
 
 def record_dict(record: BootRecord) -> dict[str, object]:
     """The same before it is text."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "title": record.title,
-        "kernel": record.kernel,
-        "clock": record.clock,
-        "before": record.before,
-        "nanoseconds": record.end,
-        "loader": record.loader,
-        "user_space": record.user_space,
-        "unexplained": record.unexplained(),
-        "sums": {kind.value: value for kind, value in sums(record.line).items()},
-        "line": [_span(span) for span in record.line],
-        "beside": [_span(span) for span in record.beside],
-        "failures": list(record.failures),
-        "notes": list(record.notes),
-    }
+    document = ChartDocument(
+        title=record.title,
+        kernel=record.kernel,
+        clock=record.clock,
+        before=record.before,
+        nanoseconds=record.end,
+        loader=record.loader,
+        user_space=record.user_space,
+        unexplained=record.unexplained(),
+        sums=sums(record.line),
+        line=tuple(_span(span) for span in record.line),
+        beside=tuple(_span(span) for span in record.beside),
+        failures=record.failures,
+        notes=record.notes,
+    )
+    return dict(plain(document))
 
 
-def _span(span: Span) -> dict[str, object]:
-    value: dict[str, object] = {
-        "name": span.name,
-        "kind": span.kind.value,
-        "start": span.start,
-        "nanoseconds": span.duration,
-    }
-    if span.detail:
-        value["detail"] = span.detail
-    if span.waited is not None:
-        value["waited"] = span.waited
-    if span.parts:
-        value["parts"] = [_span(part) for part in span.parts]
-    return value
-
-
-def record_from(value: Mapping[str, Any], *, title: str) -> BootRecord:
-    """The record in a parsed document; KeyError, TypeError or ValueError if it is none of this version."""
-    if value["version"] != VERSION:
-        raise ValueError("another version")
-    loader, user_space = value["loader"], value["user_space"]
-    return BootRecord(
-        title=title,
-        kernel=str(value["kernel"]),
-        line=tuple(_read(span) for span in value["line"]),
-        beside=tuple(_read(span) for span in value["beside"]),
-        user_space=None if user_space is None else int(user_space),
-        loader=None if loader is None else int(loader),
-        clock=bool(value["clock"]),
-        before=None if value["before"] is None else int(value["before"]),
-        failures=tuple(map(str, value["failures"])),
-        notes=tuple(map(str, value["notes"])),
+def _span(span: Span) -> ChartSpan:
+    return ChartSpan(
+        name=span.name,
+        kind=span.kind,
+        start=span.start,
+        nanoseconds=span.duration,
+        detail=span.detail,
+        waited=span.waited,
+        parts=tuple(_span(part) for part in span.parts),
     )
 
 
-def _read(value: Mapping[str, Any]) -> Span:
+def record_from(value: Mapping[str, Any], *, source: str) -> BootRecord:
+    """The record in a parsed document; raises MegamodError with *source* and the place of what is wrong."""
+    check_version(value, ChartDocument, source=source)
+    document = typed(value, ChartDocument, source=source)
+    return BootRecord(
+        title=source,
+        kernel=document.kernel,
+        line=tuple(_read(span) for span in document.line),
+        beside=tuple(_read(span) for span in document.beside),
+        user_space=document.user_space,
+        loader=document.loader,
+        clock=document.clock,
+        before=document.before,
+        failures=document.failures,
+        notes=document.notes,
+    )
+
+
+def _read(span: ChartSpan) -> Span:
     return Span(
-        name=str(value["name"]),
-        kind=Kind(value["kind"]),
-        start=int(value["start"]),
-        duration=int(value["nanoseconds"]),
-        detail=str(value.get("detail", "")),
-        waited=int(value["waited"]) if "waited" in value else None,
-        parts=tuple(_read(part) for part in value.get("parts", ())),
+        name=span.name,
+        kind=span.kind,
+        start=span.start,
+        duration=span.nanoseconds,
+        detail=span.detail,
+        waited=span.waited,
+        parts=tuple(_read(part) for part in span.parts),
     )

@@ -13,11 +13,15 @@ from typing import Any
 from megamod.analyze.chart.log_to_record import record_of
 from megamod.analyze.chart.record import BootRecord
 from megamod.analyze.chart.record_json import FORMAT, record_from
+from megamod.analyze.chart.status_json import StatusDocument
 from megamod.analyze.chart.untimed import record_of_status
 from megamod.boot.kernel_log import Line, read_lines
+from megamod.common.documents import check_version, typed
 from megamod.common.errors import MegamodError
 
 MAX_BYTES = 256 << 20
+
+_HINT = "status.json, or what `megamod boot --json` or `megamod chart --json` prints"
 
 
 def read_record(path: Path) -> BootRecord:
@@ -36,8 +40,7 @@ def read_record(path: Path) -> BootRecord:
     try:
         return _from_json(value, name)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
-        hint = "status.json, or what `megamod boot --json` or `megamod chart --json` prints"
-        raise MegamodError(f"{name}: is JSON of another kind or version", hint=hint) from None
+        raise MegamodError(f"{name}: is JSON of another kind or version", hint=_HINT) from None
 
 
 def record_from_log(text: str, *, name: str) -> BootRecord:
@@ -61,7 +64,7 @@ def _read(path: Path) -> bytes:
 
 def _from_json(value: dict[str, Any], name: str) -> BootRecord:
     if value.get("format") == FORMAT:
-        return record_from(value, title=name)
+        return record_from(value, source=name)
     if "events" in value:
         lines = [
             Line(time=None if line["seconds"] is None else round(line["seconds"] * 1e6) * 1000, text=str(line["text"]))
@@ -70,4 +73,7 @@ def _from_json(value: dict[str, Any], name: str) -> BootRecord:
         if not lines:
             raise MegamodError(f"{name}: the guest printed nothing that the chart reads")
         return record_of(lines, title=name)
-    return record_of_status(value, title=name)
+    if "stages" not in value:
+        raise MegamodError(f"{name}: is JSON of another kind or version", hint=_HINT)
+    check_version(value, StatusDocument, source=name)
+    return record_of_status(typed(value, StatusDocument, source=name), title=name)

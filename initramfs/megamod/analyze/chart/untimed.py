@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from megamod.analyze.chart.calls import CallDraft
 from megamod.analyze.chart.record import BootRecord, Kind, Span
+from megamod.analyze.chart.status_json import StatusDocument, StatusLoad
 
 NOTE = "the source has durations, but no times: the stages are laid out one after the other"
 
@@ -40,27 +40,26 @@ def stages_in_a_row(stages: Sequence[StageTimes], *, title: str, kernel: str) ->
     return BootRecord(title=title, kernel=kernel, line=tuple(spans), clock=False, notes=(NOTE,))
 
 
-def record_of_status(status: Mapping[str, Any], *, title: str) -> BootRecord:
-    """The record of a status.json that was parsed; KeyError, TypeError or ValueError if it is not one."""
+def record_of_status(status: StatusDocument, *, title: str) -> BootRecord:
+    """The record of a status.json."""
     stages = []
-    for stage in status["stages"]:
-        if stage["state"] not in ("done", "failed"):
+    for stage in status.stages:
+        if stage.state not in ("done", "failed"):
             continue
-        times = StageTimes(name=str(stage["name"]), detail=f"triggered by {stage['triggered'] or 'now'}")
-        times.calls += [_call(load) for load in stage["loads"] if load["nanoseconds"]]
+        times = StageTimes(name=stage.name, detail=f"triggered by {stage.triggered or 'now'}")
+        times.calls += [_call(load) for load in stage.loads if load.nanoseconds]
         stages.append(times)
-    return stages_in_a_row(stages, title=title, kernel=str(status["kernel"]))
+    return stages_in_a_row(stages, title=title, kernel=str(status.kernel))
 
 
-def _call(load: Mapping[str, Any]) -> CallDraft:
-    members = load["members"]
-    counts = [sum(member["state"] == state for member in members) for state in ("ok", "failed", "skipped")]
+def _call(load: StatusLoad) -> CallDraft:
+    counts = [sum(member.state == state for member in load.members) for state in ("ok", "failed", "skipped")]
     call = CallDraft(
-        name=str(load["name"]),
+        name=load.name,
         start=0,
-        duration=int(load["nanoseconds"]),
+        duration=load.nanoseconds,
         detail="{} ok, {} failed, {} skipped".format(*counts),
     )
-    if load["kind"] == "merged" and load["loaded"] == "own":
-        call.inits = {str(member["name"]): int(member["nanoseconds"]) for member in members}
+    if load.kind == "merged" and load.loaded == "own":
+        call.inits = {member.name: member.nanoseconds for member in load.members}
     return call

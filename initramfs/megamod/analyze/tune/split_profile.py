@@ -17,7 +17,7 @@ from megamod.common.text import canonical, did_you_mean
 from megamod.machine.detect import closure, detect
 from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree
-from megamod.profile.model import Profile, Selector, TriggerKind
+from megamod.profile.model import Profile, RootKind, Selector, TriggerKind
 from megamod.profile.selectors import REMOVE, SelectorKind, parse_selector
 from megamod.select.match import match
 from megamod.select.selection import Selection
@@ -137,7 +137,7 @@ def find_move(profile: Profile, path: Path, tree: ModuleTree, usage: Usage) -> M
     for text, names in split.items():
         split[text] = tuple(name for name in names if name not in named)
         named.update(names)
-    early = TriggerKind.NOW if profile.root.kind == "chain" else TriggerKind.USERSPACE
+    early = TriggerKind.NOW if profile.root.kind is RootKind.CHAIN else TriggerKind.USERSPACE
     return Move(
         away=tuple(away), split=split, inherited=frozenset(inherited), stage=_free_name(profile), trigger=early.value
     )

@@ -35,7 +35,7 @@ from megamod.common.progress import Steps, counted, table
 from megamod.image.archive import read_image
 from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree
-from megamod.profile.model import Profile
+from megamod.profile.model import Profile, RootKind
 from megamod.profile.schema import load_profile
 from megamod.select.select import select
 
@@ -84,7 +84,7 @@ def tune(
     Raises MegamodError where the boot does not come to its root, or the proposal does not reach user space.
     """
     profile = load_profile(path)
-    if profile.root.kind != "cmdline":
+    if profile.root.kind != RootKind.CMDLINE:
         raise MegamodError(f"{path}: root: {profile.root.kind}: nothing tells what its program needs")
     selection = select(profile, tree)
     with tempfile.TemporaryDirectory(prefix="megamod-tune-") as name:

@@ -7,6 +7,8 @@ being loaded by itself only by the mask that the unit puts in place at boot, onc
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,27 +27,32 @@ from megamod.build.recipe import (
     read_selection,
     signed_stage,
 )
-from megamod.build.stages import needs
+from megamod.build.stages import import_edges
+from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
-from megamod.hooks.link_set import options_for, why_refused, with_dependents
+from megamod.hooks.link_set import options_for, untrusted, why_refused, with_dependents
 from megamod.hooks.transaction import NewFile
 from megamod.image.archive import read_image
+from megamod.image.signing.member_trust import MemberTrust
 from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary
 from megamod.machine.detect import detect
 from megamod.machine.detected_yaml import detected_profile
-from megamod.machine.device_path import Found
+from megamod.machine.device_path import ModuleReason
 from megamod.machine.machine import Machine
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, read_config
 from megamod.modules.tree import ModuleTree, module_name, open_tree, read_index
 from megamod.prelink.member import Member
-from megamod.profile.model import Profile, Root, TriggerKind
+from megamod.profile.model import Profile, Root, RootKind, TriggerKind
 from megamod.profile.schema import find_profile, load_profile
 from megamod.select.select import SelectedModule, SelectedStage, Selection, select
 
 FOLDER = "usr/lib/megamod"
-"""Where deployments lie, each in a folder named as its kernel."""
+"""Where deployments lie, each as a link named as its kernel."""
+
+VERSIONS = f"{FOLDER}/deployments"
+"""What FOLDER/KVER is a link into: KVER-VERSION, a folder that is never changed."""
 
 REQUEST = f"/{FOLDER}/request"
 GATE = f"/{FOLDER}/gate"
@@ -88,13 +95,15 @@ class Deployment:
 def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
     """Link everything; nothing is written. Raises MegamodError if nothing can be deployed, or must not be."""
     tree = open_kernel(request.root, request.kernel)
+    stamps = _stamps(tree)
     config = read_config([request.root / name for name in HOST_FOLDERS])
     signer = Signer.for_machine(tree, host=request.root)
     full = _selection(request, tree)
     notes: list[str] = []
     early = _in_the_image(request.root, request.kernel, notes)
 
-    left, members = _left(full, early, tree, config)
+    trust = signer.trust_for(tree, host=request.root) if signer is not None else None
+    left, members = _left(full, early, tree, config, trust)
     stages = tuple(_without(stage, {*early, *left, *_critical(full)}) for stage in full.stages[1:])
     deployed = {module.name for stage in stages for module in stage.modules}
     if not deployed:
@@ -112,16 +121,16 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         stages=(outside, *(stage for stage in stages if stage.modules)),
         profile=replace(
             full.profile,
-            root=Root(kind="chain", path="/init"),
-            fallback="none",
+            root=Root(kind=RootKind.CHAIN, path="/init"),
+            fallback=Fallback.NONE,
             options=(*full.profile.options, *options_for(config, {n: members[n] for n in deployed}, notes)),
         ),
     )
     files, members = read_selection(selection)
-    edges = {name: found & deployed for name, found in needs(members).items()}
+    edges = {name: found & deployed for name, found in import_edges(members).items()}
     exports = kernel_exports(selection, members, steps)
     built = tuple(
-        _placed(build_stage(stage, files, members, needs(members), exports, selection, steps), request.kernel)
+        build_stage(stage, files, members, import_edges(members), exports, selection, steps)
         for stage in selection.stages[1:]
     )
     if signer is not None:
@@ -129,21 +138,31 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
 
     # Beyond this point only what has been decided is written down.
     nothing = BuiltStage(stage=replace(outside, modules=()), loads=(), seconds=0.0)
-    plan = replace(make_plan(selection, (nothing, *built), members, edges, gate=GATE), dependents={})
-    manifest = make_manifest(selection, (nothing, *built), files, Contents(files=()))
     masks = [line for stage in selection.stages[1:] for line in _mask(stage, tree, members)]
     dep = read_index(tree.folder / "modules.dep").splitlines()
+    paths = {name: tree.modules[name].relpath for name in sorted(deployed)}
     lines = {
-        "plan": plan_text(plan),
-        "manifest.json": manifest.to_json(),
         "mask": _lines(masks),
         "members": _lines(sorted(deployed)),
         "masked": _lines(f"install {name} /bin/true" for name in sorted(deployed)),
         "needed": _lines(needed),
+        "files": _lines(paths.values()),
+        "stamps": _lines(f"{stamps[name]} {path}" for name, path in paths.items()),
+        "digests": _lines(f"{hashlib.sha256(files[name]).hexdigest()} {name}" for name in paths),
         "held": _lines(name for name in sorted(tree.modules) if deployed & {name, *tree.modules[name].depends}),
         "dep": _lines(line for line in dep if module_name(line.split(":")[0].rpartition("/")[2]) in deployed),
     }
-    place = f"{FOLDER}/{request.kernel}"
+
+    def with_plan(place: str) -> tuple[tuple[BuiltStage, ...], dict[str, bytes]]:
+        placed = tuple(_placed(stage, place) for stage in built)
+        plan = replace(make_plan(selection, (nothing, *placed), members, edges, gate=GATE), dependents={})
+        manifest = make_manifest(selection, (nothing, *placed), files, Contents(files=()))
+        return placed, {**lines, "plan": plan_text(plan), "manifest.json": manifest.to_json()}
+
+    # Another content is another folder, so that none is ever changed.
+    place = f"{VERSIONS}/{request.kernel}"
+    place = f"{place}-{_version(*with_plan(place))}"
+    built, lines = with_plan(place)
     return Deployment(
         files={
             **{f"{place}/{name}": NewFile(data=data) for name, data in lines.items()},
@@ -170,7 +189,9 @@ def _selection(request: DeployRequest, tree: ModuleTree) -> Selection:
     detection = detect(request.machine, tree)
     known = {found.name for found in (*detection.critical, *detection.deferred)}
     more = [
-        Found(name=name, why="was deployed before") for name in request.again if name in tree.modules.keys() - known
+        ModuleReason(name=name, why="was deployed before")
+        for name in request.again
+        if name in tree.modules.keys() - known
     ]
     detection = replace(detection, deferred=tuple(sorted((*detection.deferred, *more), key=lambda found: found.name)))
     return select(_written(detected_profile(detection, tree, name="detected")), tree)
@@ -205,12 +226,13 @@ def _critical(selection: Selection) -> set[str]:
 
 
 def _left(
-    selection: Selection, early: Iterable[str], tree: ModuleTree, config: ModprobeConfig
+    selection: Selection, early: Iterable[str], tree: ModuleTree, config: ModprobeConfig, trust: MemberTrust | None
 ) -> tuple[dict[str, str], dict[str, Member]]:
     """Why each module that is not deployed is not, with all that needs one of them; the parsed modules."""
-    _files, members = read_selection(selection)
+    files, members = read_selection(selection)
     there = {*early, *_critical(selection)}
-    left = {
+    left = untrusted({name: data for name, data in files.items() if name not in there}, trust)
+    left |= {
         name: "modprobe.d has a command for it" for name in config.installs if name in members and name not in there
     }
     left |= {
@@ -228,11 +250,28 @@ def _without(stage: SelectedStage, gone: set[str]) -> SelectedStage:
     return replace(stage, modules=tuple(better(module) for module in stage.modules if module.name not in gone))
 
 
-def _placed(stage: BuiltStage, kernel: str) -> BuiltStage:
+def _version(stages: Iterable[BuiltStage], lines: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for data in (*(load.data for stage in stages for load in stage.loads), *lines.values()):
+        digest.update(b"%d\n" % len(data) + data)
+    return digest.hexdigest()[:16]
+
+
+def _stamps(tree: ModuleTree) -> dict[str, str]:
+    """Size and time of each module's file, as stat(1) prints them, taken before the files are read."""
+    found = {}
+    for name, module in tree.modules.items():
+        with contextlib.suppress(OSError):
+            status = module.path.stat()
+            found[name] = f"{status.st_size} {status.st_mtime_ns // 10**9}"
+    return found
+
+
+def _placed(stage: BuiltStage, place: str) -> BuiltStage:
     """The loads at their paths on the real root: what lies outside /megamod the keeper never removes."""
     return replace(
         stage,
-        loads=tuple(replace(load, file=f"{FOLDER}/{kernel}/{load.load.module}.ko") for load in stage.loads),
+        loads=tuple(replace(load, file=f"{place}/{load.load.module}.ko") for load in stage.loads),
     )
 
 

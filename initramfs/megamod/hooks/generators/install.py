@@ -2,36 +2,31 @@
 
 Only new files are written, each at a path of its own; what was there before is never edited. A record in
 var/lib/megamod/hooks names the files and folders that were made, and removing takes away exactly those, so every path
-is then what it was. Nothing is generated: the next run of the generator uses what is installed.
+is then what it was; `sh /etc/megamod/hooks/GENERATOR.remove` does the same without megamod. Nothing is generated: the
+next run of the generator uses what is installed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write
+from megamod.hooks.contained import inside
+from megamod.hooks.generators.boot_entries import GRUB, WORD, BootEntry, boot_entries, drop_ins, to_apply
+from megamod.hooks.generators.program_trust import trust_list
 from megamod.hooks.generators.run import LOADER_PATH, Generator
-from megamod.hooks.transaction import Changes, NewFile, apply_changes
-
-Entry = Literal["rdinit", "hook-points"]
-
-WORD = f"rdinit=/{LOADER_PATH}"
-"""What goes on the kernel command line."""
+from megamod.hooks.install_record import Entry, InstallRecord, load_record
+from megamod.hooks.removal_script import removal_script
+from megamod.hooks.transaction import SYSTEM_JOURNAL, Changes, NewFile, apply_changes
 
 _RECORDS = "var/lib/megamod/hooks"
+_FOLDER = "etc/megamod/hooks"
 _HERE = Path(__file__).parent
-_GRUB = "etc/default/grub.d"
-_KERNEL_INSTALL = "etc/kernel/cmdline.d"
-_GRUB_TEXT = f'# Written by `megamod hook install`.\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {WORD}"\n'
 _MKINITCPIO_CONF = "etc/mkinitcpio.conf.d"
 
 # Where the files of this package go, by generator: path below the root → (file, mode).
@@ -66,7 +61,8 @@ _GENERATE: Mapping[Generator, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A generator on a system: *changed* are files of the hook that are not as they were installed."""
+    """A generator on a system: *changed* are files of the hook that are not as they were installed, *entries* the boot
+    entries that there are if they need a word on their command line."""
 
     generator: Generator
     present: bool
@@ -74,6 +70,7 @@ class Status:
     program: str
     changed: tuple[str, ...]
     command_line: tuple[str, ...]
+    entries: tuple[BootEntry, ...]
 
 
 def install(generator: Generator, *, root: Path, entry: Entry | None, program: Path) -> list[str]:
@@ -84,41 +81,36 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     """
     if not (root / _SIGNS[generator]).is_dir():
         raise MegamodError(f"{root / _SIGNS[generator]}: no such folder", hint=f"is {generator} installed?")
-    if (root / _record_name(generator)).exists():
+    record_name = _record_name(generator)
+    if (root / record_name).exists():
         raise MegamodError(f"{generator}: the hook is installed already", hint=f"megamod hook remove {generator}")
-    drop_ins = _drop_ins(root)
+    drops = drop_ins(root)
     # Without a folder for drop-ins it is the user who names the hook in mkinitcpio.conf: until then no image has it.
     by_hand = generator == "mkinitcpio" and not (root / _MKINITCPIO_CONF).is_dir()
-    entry = entry or ("rdinit" if drop_ins and not by_hand else "hook-points")
+    entry = entry or ("rdinit" if drops and not by_hand else "hook-points")
+    own = drops if entry == "rdinit" else {}
     files = {path: NewFile(data=_packed(name), mode=mode) for path, (name, mode) in _PLACES[generator].items()}
-    files[_settings_name(generator)] = NewFile(
-        data=f"# Written by `megamod hook install`. Settings of yours belong into /etc/megamod/hook.conf.\n"
-        f"MEGAMOD={shlex.quote(str(program))}\nMEGAMOD_ENTRY={entry}\n".encode()
-    )
+    files |= _own_files(generator, entry, trust_list(program, root=root), program)
     if generator == "mkinitcpio" and not by_hand:
         files[f"{_MKINITCPIO_CONF}/zz-megamod.conf"] = NewFile(data=b"HOOKS+=(megamod)\n")
-    own = dict(drop_ins) if entry == "rdinit" else {}
-    for path, new in own.items():
-        # Another generator's hook may have written it.
-        if not (root / path).exists():
-            files[path] = new
+    files |= own
+    others = _others(generator, root)
+    shared = {name for other in others for name in other.files}
     for path in files:
-        if (root / path).is_symlink() or (root / path).exists():
+        if path not in shared and os.path.lexists(inside(root, path, follow=False)):
             raise MegamodError(f"{root / path}: is there already, and not of megamod", hint="move it away")
-    folders = sorted({str(folder.relative_to(root)) for path in files for folder in _missing(root, root / path)})
-    record = {
-        "version": 1,
-        "entry": entry,
-        "files": {path: _digest(new.data) for path, new in files.items()},
-        "command_line": sorted(own),
-        "folders": folders,
-    }
-    record_name = _record_name(generator)
-    record["folders"] = sorted(
-        {*folders, *(str(folder.relative_to(root)) for folder in _missing(root, root / record_name))}
+    needed = {str(folder) for path in (*files, record_name, _removal_name(generator)) for folder in Path(path).parents}
+    missing = {name for name in needed if not os.path.lexists(inside(root, name))}
+    folders = tuple(sorted(missing | {name for other in others for name in other.folders if name in needed}))
+    files[_removal_name(generator)] = _removal(generator, entry, (*files, _removal_name(generator)), folders)
+    record = InstallRecord(
+        entry=entry,
+        files={path: _digest(new.data) for path, new in files.items()},
+        command_line=tuple(sorted(own)),
+        folders=folders,
     )
-    files[record_name] = NewFile(data=json.dumps(record, indent=1).encode() + b"\n")
-    apply_changes(root, Changes(write=files))
+    files[record_name] = NewFile(data=record.to_json())
+    apply_changes(root, Changes(write=files), journal=SYSTEM_JOURNAL, durable=True)
     first = ["first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf"] if by_hand else []
     return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own))
 
@@ -126,31 +118,24 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
 def remove(generator: Generator, *, root: Path) -> list[str]:
     """Take away what `install` has made below *root*, and nothing else; returns lines that tell it."""
     path = root / _record_name(generator)
-    record = _read_record(path)
+    record = load_record(path)
     if record is None:
         raise MegamodError(f"{generator}: the hook is not installed")
-    others = [other for g in _PLACES if g != generator and (other := _read_record(root / _record_name(g)))]
-    shared = {name for other in others for name in other["command_line"]}
+    # What another hook needs, too, goes with that.
+    kept = {name for other in _others(generator, root) for name in other.files}
     gone, lines = [], []
-    for name, digest in record["files"].items():
-        if name in shared:
-            # The other's hook still needs it, and takes it away when it goes.
-            _hand_over(name, digest, root, generator)
+    for name, digest in record.files.items():
+        file = inside(root, name, follow=False)
+        if name in kept or not os.path.lexists(file):
             continue
-        file = root / name
-        if file.is_file():
-            if _digest(file.read_bytes()) != digest:
-                lines.append(f"{file} was changed since; it is removed all the same")
-            gone.append(file)
-    apply_changes(root, Changes(remove=[*gone, path]))
-    kept = {folder for other in others for folder in other["folders"]}
-    for name in sorted(record["folders"], reverse=True):
-        with contextlib.suppress(OSError):
-            (root / name).rmdir()
-    _hand_over_folders(record["folders"], kept, root)
+        if file.is_symlink() or not file.is_file() or _digest(file.read_bytes()) != digest:
+            lines.append(f"{root / name} was changed since; it is removed all the same")
+        gone.append(root / name)
+    changes = Changes(remove=[*gone, path], prune=sorted(record.folders, reverse=True))
+    apply_changes(root, changes, journal=SYSTEM_JOURNAL, durable=True)
     lines += [f"{file}: removed" for file in gone]
-    if record["entry"] == "rdinit":
-        update = " (update-grub)" if any(name.startswith(_GRUB) for name in record["files"]) else ""
+    if record.entry == "rdinit":
+        update = " (update-grub)" if any(name.startswith(GRUB) for name in record.files) else ""
         lines.append(
             f"first take {WORD} off the kernel command line{update}: images without megamod do not boot with it"
         )
@@ -160,9 +145,9 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
 
 def status(generator: Generator, *, root: Path) -> Status:
     """What is installed below *root*."""
-    record = _read_record(root / _record_name(generator))
+    record = load_record(root / _record_name(generator))
     changed = []
-    for name, digest in (record["files"] if record else {}).items():
+    for name, digest in (record.files if record else {}).items():
         file = root / name
         if not file.is_file() or _digest(file.read_bytes()) != digest:
             changed.append(str(file))
@@ -170,10 +155,11 @@ def status(generator: Generator, *, root: Path) -> Status:
     return Status(
         generator=generator,
         present=(root / _SIGNS[generator]).is_dir(),
-        entry=record["entry"] if record else None,
+        entry=record.entry if record else None,
         program=settings.get("MEGAMOD", ""),
         changed=tuple(changed),
-        command_line=tuple(record["command_line"]) if record else (),
+        command_line=record.command_line if record else (),
+        entries=tuple(boot_entries(root)) if record and record.entry == "rdinit" else (),
     )
 
 
@@ -200,60 +186,52 @@ def read_settings(path: Path) -> dict[str, str]:
     return settings
 
 
-def _left_to_do(generator: Generator, entry: Entry, drop_ins: Mapping[str, NewFile]) -> Iterator[str]:
+def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile]) -> Iterator[str]:
     yield f"now make the images anew: {_GENERATE[generator]}"
     if entry == "hook-points":
         yield f"quicker by some milliseconds: --rdinit, which puts {WORD} on the kernel command line"
         return
     yield f"all images, for every kernel that you may start: one without /{LOADER_PATH} does not boot with {WORD}"
-    if any(name.startswith(_GRUB) for name in drop_ins):
-        yield "then: update-grub"
-    if not drop_ins:
+    yield from to_apply(drops)
+    if not drops:
         yield f"then add to the kernel command line: {WORD}"
 
 
-def _drop_ins(root: Path) -> dict[str, NewFile]:
-    """The files that put the word on the command line, for the boot loaders that are there."""
-    found = {}
-    if (root / _GRUB).is_dir() or (root / "etc/default/grub").is_file():
-        found[f"{_GRUB}/megamod.cfg"] = NewFile(data=_GRUB_TEXT.encode())
-    if (root / _KERNEL_INSTALL).is_dir():
-        found[f"{_KERNEL_INSTALL}/megamod.conf"] = NewFile(data=f"{WORD}\n".encode())
-    return found
+def _own_files(generator: Generator, entry: Entry, trusted: Sequence[str], program: Path) -> dict[str, NewFile]:
+    """What lies in /etc/megamod/hooks: settings, the guard that calls the program, and what it trusts."""
+    text = (
+        f"# Written by `megamod hook install`. Settings of yours belong into /etc/megamod/hook.conf.\n"
+        f"MEGAMOD={shlex.quote(str(program))}\nMEGAMOD_ENTRY={entry}\n"
+    )
+    return {
+        _settings_name(generator): NewFile(data=text.encode()),
+        f"{_FOLDER}/{generator}.run": NewFile(data=_packed("guard"), mode=0o755),
+        f"{_FOLDER}/{generator}.trust": NewFile(data="".join(f"{name}\n" for name in trusted).encode()),
+    }
 
 
-def _hand_over(name: str, digest: str, root: Path, leaving: Generator) -> None:
-    for generator in _PLACES:
-        path = root / _record_name(generator)
-        record = _read_record(path)
-        if generator != leaving and record is not None and name in record["command_line"]:
-            record["files"].setdefault(name, digest)
-            atomic_write(path, json.dumps(record, indent=1).encode() + b"\n")
-            return
+def _removal(generator: Generator, entry: Entry, names: Sequence[str], folders: Sequence[str]) -> NewFile:
+    word = f"take {WORD} off the kernel command line, " if entry == "rdinit" else ""
+    more = """\
+set -- var/lib/megamod/hooks/*.json
+[ -e "$1" ] || [ -e var/lib/megamod/deploy.json ] || rm -rf var/lib/megamod/maps"""
+    script = removal_script(
+        what=f"the hook of {generator}",
+        own=_removal_name(generator),
+        names=names,
+        folders=folders,
+        record=_record_name(generator),
+        records=f"{_RECORDS}/*.json",
+        settler=f"{_FOLDER}/{generator}.run",
+        journal=SYSTEM_JOURNAL,
+        left=f"now {word}make the images again: {_GENERATE[generator]}",
+        more=more,
+    )
+    return NewFile(data=script, mode=0o755)
 
 
-def _hand_over_folders(folders: list[str], kept: set[str], root: Path) -> None:
-    """Folders that this hook made and another's files still lie in go with the other."""
-    left = [name for name in folders if (root / name).is_dir() and name not in kept]
-    for generator in _PLACES:
-        path = root / _record_name(generator)
-        record = _read_record(path)
-        if left and record is not None:
-            record["folders"] = sorted({*record["folders"], *left})
-            atomic_write(path, json.dumps(record, indent=1).encode() + b"\n")
-            return
-
-
-def _read_record(path: Path) -> dict | None:  # type: ignore[type-arg]
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise MegamodError(f"{path}: cannot be read: {error}", hint="the file says what to remove") from None
-    if not isinstance(record, dict) or record.get("version") != 1:
-        raise MegamodError(f"{path}: is not of this version of megamod")
-    return record
+def _others(generator: Generator, root: Path) -> list[InstallRecord]:
+    return [found for each in _PLACES if each != generator and (found := load_record(root / _record_name(each)))]
 
 
 def _record_name(generator: Generator) -> str:
@@ -261,18 +239,15 @@ def _record_name(generator: Generator) -> str:
 
 
 def _settings_name(generator: Generator) -> str:
-    return f"etc/megamod/hooks/{generator}.conf"
+    return f"{_FOLDER}/{generator}.conf"
+
+
+def _removal_name(generator: Generator) -> str:
+    return f"{_FOLDER}/{generator}.remove"
 
 
 def _packed(name: str) -> bytes:
     return (_HERE / name).read_bytes()
-
-
-def _missing(root: Path, path: Path) -> Iterator[Path]:
-    folder = path.parent
-    while folder != root and not os.path.lexists(folder):
-        yield folder
-        folder = folder.parent
 
 
 def _digest(data: bytes) -> str:

@@ -14,18 +14,20 @@ from typing import Literal
 
 from megamod.build.contents import Contents
 from megamod.build.firmware import FirmwareFolder
-from megamod.build.manifest import MANIFEST_PATH
+from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.microcode import EarlyArchive
 from megamod.build.plan import PLAN_PATH, plan_text
 from megamod.build.recipe import BuiltStage, loader_name, make_manifest, original_files, signed_stage
+from megamod.common.choices import Fallback
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps, counted, human_bytes
 from megamod.common.text import canonical
+from megamod.hooks.contained import inside
 from megamod.hooks.link_set import Merge, merge_choice
 from megamod.hooks.map_store import keep_maps
 from megamod.hooks.select_modules import Choice, ImageModules, choose, chosen_modules, read_image_modules
-from megamod.hooks.transaction import Changes, NewFile, apply_changes
+from megamod.hooks.transaction import IMAGE_JOURNAL, Changes, NewFile, apply_changes, recover
 from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.machine.machine import Machine, open_machine
@@ -35,6 +37,7 @@ from megamod.prelink.read import read_member
 
 LOADER_PATH = "megamod-init"
 CTL_PATH = "megamod/ctl"
+ORIGINALS = "megamod/originals"
 
 Generator = Literal["dracut", "initramfs-tools", "mkinitcpio"]
 GENERATORS: tuple[Generator, ...] = ("dracut", "initramfs-tools", "mkinitcpio")
@@ -56,7 +59,7 @@ class HookRequest:
     machine: Path | None = None
     everything: bool = False
     exclude: tuple[str, ...] = ()
-    fallback: Literal["none", "modules"] = "modules"
+    fallback: Fallback = Fallback.MODULES
     chosen: tuple[Path, ...] | None = None
     hold_places: bool = False
     host: Path = Path("/")
@@ -84,6 +87,9 @@ class HookReport:
 
 def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     """Change the image root; raises MegamodError with the image root untouched."""
+    recover(request.image_root, IMAGE_JOURNAL)
+    if (done := _done_before(request)) is not None:
+        return done
     tree = open_tree(str(request.modules))
     if tree.release != request.kernel:
         raise MegamodError(f"{request.modules}: the modules are of {tree.release}, the image is for {request.kernel}")
@@ -92,16 +98,23 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
         if request.chosen is not None
         else read_image_modules(request.image_root, request.kernel)
     )
-    folders = [base / name for base in (request.image_root, request.host) for name in HOST_FOLDERS]
-    config = read_config(folders)
+    folders = [inside(request.image_root, name) for name in HOST_FOLDERS]
+    config = read_config([*folders, *(request.host / name for name in HOST_FOLDERS)])
     choice = _choice(request, image, tree, _machine(request), config)
     signer = Signer.for_machine(tree, host=request.host)
     merge = merge_choice(
-        choice, image, tree, config, generator=request.generator, fallback=request.fallback, steps=steps
+        choice,
+        image,
+        tree,
+        config,
+        generator=request.generator,
+        fallback=request.fallback,
+        trust=signer.trust_for(tree, host=request.host) if signer is not None else None,
+        steps=steps,
     )
     stage = signed_stage(merge.stage, signer) if signer is not None else merge.stage
     # Beyond this point only what has been decided is written down.
-    originals = original_files((merge.stage,), merge.files) if request.fallback == "modules" else {}
+    originals = original_files((merge.stage,), merge.files) if request.fallback == Fallback.MODULES else {}
     added = [name for name in choice.missed if name not in merge.merged]
     write = {
         **_loader_files(merge, stage),
@@ -128,10 +141,30 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     )
 
 
+def _done_before(request: HookRequest) -> HookReport | None:
+    """The report of an image root that has been through this already: whatever else is in it by now, its megamodule is
+    whole, and the members' files are not there to make another one."""
+    path = inside(request.image_root, MANIFEST_PATH)
+    if not path.is_file() or not inside(request.image_root, PLAN_PATH).is_file():
+        return None
+    manifest = Manifest.from_json(path.read_bytes(), source=str(path))
+    if manifest.kernel != request.kernel:
+        raise MegamodError(f"{path}: the image has a megamodule for {manifest.kernel}, not {request.kernel}")
+    loads = [load for stage in manifest.stages for load in stage.loads]
+    originals = inside(request.image_root, ORIGINALS)
+    return HookReport(
+        members=tuple(member.name for load in loads if load.kind == "merged" for member in load.members),
+        added=(),
+        bytes=sum(load.bytes for load in loads),
+        fallback_bytes=sum(file.stat().st_size for file in originals.iterdir()) if originals.is_dir() else 0,
+        notes=("the image had its megamodule already: nothing was changed",),
+    )
+
+
 def _machine(request: HookRequest) -> Machine | None:
     if request.everything and request.machine is None:
         machine = Machine(root=request.host)
-        return machine if machine.names("sys/devices") else None
+        return machine if machine.entries("sys/devices") else None
     return open_machine(request.machine) if request.machine else Machine(root=request.host)
 
 
@@ -188,7 +221,7 @@ def _missed_firmware(names: Sequence[str], image: ImageModules, tree: ModuleTree
             if found is None:
                 continue
             place = f"lib/firmware/{found.relative_to(firmware)}"
-            if not (image.root / place).exists():
+            if not inside(image.root, place).exists():
                 files[place] = NewFile(data=found.read_bytes())
     return files
 
@@ -196,7 +229,7 @@ def _missed_firmware(names: Sequence[str], image: ImageModules, tree: ModuleTree
 def _builtin_file(merge: Merge, image: ImageModules, tree: ModuleTree) -> Mapping[str, NewFile]:
     """modules.builtin with the members in it, for the generator's depmod: then `modprobe MEMBER` is content."""
     path = image.folder / "modules.builtin"
-    text = read_index(path) or read_index(tree.folder / "modules.builtin")
+    text = read_index(inside(image.root, path.relative_to(image.root))) or read_index(tree.folder / "modules.builtin")
     known = {module_name(line.strip()) for line in text.splitlines()}
     lines = [
         f"{relpath[: relpath.index('.ko') + 3]}\n"

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megamod.common.choices import Digest
 from megamod.common.compression import read_regular
 from megamod.common.errors import MegamodError
+from megamod.common.trust import require_trusted
 from megamod.image.signing.token import sign_on_token
 from megamod.kernel.config import KernelConfig, find_config
 from megamod.modules.tree import ModuleTree
@@ -24,6 +26,8 @@ from megamod.profile.model import Profile
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
+
+    from megamod.image.signing.member_trust import MemberTrust
 
     _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
@@ -67,6 +71,8 @@ class Signer:
                 f"{why}, and there is no key to sign a megamodule with",
                 hint=f"make one with `dkms generate_mok`, then `mokutil --import {certificate}` and restart",
             )
+        require_trusted(key, "a key")
+        require_trusted(certificate, "a certificate")
         signer = Signer(key=key, certificate=certificate, digest=digest_of(config))
         if not signer.trusted(host):
             raise MegamodError(
@@ -81,7 +87,7 @@ class Signer:
         sign = profile.sign
         if sign is None:
             return None
-        digest = digest_of(config) if sign.digest == "auto" else sign.digest
+        digest = digest_of(config) if sign.digest is Digest.AUTO else sign.digest
         key = sign.key if sign.key.startswith("pkcs11:") else Path(sign.key)
         signer = Signer(key=key, certificate=Path(sign.cert), digest=digest)
         try:
@@ -102,6 +108,18 @@ class Signer:
             raise MegamodError(
                 f"{self.key}: is not the key of {self.certificate}", hint="take key and certificate of one pair"
             )
+
+    def trust_for(self, tree: ModuleTree, *, host: Path) -> MemberTrust:
+        """What the members' own signatures must be of; MegamodError where that cannot be known."""
+        from megamod.image.signing.member_trust import member_trust
+
+        trust = member_trust(tree.folder, tree.release, host=host, own=self._certificate())
+        if trust is None:
+            raise MegamodError(
+                f"{tree.folder}: no kernel image near it: the modules' own signatures cannot be checked",
+                hint=f"it is looked for as boot/vmlinuz-{tree.release}",
+            )
+        return trust
 
     def name(self) -> str:
         """Whose signature it is, in words: `sha256 by CN=Test key`."""

@@ -54,8 +54,8 @@ class Signature:
 
     def why_wrong(self, certificate: x509.Certificate) -> str | None:
         """What is wrong with the signature if *certificate* is to be the signer's; None if nothing is."""
-        if self.serial not in _names(certificate):
-            return f"signed by another certificate, {self.serial}, not by {_names(certificate)[0]}"
+        if self.serial not in certificate_names(certificate):
+            return f"signed by another certificate, {self.serial}, not by {certificate_names(certificate)[0]}"
         known: dict[str, _Algorithm] = {
             "sha256": hashes.SHA256(),
             "sha384": hashes.SHA384(),
@@ -83,7 +83,8 @@ class Signature:
         return None
 
 
-def _names(certificate: x509.Certificate) -> list[str]:
+def certificate_names(certificate: x509.Certificate) -> list[str]:
+    """What a signature may call its signer, in hexadecimal digits: the serial number, the subject key identifier."""
     names = [f"{certificate.serial_number:x}"]
     with contextlib.suppress(x509.ExtensionNotFound):
         names.append(certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex())

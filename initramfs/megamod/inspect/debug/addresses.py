@@ -112,7 +112,7 @@ def _checked(sections: Mapping[str, int], megamodule: Megamap, source: str) -> d
         _shown(address, f"{megamodule.name}: {name}")
         if address % max(known[name].align, 1):
             raise MegamodError(
-                f"{source}: {megamodule.name}: {name} at {address:#x}, which is no multiple of {known[name].align}",
+                f"{source}: {megamodule.name}: {name} at {address:#x}, which is not a multiple of {known[name].align}",
                 hint="is the map of another build?",
             )
     rows = sorted((address, known[name].size, name) for name, address in found.items() if known[name].size)
@@ -135,7 +135,7 @@ def _shown(address: int, what: str) -> int:
 def _parse_base(text: str, link_map: LinkMap) -> tuple[str, int]:
     match = _BASE.fullmatch(text)
     if match is None:
-        raise MegamodError(f"--base {text}: no address", hint="--base megamod_critical=0xffffffffc0200000")
+        raise MegamodError(f"--base {text}: must be [NAME=]ADDRESS", hint="--base megamod_critical=0xffffffffc0200000")
     name = match["module"] or (next(iter(link_map.megamodules)) if len(link_map.megamodules) == 1 else None)
     if name is None or name not in link_map.megamodules:
         names = ", ".join(link_map.megamodules)

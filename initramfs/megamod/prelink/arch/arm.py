@@ -1,4 +1,4 @@
-"""arm (32 bits), in ARM and in Thumb-2 instructions: relocations and tables; the glue is in armglue.py.
+"""arm (32 bits), in ARM and in Thumb-2 instructions: relocations and tables.
 
 Relocations are ELF32 REL (AArch32 psABI): the addend is in the field, so a field of an instruction stays as it is and
 its relocation gets a symbol whose value is exactly the old one's, the Thumb bit included. Which types the kernel's
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megamod.prelink.arch.arm_glue import R_ABS32, R_CALL, R_PREL31, R_THM_CALL, encode_arm, encode_thumb
+from megamod.prelink.arch.arm_encoder import R_ABS32, R_CALL, R_PREL31, R_THM_CALL, ArmEncoder, ThumbEncoder
 from megamod.prelink.arch.interface import Architecture, Reach, RelocationType, TraceCall
 from megamod.prelink.elf import EM_ARM
 
@@ -60,7 +60,8 @@ ARM = Architecture(
     relative=R_REL32,
     relocations=_RELOCATIONS,
     export_relative=False,
-    encode_init=encode_arm,
+    encoder=ArmEncoder,
+    nop=bytes.fromhex("00f020e3"),
     tables={"__ksymtab": R_ABS32, "__ksymtab_gpl": R_ABS32, "__param": R_ABS32},
     addends_in_place=True,
     placeholders=frozenset([".plt", ".init.plt"]),
@@ -90,7 +91,8 @@ ARM = Architecture(
 # A kernel whose vermagic says thumb2 (CONFIG_THUMB2_KERNEL): its own calls reach 16 MiB.
 ARM_THUMB2 = replace(
     ARM,
-    encode_init=encode_thumb,
+    encoder=ThumbEncoder,
+    nop=bytes.fromhex("00bf"),
     trace_call=TraceCall(
         symbol="__gnu_mcount_nc",
         types=frozenset([R_THM_CALL]),

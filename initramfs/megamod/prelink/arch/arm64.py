@@ -1,4 +1,4 @@
-"""arm64: relocations, and the machine code of the glue.
+"""arm64: relocations, and the instructions of the glue.
 
 Relocations are ELF64 RELA (AArch64 psABI, aaelf64); which ones the kernel's loader knows, and how it checks them:
 arch/arm64/kernel/module.c apply_relocate_add(), 6.1. Fields of instructions are overwritten whatever they hold. A call
@@ -11,21 +11,12 @@ Trace calls need no patching: -fpatchable-function-entry leaves NOPs, and the ta
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.prelink.arch.interface import (
-    RESULT_ASKED,
-    RESULT_NEEDS,
-    Architecture,
-    Fixup,
-    GlueCode,
-    GlueRequest,
-    Reach,
-    RelocationType,
-)
+from megamod.prelink.arch.encoder import Condition, Encoder, Fixup, GlueCode, GlueRequest, Label, Register
+from megamod.prelink.arch.interface import Architecture, Reach, RelocationType
 from megamod.prelink.elf import EM_AARCH64, Array
 
 R_NONE, R_ABS64, R_PREL32 = 0, 257, 261
@@ -107,134 +98,111 @@ _RELOCATIONS = {
 }
 
 
+# x19 to x21 are callee-saved: result, nanoseconds, the time of the last reading. x12 reaches far elements.
+_REGISTERS = {Register.RESULTS: 19, Register.COUNT: 9, Register.LIST: 10, Register.INDEX: 11, Register.VALUE: 8}
+_TIMES, _LAST, _FAR = 20, 21, 12
+_CONDITIONS = {Condition.EQUAL: 0, Condition.NOT_EQUAL: 1, Condition.NOT_BELOW: 2}
+
+
 @dataclass(slots=True)
-class _Assembler:
-    code: bytearray = field(default_factory=bytearray)
-    fixups: list[Fixup] = field(default_factory=list)
+class _Encoder(Encoder):
+    """C6.2 of the Arm ARM. It signs its return address if the members do; the first instruction is a landing pad for
+    the indirect call either way."""
+
+    signed: bool = False
 
     def emit(self, *words: int) -> None:
         for word in words:
             self.code += struct.pack("<I", word)
 
+    def enter(self, request: GlueRequest) -> None:
+        self.signed = request.start == PACIASP
+        self.code += PACIASP if self.signed else BTI_C
+        self.emit(0xA9BD7BFD, 0x910003FD)  # stp x29, x30, [sp, #-48]!; mov x29, sp
+        self.emit(0xA90153F3, 0xF90013F5)  # stp x19, x20, [sp, #16]; str x21, [sp, #32]
+
+    def leave(self) -> GlueCode:
+        self.emit(0x52800000)  # mov w0, #0
+        self.emit(0xF94013F5, 0xA94153F3)  # ldr x21, [sp, #32]; ldp x19, x20, [sp, #16]
+        self.emit(0xA8C37BFD)  # ldp x29, x30, [sp], #48
+        if self.signed:
+            self.emit(0xD50323BF)  # autiasp
+        self.emit(0xD65F03C0)  # ret
+        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups))
+
     def call(self, target: str | int) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL26, target=target))
         self.emit(0x94000000)  # bl
 
-    def address(self, register: int, target: str) -> None:
-        """adrp, add."""
+    def address(self, register: Register, target: str) -> None:
+        self._address(_REGISTERS[register], target)
+
+    def _address(self, number: int, target: str) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_ADRP, target=target))
         self.fixups.append(Fixup(offset=len(self.code) + 4, kind=R_ADD_LO12, target=target))
-        self.emit(0x90000000 | register, 0x91000000 | register << 5 | register)
+        self.emit(0x90000000 | number, 0x91000000 | number << 5 | number)  # adrp, add
 
-    def number(self, register: int, value: int) -> None:
-        """mov w, #value."""
-        self.emit(0x52800000 | (value & 0xFFFF) << 5 | register)
+    def constant(self, register: Register, value: int) -> None:
+        self._constant(_REGISTERS[register], value)
+
+    def _constant(self, number: int, value: int) -> None:
+        self.emit(0x52800000 | (value & 0xFFFF) << 5 | number)  # movz
         if value >> 16:
-            self.emit(0x72A00000 | value >> 16 << 5 | register)
+            self.emit(0x72A00000 | value >> 16 << 5 | number)  # movk
 
-    def element(self, opcode: int, indexed: int, base: int, number: int, register: int) -> None:
+    def _element(self, scaled: int, indexed: int, register: int, base: int, number: int) -> None:
         """Load or store element *number* of the array at x*base*: by its offset while that fits, else by w12."""
         if number < 1 << 12:
-            self.emit(opcode | number << 10 | base << 5 | register)
+            self.emit(scaled | number << 10 | base << 5 | register)
             return
-        self.number(12, number)
-        self.emit(indexed | 12 << 16 | base << 5 | register)
+        self._constant(_FAR, number)
+        self.emit(indexed | _FAR << 16 | base << 5 | register)
 
-    def load(self, number: int) -> None:
-        """ldr w8, [result, number]"""
-        self.element(0xB9400000, 0xB8605800, 19, number, 8)
+    def load(self, register: Register, base: Register, number: int) -> None:
+        self._element(0xB9400000, 0xB8605800, _REGISTERS[register], _REGISTERS[base], number)
 
-    def store(self, number: int, register: int) -> None:
-        """str w*register*, [result, number]"""
-        self.element(0xB9000000, 0xB8205800, 19, number, register)
+    def store(self, register: Register, base: Register, number: int) -> None:
+        self._element(0xB9000000, 0xB8205800, _REGISTERS[register], _REGISTERS[base], number)
 
-    def jump(self, word: int) -> int:
-        """A forward branch with 19 bits at bit 5; returns what land() needs."""
-        self.emit(word)
-        return len(self.code) - 4
+    def load_indexed(self, register: Register, base: Register, index: Register) -> None:
+        # ldr w, [x, w, uxtw #2]
+        self.emit(0xB8605800 | _REGISTERS[index] << 16 | _REGISTERS[base] << 5 | _REGISTERS[register])
 
-    def land(self, jumps: Sequence[int]) -> None:
-        for at in jumps:
-            (word,) = struct.unpack_from("<I", self.code, at)
-            struct.pack_into("<I", self.code, at, word | (len(self.code) - at) // 4 << 5)
+    def store_indexed(self, register: Register, base: Register, index: Register) -> None:
+        self.emit(0xB8205800 | _REGISTERS[index] << 16 | _REGISTERS[base] << 5 | _REGISTERS[register])
 
+    def add(self, register: Register, other: Register) -> None:
+        number = _REGISTERS[register]
+        self.emit(0x0B000000 | _REGISTERS[other] << 16 | number << 5 | number)
 
-def _encode_init(request: GlueRequest) -> GlueCode:
-    """The megamodule's init_module.
+    def decrement(self, register: Register) -> None:
+        self.emit(0x51000400 | _REGISTERS[register] << 5 | _REGISTERS[register])
 
-    Registers: x19 = result, x20 = nanoseconds, x21 = the time of the last reading; all three are callee-saved. It signs
-    its return address if the members do; the first instruction is a landing pad for the indirect call either way.
-    """
-    asm = _Assembler()
-    signed = request.start == PACIASP
-    asm.code += PACIASP if signed else BTI_C
-    asm.emit(0xA9BD7BFD, 0x910003FD)  # stp x29, x30, [sp, #-48]!; mov x29, sp
-    asm.emit(0xA90153F3, 0xF90013F5)  # stp x19, x20, [sp, #16]; str x21, [sp, #32]
-    asm.address(19, "result")
-    if request.timed:
-        asm.address(20, "nanoseconds")
-        asm.call("ktime_get")
-        asm.emit(0xAA0003F5)  # mov x21, x0
-    for number, base in enumerate(request.skip_chunks):
-        _encode_skip(asm, number, base, len(request.inits))
-    for number in range(len(request.inits)):
-        _encode_member(asm, number, request)
-    asm.emit(0x52800000)  # mov w0, #0: always 0
-    asm.emit(0xF94013F5, 0xA94153F3, 0xA8C37BFD)  # ldr x21, [sp, #32]; ldp x19, x20, [sp, #16]; ldp x29, x30, [sp], #48
-    if signed:
-        asm.emit(0xD50323BF)  # autiasp
-    asm.emit(0xD65F03C0)  # ret
-    return GlueCode(code=bytes(asm.code), fixups=tuple(asm.fixups))
+    def branch_if(self, register: Register, condition: Condition, other: Register | int, label: Label) -> None:
+        number = _REGISTERS[register]
+        if isinstance(other, Register):
+            self.emit(0x6B00001F | _REGISTERS[other] << 16 | number << 5)  # cmp w, w
+        else:
+            self.emit(0x7100001F | other << 10 | number << 5)  # cmp w, #
+        self.branch(condition, label)
 
+    def take_error(self) -> None:
+        self.emit(0x7100001F, 0x1A9FB000 | _REGISTERS[Register.VALUE])  # cmp w0, #0; csel w8, w0, wzr, lt
 
-def _encode_skip(asm: _Assembler, number: int, base: int, members: int) -> None:
-    """for (i = count; i--;) if (base + list[i] < members) result[base + list[i]] = ASKED;"""
-    asm.address(9, f"skip{number}_count")
-    asm.emit(0xB9400129)  # ldr w9, [x9]
-    asm.address(10, f"skip{number}")
-    top = len(asm.code)
-    out = asm.jump(0x34000009)  # cbz w9, out
-    asm.emit(0x51000529, 0xB869594B)  # sub w9, w9, #1; ldr w11, [x10, w9, uxtw #2]
-    asm.number(12, base)
-    asm.emit(0x0B0C016B)  # add w11, w11, w12
-    asm.number(12, members)
-    asm.emit(0x6B0C017F)  # cmp w11, w12
-    asm.emit(0x54000002 | ((top - len(asm.code)) // 4 & 0x7FFFF) << 5)  # b.hs top: a negative index is too large, too
-    asm.number(12, RESULT_ASKED)
-    asm.emit(0xB82B5A6C)  # str w12, [x19, w11, uxtw #2]
-    asm.emit(0x14000000 | (top - len(asm.code)) // 4 & 0x3FFFFFF)  # b top
-    asm.land([out])
+    def start_clock(self) -> None:
+        self._address(_TIMES, "nanoseconds")
+        self.emit(0xAA0003E0 | _LAST)  # mov x21, x0
 
+    def store_elapsed(self, number: int) -> None:
+        elapsed = _REGISTERS[Register.VALUE]
+        self.emit(0xCB000000 | _LAST << 16 | elapsed, 0xAA0003E0 | _LAST)  # sub x8, x0, x21; mov x21, x0
+        self._element(0xF9000000, 0xF8205800, elapsed, _TIMES, number)  # uxtw with amount #3 in a 64-bit access
 
-def _encode_member(asm: _Assembler, number: int, request: GlueRequest) -> None:
-    """if (result[i] != ASKED) { if any needed != 0: NEEDS; else { record init(); record time } }"""
-    done, missing = [], []
-    if request.skip_chunks:
-        asm.load(number)
-        asm.emit(0x7100001F | RESULT_ASKED << 10 | 8 << 5)  # cmp w8, #ASKED
-        done.append(asm.jump(0x54000000))  # b.eq done
-    for needed in request.needs[number]:
-        asm.load(needed)
-        missing.append(asm.jump(0x35000008))  # cbnz w8, missing
-    if request.inits[number]:
-        asm.call(number)
-        # A positive value counts as success, as in do_init_module().
-        asm.emit(0x7100001F, 0x1A9FB008)  # cmp w0, #0; csel w8, w0, wzr, lt
-        asm.store(number, 8)
-        if request.timed:
-            asm.call("ktime_get")
-            asm.emit(0xCB150008, 0xAA0003F5)  # sub x8, x0, x21; mov x21, x0
-            asm.element(0xF9000000, 0xF8205800, 20, number, 8)  # str x8, [x20, number]
-    else:
-        asm.store(number, 31)
-    if missing:
-        over = len(asm.code)
-        asm.emit(0x14000000)  # b done
-        asm.land(missing)
-        asm.number(8, RESULT_NEEDS)
-        asm.store(number, 8)
-        struct.pack_into("<I", asm.code, over, 0x14000000 | (len(asm.code) - over) // 4)
-    asm.land(done)
+    def encode_branch(self, condition: Condition | None, distance: int) -> bytes:
+        words = distance // 4
+        if condition is None:
+            return struct.pack("<I", 0x14000000 | words & 0x3FFFFFF)
+        return struct.pack("<I", 0x54000000 | (words & 0x7FFFF) << 5 | _CONDITIONS[condition])
 
 
 ARM64 = Architecture(
@@ -247,7 +215,8 @@ ARM64 = Architecture(
     relative=R_PREL32,
     relocations=_RELOCATIONS,
     export_relative=True,
-    encode_init=_encode_init,
+    encoder=_Encoder,
+    nop=bytes.fromhex("1f2003d5"),
     tables={"__ksymtab": R_PREL32, "__ksymtab_gpl": R_PREL32, "__param": R_ABS64},
     # module_frob_arch_sections() sorts the calls of each table to count .plt's slots.
     split_tables=True,

@@ -1,4 +1,4 @@
-"""What the passes need to know of an architecture: its relocations, tables, placeholders and the glue's machine code.
+"""What the passes need to know of an architecture: its relocations, tables, placeholders, the glue's encoder.
 
 One value per architecture (x86_64.py, arm64.py, riscv64.py, arm.py), chosen by the members' ELF machine; no pass names
 an architecture itself.
@@ -6,14 +6,13 @@ an architecture itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from megamod.prelink.arch.encoder import Encoder
 from megamod.prelink.elf import Array
 
-# What the glue reports for a member (see initramfs/megamod/prelink/README.md, "results").
-RESULT_ASKED, RESULT_NEEDS, RESULT_NOT_RUN = 1, 2, 3
 PAGE = 4096
 # x86_64's unwind tables, and the one of all entries that the glue brings (unwind.py).
 ORC_IP, ORC_STATE = ".orc_unwind_ip", ".orc_unwind"
@@ -75,71 +74,6 @@ class TraceCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixup:
-    """A relocation of the glue's code: *target* is a member's number (its init) or a name (see GlueRequest); *label*
-    stands for it where a low part names the place in the code of its high part."""
-
-    offset: int
-    kind: int
-    target: str | int
-    addend: int = 0
-    label: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlueCode:
-    """The glue's init function. frames: (code offset, bytes between stack pointer and frame), in order; the last code
-    offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
-    unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word. bit:
-    what pointers to the function have beside its place (1 for Thumb)."""
-
-    code: bytes
-    fixups: tuple[Fixup, ...]
-    frames: tuple[tuple[int, int], ...] = ()
-    return_site: int | None = None
-    unwind_entry: tuple[int, int] | None = None
-    bit: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnwindTable:
-    """The sorted unwind table that the glue's init has to settle (unwind.py).
-
-    core, init: (output section's name, members' entries) of each group in the table's order, outside and in init
-    memory. own: the group that the glue's own entries belong to. module_size: bytes of struct module.
-    """
-
-    core: Sequence[tuple[str, int]]
-    init: Sequence[tuple[str, int]]
-    own: str
-    module_size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlueRequest:
-    """What the megamodule's init has to do: ``int init(void)``, call each member's init in order, always return 0.
-
-    inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
-    imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
-    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). start: the first four
-    bytes that most inits have. thunk: functions return through the architecture's return thunk. unwind: to settle
-    first; its parts are reached by their sections' names, the groups' code by the output sections', struct module as
-    "struct module".
-
-    A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
-    the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
-    """
-
-    inits: Sequence[bool]
-    needs: Sequence[Sequence[int]]
-    skip_chunks: Sequence[int]
-    timed: bool
-    start: bytes
-    thunk: bool
-    unwind: UnwindTable | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """One architecture. name: the kernel's word; loader: the loader's; bits: of a pointer.
 
@@ -149,7 +83,9 @@ class Architecture:
     relocation over bytes that are not zero. split_tables: one relocation table for each member's part of a section,
     where the kernel's work grows faster than a table. name_alignment: of imports' names, for the kernel's strcmp().
     placeholders: sections that the kernel looks for and fills. entry_sizes: of tables that differ from
-    policy.ENTRY_SIZES. text_limit: bytes of code that branches reach; area: what the kernel has for all modules.
+    section_rules.ENTRY_SIZES. nop: what pads before functions. hash_opcodes: the first byte of the instruction that
+    carries a function's type hash, none if the hash stands alone. function_alignment: in bytes. text_limit: bytes of
+    code that branches reach; area: what the kernel has for all modules.
     """
 
     name: str
@@ -161,7 +97,8 @@ class Architecture:
     relative: int
     relocations: Mapping[int, RelocationType]
     export_relative: bool
-    encode_init: Callable[[GlueRequest], GlueCode]
+    encoder: Callable[[], Encoder]
+    nop: bytes
     tables: Mapping[str, int] = field(default_factory=dict)
     addends_in_place: bool = False
     zero_fields: bool = False
@@ -171,6 +108,8 @@ class Architecture:
     trace_call: TraceCall | None = None
     return_thunk: str | None = None
     entry_sizes: Mapping[str, int] = field(default_factory=dict)
+    hash_opcodes: frozenset[int] = frozenset()
+    function_alignment: int = 1
     text_limit: int = 1 << 30
     area: int = 1 << 30
 

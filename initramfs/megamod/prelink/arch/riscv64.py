@@ -1,4 +1,4 @@
-"""riscv64: relocations, and the machine code of the glue.
+"""riscv64: relocations, and the instructions of the glue.
 
 Relocations are ELF64 RELA (RISC-V psABI); which ones the kernel's loader knows: arch/riscv/kernel/module.c
 reloc_handlers_rela, 6.1 and 6.12. It checks no branch for its range, so that is done here. A low part (PCREL_LO12)
@@ -12,25 +12,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.prelink.arch.interface import (
-    RESULT_ASKED,
-    RESULT_NEEDS,
-    Architecture,
-    Fixup,
-    GlueCode,
-    GlueRequest,
-    Reach,
-    RelocationType,
-)
+from megamod.prelink.arch.encoder import Condition, Encoder, Fixup, GlueCode, GlueRequest, Label, Register
+from megamod.prelink.arch.interface import Architecture, Reach, RelocationType
 from megamod.prelink.elf import EM_RISCV, Array
 
 R_NONE, R_64, R_CALL_PLT, R_PCREL_HI20, R_PCREL_LO12_I = 0, 2, 19, 23, 24
 _PAIR_REACH = (1 << 31) - (1 << 11)  # of auipc with a signed 12-bit addition
-_RA, _SP, _T0, _T1, _T2, _S0, _S1, _A0, _S2, _S3, _T3, _T6 = 1, 2, 5, 6, 7, 8, 9, 10, 18, 19, 28, 31
+_RA, _SP, _T0, _T1, _T2, _S0, _S1, _A0, _S2, _S3, _T3, _T5, _T6 = 1, 2, 5, 6, 7, 8, 9, 10, 18, 19, 28, 30, 31
 
 
 def _scatter(words: Array, values: Array, pieces: Sequence[tuple[int, int, int]]) -> Array:
@@ -129,145 +121,124 @@ def _jump(offset: int) -> int:
     return bits | (offset >> 12 & 0xFF) << 12 | 0x6F
 
 
+# s1 to s3 are callee-saved: result, nanoseconds, the time of the last reading; s0 is the frame. t5 and t6 are free.
+_REGISTERS = {
+    Register.RESULTS: _S1,
+    Register.COUNT: _T0,
+    Register.LIST: _T1,
+    Register.INDEX: _T2,
+    Register.VALUE: _T3,
+}
+_SAVED = ((40, _RA), (32, _S0), (24, _S1), (16, _S2), (8, _S3))
+# funct3 of the branch over a jump: BNE, BEQ, BLTU.
+_INVERTED = {Condition.EQUAL: 1, Condition.NOT_EQUAL: 0, Condition.NOT_BELOW: 6}
+
+
 @dataclass(slots=True)
-class _Assembler:
-    code: bytearray = field(default_factory=bytearray)
-    fixups: list[Fixup] = field(default_factory=list)
+class _Encoder(Encoder):
+    """A branch reaches 4 KiB only, so each condition jumps over a jump, which reaches 1 MiB."""
 
     def emit(self, *words: int) -> None:
         for word in words:
             self.code += struct.pack("<I", word)
 
-    def call(self, target: str | int) -> None:
-        """auipc ra; jalr ra, ra."""
-        self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL_PLT, target=target))
-        self.emit(_RA << 7 | 0x17, _i_type(0x67, 0, _RA, _RA, 0))
+    def enter(self, request: GlueRequest) -> None:
+        self.emit(_i_type(0x13, 0, _SP, _SP, -48))
+        self.emit(*(_s_type(3, _SP, register, at) for at, register in _SAVED))
+        self.emit(_i_type(0x13, 0, _S0, _SP, 48))
 
-    def address(self, register: int, target: str) -> None:
-        """auipc, addi."""
+    def leave(self) -> GlueCode:
+        self.emit(_i_type(0x13, 0, _A0, 0, 0))  # li a0, 0
+        self.emit(*(_i_type(0x03, 3, register, _SP, at) for at, register in _SAVED))
+        self.emit(_i_type(0x13, 0, _SP, _SP, 48), _i_type(0x67, 0, 0, _RA, 0))  # ret
+        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups))
+
+    def call(self, target: str | int) -> None:
+        self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL_PLT, target=target))
+        self.emit(_RA << 7 | 0x17, _i_type(0x67, 0, _RA, _RA, 0))  # auipc ra; jalr ra, ra
+
+    def address(self, register: Register, target: str) -> None:
+        self._address(_REGISTERS[register], target)
+
+    def _address(self, number: int, target: str) -> None:
         at = len(self.code)
         self.fixups.append(Fixup(offset=at, kind=R_PCREL_HI20, target=target))
         self.fixups.append(Fixup(offset=at + 4, kind=R_PCREL_LO12_I, target="", label=at))
-        self.emit(register << 7 | 0x17, _i_type(0x13, 0, register, register, 0))
+        self.emit(number << 7 | 0x17, _i_type(0x13, 0, number, number, 0))  # auipc, addi
 
-    def number(self, register: int, value: int) -> None:
-        """li."""
+    def constant(self, register: Register, value: int) -> None:
+        self._constant(_REGISTERS[register], value)
+
+    def _constant(self, number: int, value: int) -> None:
         if value < 1 << 11:
-            self.emit(_i_type(0x13, 0, register, 0, value))
+            self.emit(_i_type(0x13, 0, number, 0, value))
             return
-        self.emit((value + 0x800 & 0xFFFFF000) | register << 7 | 0x37)  # lui
-        self.emit(_i_type(0x1B, 0, register, register, value))  # addiw
+        self.emit((value + 0x800 & 0xFFFFF000) | number << 7 | 0x37)  # lui
+        self.emit(_i_type(0x1B, 0, number, number, value))  # addiw
 
-    def element(self, base: int, offset: int) -> tuple[int, int]:
+    def _element(self, base: int, offset: int) -> tuple[int, int]:
         """Base register and immediate of *offset* bytes above x*base*, by way of t6 if it does not fit."""
         if offset < 1 << 11:
             return base, offset
-        self.number(_T6, offset)
+        self._constant(_T6, offset)
         self.emit(_r_type(0, _T6, _T6, base))
         return _T6, 0
 
-    def load(self, number: int) -> None:
-        """lw t0, result[number]"""
-        base, offset = self.element(_S1, 4 * number)
-        self.emit(_i_type(0x03, 2, _T0, base, offset))
+    def _scaled(self, base: Register, index: Register) -> None:
+        """t6 = the address of base[index]"""
+        self.emit(_i_type(0x13, 1, _T6, _REGISTERS[index], 2), _r_type(0, _T6, _T6, _REGISTERS[base]))  # slli, add
 
-    def store(self, number: int, register: int) -> None:
-        """sw register, result[number]"""
-        base, offset = self.element(_S1, 4 * number)
-        self.emit(_s_type(2, base, register, offset))
+    def load(self, register: Register, base: Register, number: int) -> None:
+        start, offset = self._element(_REGISTERS[base], 4 * number)
+        self.emit(_i_type(0x03, 2, _REGISTERS[register], start, offset))  # lw
 
-    def jump(self) -> int:
-        """A forward jump; returns what land() needs."""
-        self.emit(0)
-        return len(self.code) - 4
+    def store(self, register: Register, base: Register, number: int) -> None:
+        start, offset = self._element(_REGISTERS[base], 4 * number)
+        self.emit(_s_type(2, start, _REGISTERS[register], offset))  # sw
 
-    def land(self, jumps: Sequence[int]) -> None:
-        for at in jumps:
-            struct.pack_into("<I", self.code, at, _jump(len(self.code) - at))
+    def load_indexed(self, register: Register, base: Register, index: Register) -> None:
+        self._scaled(base, index)
+        self.emit(_i_type(0x03, 2, _REGISTERS[register], _T6, 0))
 
+    def store_indexed(self, register: Register, base: Register, index: Register) -> None:
+        self._scaled(base, index)
+        self.emit(_s_type(2, _T6, _REGISTERS[register], 0))
 
-def _encode_init(request: GlueRequest) -> GlueCode:
-    """The megamodule's init_module.
+    def add(self, register: Register, other: Register) -> None:
+        number = _REGISTERS[register]
+        self.emit(_r_type(0, number, number, _REGISTERS[other], opcode=0x3B))  # addw
 
-    Registers: s1 = result, s2 = nanoseconds, s3 = the time of the last reading, s0 = the frame; all are callee-saved.
-    """
-    saved = ((40, _RA), (32, _S0), (24, _S1), (16, _S2), (8, _S3))
-    asm = _Assembler()
-    asm.emit(_i_type(0x13, 0, _SP, _SP, -48))
-    asm.emit(*(_s_type(3, _SP, register, at) for at, register in saved))
-    asm.emit(_i_type(0x13, 0, _S0, _SP, 48))
-    asm.address(_S1, "result")
-    if request.timed:
-        asm.address(_S2, "nanoseconds")
-        asm.call("ktime_get")
-        asm.emit(_i_type(0x13, 0, _S3, _A0, 0))  # mv s3, a0
-    for number, base in enumerate(request.skip_chunks):
-        _encode_skip(asm, number, base, len(request.inits))
-    for number in range(len(request.inits)):
-        _encode_member(asm, number, request)
-    asm.emit(_i_type(0x13, 0, _A0, 0, 0))  # li a0, 0: always 0
-    asm.emit(*(_i_type(0x03, 3, register, _SP, at) for at, register in saved))
-    asm.emit(_i_type(0x13, 0, _SP, _SP, 48), _i_type(0x67, 0, 0, _RA, 0))  # ret
-    return GlueCode(code=bytes(asm.code), fixups=tuple(asm.fixups))
+    def decrement(self, register: Register) -> None:
+        self.emit(_i_type(0x1B, 0, _REGISTERS[register], _REGISTERS[register], -1))  # addiw
 
+    def branch_if(self, register: Register, condition: Condition, other: Register | int, label: Label) -> None:
+        against = 0
+        if isinstance(other, Register):
+            against = _REGISTERS[other]
+        elif other:
+            self._constant(_T5, other)
+            against = _T5
+        self.emit(_b_type(_INVERTED[condition], _REGISTERS[register], against, 8))
+        self.jump(label)
 
-def _encode_skip(asm: _Assembler, number: int, base: int, members: int) -> None:
-    """for (i = count; i--;) if (base + list[i] < members) result[base + list[i]] = ASKED;"""
-    asm.address(_T0, f"skip{number}_count")
-    asm.emit(_i_type(0x03, 2, _T0, _T0, 0))  # lw t0, (t0)
-    asm.address(_T1, f"skip{number}")
-    top = len(asm.code)
-    asm.emit(_b_type(1, _T0, 0, 8))  # bnez t0, over the jump
-    out = asm.jump()
-    asm.emit(_i_type(0x1B, 0, _T0, _T0, -1))  # addiw t0, t0, -1
-    asm.emit(_i_type(0x13, 1, _T2, _T0, 2), _r_type(0, _T2, _T2, _T1))  # slli t2, t0, 2; add t2, t2, t1
-    asm.emit(_i_type(0x03, 2, _T2, _T2, 0))  # lw t2, (t2)
-    asm.number(_T3, base)
-    asm.emit(_r_type(0, _T2, _T2, _T3, opcode=0x3B))  # addw t2, t2, t3
-    asm.number(_T3, members)
-    # bgeu t2, t3, top: a negative index is sign-extended and so too large, too.
-    asm.emit(_b_type(7, _T2, _T3, top - len(asm.code)))
-    asm.emit(_i_type(0x13, 1, _T2, _T2, 2), _r_type(0, _T2, _T2, _S1))  # slli t2, t2, 2; add t2, t2, s1
-    asm.number(_T3, RESULT_ASKED)
-    asm.emit(_s_type(2, _T2, _T3, 0))  # sw t3, (t2)
-    asm.emit(_jump(top - len(asm.code)))
-    asm.land([out])
+    def take_error(self) -> None:
+        value = _REGISTERS[Register.VALUE]
+        self.emit(_i_type(0x1B, 0, _A0, _A0, 0), _i_type(0x13, 2, value, _A0, 0))  # sext.w a0; slti t3, a0, 0
+        self.emit(_r_type(0, value, 0, value, high=0x20), _r_type(7, value, value, _A0))  # neg t3; and t3, t3, a0
 
+    def start_clock(self) -> None:
+        self._address(_S2, "nanoseconds")
+        self.emit(_i_type(0x13, 0, _S3, _A0, 0))  # mv s3, a0
 
-def _encode_member(asm: _Assembler, number: int, request: GlueRequest) -> None:
-    """if (result[i] != ASKED) { if any needed != 0: NEEDS; else { record init(); record time } }
+    def store_elapsed(self, number: int) -> None:
+        elapsed = _REGISTERS[Register.VALUE]
+        self.emit(_r_type(0, elapsed, _A0, _S3, high=0x20), _i_type(0x13, 0, _S3, _A0, 0))  # sub t3, a0, s3; mv s3, a0
+        base, offset = self._element(_S2, 8 * number)
+        self.emit(_s_type(3, base, elapsed, offset))  # sd
 
-    A branch reaches 4 KiB only, so each jumps over a jump.
-    """
-    done, missing = [], []
-    if request.skip_chunks:
-        asm.load(number)
-        asm.number(_T1, RESULT_ASKED)
-        asm.emit(_b_type(1, _T0, _T1, 8))  # bne t0, t1
-        done.append(asm.jump())
-    for needed in request.needs[number]:
-        asm.load(needed)
-        asm.emit(_b_type(0, _T0, 0, 8))  # beqz t0
-        missing.append(asm.jump())
-    if request.inits[number]:
-        asm.call(number)
-        # A positive value counts as success, as in do_init_module(): t0 = a0 < 0 ? a0 : 0.
-        asm.emit(_i_type(0x1B, 0, _A0, _A0, 0), _i_type(0x13, 2, _T0, _A0, 0))  # sext.w a0; slti t0, a0, 0
-        asm.emit(_r_type(0, _T0, 0, _T0, high=0x20), _r_type(7, _T0, _T0, _A0))  # neg t0; and t0, t0, a0
-        asm.store(number, _T0)
-        if request.timed:
-            asm.call("ktime_get")
-            asm.emit(_r_type(0, _T0, _A0, _S3, high=0x20), _i_type(0x13, 0, _S3, _A0, 0))  # sub t0, a0, s3; mv s3, a0
-            base, offset = asm.element(_S2, 8 * number)
-            asm.emit(_s_type(3, base, _T0, offset))  # sd t0, nanoseconds[number]
-    else:
-        asm.store(number, 0)
-    if missing:
-        done.append(asm.jump())
-        asm.land(missing)
-        asm.number(_T0, RESULT_NEEDS)
-        asm.store(number, _T0)
-    asm.land(done)
+    def encode_branch(self, condition: Condition | None, distance: int) -> bytes:
+        assert condition is None  # branch_if() jumps over a jump
+        return struct.pack("<I", _jump(distance))
 
 
 RISCV64 = Architecture(
@@ -280,7 +251,8 @@ RISCV64 = Architecture(
     relative=57,
     relocations=_RELOCATIONS,
     export_relative=False,
-    encode_init=_encode_init,
+    encoder=_Encoder,
+    nop=bytes.fromhex("0100"),  # c.nop
     tables={"__ksymtab": R_64, "__ksymtab_gpl": R_64, "__param": R_64},
     split_tables=True,
     # module-sections.c module_frob_arch_sections(), with CONFIG_MODULE_SECTIONS.

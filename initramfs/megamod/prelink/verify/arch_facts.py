@@ -5,6 +5,7 @@ Source: arch/*/kernel/module*.c of 6.1 and 6.12 (relocation types and widths, pl
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from megamod.prelink.elf import Array
 # Tables whose entries are the same everywhere; __ksymtab, __param and the like follow below.
 _ENTRIES = {
     "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, ".static_call_sites": 8, ".smp_locks": 4,
-    ".retpoline_sites": 4, ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".orc_unwind": 6,
-    ".orc_unwind_ip": 4, ".orc_unwind.sorted": 6, ".orc_unwind_ip.sorted": 4,
+    ".retpoline_sites": 4, ".return_sites": 4, ".call_sites": 4, ".ibt_endbr_seal": 4, ".cfi_sites": 4,
+    ".orc_unwind": 6, ".orc_unwind_ip": 4, ".orc_unwind.sorted": 6, ".orc_unwind_ip.sorted": 4,
 }  # fmt: skip
 _LONG = {"__jump_table": 16, "__param": 40, "_ftrace_events": 8, "_ftrace_eval_map": 8, "__mcount_loc": 8}
 _SHORT = {"__jump_table": 12, "__param": 20, "_ftrace_events": 4, "_ftrace_eval_map": 4, "__mcount_loc": 4}
@@ -25,11 +26,13 @@ _KSYMTAB = ("__ksymtab", "__ksymtab_gpl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class ArchFacts:
     """widths: relocation type → bytes, all types that the kernel's loader knows. stacking: those that add to a field.
 
     near_calls: (code, base) → (target, site) of every direct call that the bytes hold, in their order. call_bias: what
     to add to S + A of a call's relocation to get its target. call_opcode: what stands in front of a call's field.
+    landing_pads: first instructions of functions that are called through pointers; is_landing_pad: whether an
+    instruction is one at all. type_hash: what kCFI puts before a function, with the padding behind it.
     """
 
     widths: Mapping[int, int]
@@ -41,6 +44,8 @@ class Machine:
     over_zeros: bool = False
     placeholders: tuple[str, ...] = ()
     landing_pads: tuple[bytes, ...] = ()
+    is_landing_pad: Callable[[bytes], bool] = lambda word: False
+    type_hash: re.Pattern[bytes] = re.compile(rb"(?s).{4}\Z")
     trace_symbol: str = ""
     trace_opcode: int = 0
     code_limit: int = 1 << 30
@@ -87,6 +92,12 @@ def _arm_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:
             yield base + at + 8 + 4 * ((word & 0xFFFFFF ^ 0x800000) - 0x800000), base + at
 
 
+def _is_arm64_landing_pad(word: bytes) -> bool:
+    """paciasp, pacibsp, bti with any operand: C6.2 of the Arm ARM, "HINT"."""
+    (code,) = struct.unpack("<I", word)
+    return code & 0xFFFFF01F == 0xD503201F and (code >> 5 & 0x7F in (25, 27) or code >> 5 & 0x79 == 32)
+
+
 def _tables(sizes: Mapping[str, int], ksymtab: int, **others: int) -> dict[str, int]:
     return {**sizes, **dict.fromkeys(_KSYMTAB, ksymtab), **others}
 
@@ -97,8 +108,8 @@ _ARM64_WIDTHS = {
     285: 4, 286: 4, **dict.fromkeys(range(287, 294), 4), 299: 4,
 }  # fmt: skip
 
-MACHINES: Mapping[int, Machine] = {
-    62: Machine(
+ARCH_FACTS: Mapping[int, ArchFacts] = {
+    62: ArchFacts(
         # arch/x86/kernel/module.c apply_relocate_add(): all over bytes that must be zero.
         widths={1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8},
         entries=_tables(_LONG, 12, __tracepoints_ptrs=4, __ex_table=12),
@@ -107,19 +118,23 @@ MACHINES: Mapping[int, Machine] = {
         call_opcode=b"\xe8",
         over_zeros=True,
         landing_pads=(b"\xf3\x0f\x1e\xfa",),
+        # mov $hash to eax, or to another register that tells the number of arguments.
+        type_hash=re.compile(rb"(?s)[\xb8-\xbf].{4}\x90*\Z"),
         trace_symbol="__fentry__",
         trace_opcode=1,
     ),
-    183: Machine(
+    183: ArchFacts(
         widths=_ARM64_WIDTHS,
         entries=_tables(_LONG, 12, __tracepoints_ptrs=4),
         near_calls=_arm64_calls,
         call_bias=lambda data, row: 0,
         placeholders=(".plt", ".init.plt", ".text.ftrace_trampoline", ".init.text.ftrace_trampoline"),
         landing_pads=(b"\x3f\x23\x03\xd5", b"\x5f\x24\x03\xd5"),  # paciasp, bti c
+        is_landing_pad=_is_arm64_landing_pad,
+        type_hash=re.compile(rb"(?s)(?!\x1f\x20\x03\xd5).{4}(\x1f\x20\x03\xd5)*\Z"),
         code_limit=1 << 27,
     ),
-    243: Machine(
+    243: ArchFacts(
         # arch/riscv/kernel/module.c, 6.12 reloc_handlers[]; ALIGN is known and refused.
         widths={
             1: 4,
@@ -152,11 +167,13 @@ MACHINES: Mapping[int, Machine] = {
         },
         entries=_tables(_LONG, 24, __tracepoints_ptrs=8),
         near_calls=_riscv_calls,
+        is_landing_pad=lambda word: word[0] == 0x17 and not word[1] & 0xF,  # lpad, of Zicfilp
+        type_hash=re.compile(rb"(?s)(?!\x01\x00).{4}(\x01\x00)*\Z"),
         call_bias=lambda data, row: 0,
         stacking=frozenset([33, 34, 35, 36, 37, 38, 39, 40, 54, 55, 56]),
         placeholders=(".plt", ".got", ".got.plt"),
     ),
-    40: Machine(
+    40: ArchFacts(
         widths=dict.fromkeys([1, 2, 3, 10, 28, 29, 30, 38, 40, *range(42, 51), 57, 59, 63], 4),
         entries=_tables(_SHORT, 12, __tracepoints_ptrs=4, __ex_table=8),
         near_calls=_arm_calls,

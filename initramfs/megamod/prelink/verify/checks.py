@@ -17,30 +17,29 @@ import numpy as np
 from megamod.prelink.elf import Array
 from megamod.prelink.member import Member
 from megamod.prelink.section_rules import is_packed
-from megamod.prelink.verify.arch_facts import MACHINES, Machine
+from megamod.prelink.verify.arch_facts import ARCH_FACTS, ArchFacts
 from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, reread, symbol_name, text_at
+from megamod.prelink.verify.entry import check_entry
 from megamod.prelink.verify.unwind import check_unwind
-
-_UNIQUE = ("init_module",)
 
 
 def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) -> tuple[str, ...]:
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
     name = str(link_map["name"])
     read = reread(data, name)
-    machine = MACHINES[members[0].machine]
+    facts = ARCH_FACTS[members[0].machine]
     _check_header(read, members)
-    _check_sections(read, members, machine)
-    _check_relocations(read, machine)
-    _check_struct_module(read, members, machine)
+    _check_sections(read, members, facts)
+    _check_relocations(read, facts)
+    _check_struct_module(read, members, facts)
     _check_modinfo(read, members)
-    _check_exports(read, members, machine)
+    _check_exports(read, members, facts)
     _check_versions(read, members)
     _check_parameters(read, members)
-    _check_pairs(read, machine)
+    _check_pairs(read, facts)
     check_unwind(read, members, link_map)
-    _check_bytes(read, members, link_map, machine)
-    _check_order(read, members, link_map, machine)
+    _check_bytes(read, members, link_map, facts)
+    _check_order(read, members, link_map, facts)
     return _remarks(members)
 
 
@@ -50,7 +49,7 @@ def _check_header(read: Written, members: Sequence[Member]) -> None:
         raise failure(read.name, f"ELF header: {read.bits} bits, flags {read.flags:#x}: not the members'")
 
 
-def _check_sections(read: Written, members: Sequence[Member], machine: Machine) -> None:
+def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts) -> None:
     """Names unique among SHF_ALLOC ones, nothing writable and executable, tables of whole entries, no BTF, and the
     placeholders that the kernel fills, if a member has them."""
     if len(read.sections) >= 0xFF00:
@@ -64,31 +63,31 @@ def _check_sections(read: Written, members: Sequence[Member], machine: Machine) 
         seen.add(section.name)
         if section.flags & 5 == 5:
             raise failure(read.name, f"{section.name} is writable and executable")
-        entry = machine.entry(section.name)
+        entry = facts.entry(section.name)
         if section.size % entry:
             raise failure(read.name, f"{section.name}: {section.size} bytes are no whole entries of {entry}")
         if section.name in (".BTF", ".BTF.base"):
             raise failure(read.name, "BTF was not dropped")
-    for name in machine.placeholders:
+    for name in facts.placeholders:
         sizes = {found.size for member in members if (found := member.section(name)) is not None}
         if sizes and (name not in read.by_name or read.by_name[name].size not in sizes):
             raise failure(read.name, f"{name} is missing, the kernel would refuse the file")
     code = sum(s.size for s in read.sections if s.flags & 6 == 6 and not s.name.startswith((".init", ".exit")))
-    if code > machine.code_limit:
+    if code > facts.code_limit:
         raise failure(read.name, f"{code} bytes of code")
     percpu = read.by_name.get(".data..percpu")
     if percpu is not None and (percpu.size > 8192 or percpu.align > 4096):
         raise failure(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
 
 
-def _check_relocations(read: Written, machine: Machine) -> None:
+def _check_relocations(read: Written, facts: ArchFacts) -> None:
     """Each in bounds, of a type the kernel knows, against a real symbol, over zeros where it wants them, and no two on
     one byte but those that add to it."""
     for target, rows in read.relocations.items():
         section = read.sections[target]
         if not section.flags & 2 or section.kind == "SHT_NOBITS":
             raise failure(read.name, f"relocations for {section.name}, which holds no bytes")
-        width = machine.width_of(rows["type"])
+        width = facts.width_of(rows["type"])
         if not width.all():
             raise failure(read.name, f"{section.name}: relocation type {int(rows['type'][np.argmin(width)])}")
         if (rows["symbol"] == 0).any() or int(rows["symbol"].max()) >= len(read.symbols):
@@ -96,20 +95,20 @@ def _check_relocations(read: Written, machine: Machine) -> None:
         start = rows["offset"].astype(np.int64)
         if (start + width > section.size).any():
             raise failure(read.name, f"{section.name}: a relocation ends outside the section")
-        alone = ~np.isin(rows["type"], list(machine.stacking))
+        alone = ~np.isin(rows["type"], list(facts.stacking))
         order = np.flatnonzero(alone)[np.argsort(start[alone], kind="stable")]
         overlap = start[order][1:] < (start + width)[order][:-1]
         if overlap.any():
             raise failure(read.name, f"{section.name}+{int(start[order][1:][np.argmax(overlap)]):#x}: two relocations")
         content = np.frombuffer(section.data, np.uint8)
-        for size in (4, 8) if machine.over_zeros else ():
+        for size in (4, 8) if facts.over_zeros else ():
             places = start[width == size]
             field = content[places[:, None] + np.arange(size)].any(axis=1)
             if field.any():
                 raise failure(read.name, f"{section.name}+{int(places[np.argmax(field)]):#x}: bytes under a relocation")
 
 
-def _check_struct_module(read: Written, members: Sequence[Member], machine: Machine) -> None:
+def _check_struct_module(read: Written, members: Sequence[Member], facts: ArchFacts) -> None:
     """One struct module of the members' size, our name in it, its init pointing to code that starts as members' do."""
     section = read.by_name.get(".gnu.linkonce.this_module")
     if section is None or section.size != members[0].sections[members[0].this_module].size:
@@ -130,15 +129,16 @@ def _check_struct_module(read: Written, members: Sequence[Member], machine: Mach
         for target, table in m.relas
         if target == m.this_module
         for row in table
-        if m.symbol_name(int(row["r_sym"])) in _UNIQUE
+        if m.init is not None and (int(m.symbols["st_shndx"][row["r_sym"]]), _value(m, row)) == m.init
     }
     home, offset = place_of(read, rows[0])
     if int(rows[0]["offset"]) not in inits or not read.sections[home].flags & 4:
         raise failure(read.name, "struct module's init does not point to code")
-    starts = [bytes(m.sections[m.init[0]].data[m.init[1] : m.init[1] + 4]) for m in members if m.init is not None]
-    landing = [pad for pad in machine.landing_pads if pad in starts]
-    if landing and bytes(read.sections[home].data[offset : offset + 4]) not in machine.landing_pads:
-        raise failure(read.name, f"the glue does not start with a landing pad such as {landing[0].hex()}")
+    check_entry(read, members, home, offset, facts)
+
+
+def _value(member: Member, row: np.void) -> int:
+    return int(member.symbols["st_value"][row["r_sym"]]) + int(row["r_addend"])
 
 
 def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
@@ -159,7 +159,7 @@ def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
         raise failure(read.name, ".modinfo: namespaces")
 
 
-def _check_exports(read: Written, members: Sequence[Member], machine: Machine) -> None:
+def _check_exports(read: Written, members: Sequence[Member], facts: ArchFacts) -> None:
     """Sorted as bsearch needs them, and each with its member's CRC, in the GPL table if it was there."""
     expected = {e.name: e for m in members for e in m.exports}
     found: dict[str, bool] = {}
@@ -168,7 +168,7 @@ def _check_exports(read: Written, members: Sequence[Member], machine: Machine) -
         if section is None or not section.size:
             continue
         rows = read.relocations.get(section.index, np.empty(0, RELA))
-        entry = machine.entry(table)
+        entry = facts.entry(table)
         named = rows[rows["offset"] % entry == entry // 3]
         names = {int(r["offset"]) // entry: text_at(read, *place_of(read, r)) for r in named}
         ordered = [names.get(i, "") for i in range(section.size // entry)]
@@ -247,14 +247,14 @@ def _check_parameters(read: Written, members: Sequence[Member]) -> None:
         raise failure(read.name, f"__param: {len(names)} entries, the members have {expected}")
 
 
-def _check_pairs(read: Written, machine: Machine) -> None:
+def _check_pairs(read: Written, facts: ArchFacts) -> None:
     """Tables that are read by the same index have the same number of entries."""
     for one, size_one, other, size_other in (
         (".orc_unwind", 6, ".orc_unwind_ip", 4),
         (".orc_unwind.sorted", 6, ".orc_unwind_ip.sorted", 4),
-        ("__ksymtab", machine.entry("__ksymtab"), "__kcrctab", 4),
-        ("__ksymtab_gpl", machine.entry("__ksymtab"), "__kcrctab_gpl", 4),
-        ("__ksymtab", machine.entry("__ksymtab"), "__kflagstab", 1),
+        ("__ksymtab", facts.entry("__ksymtab"), "__kcrctab", 4),
+        ("__ksymtab_gpl", facts.entry("__ksymtab"), "__kcrctab_gpl", 4),
+        ("__ksymtab", facts.entry("__ksymtab"), "__kflagstab", 1),
     ):
         a, b = read.by_name.get(one), read.by_name.get(other)
         if a is not None and b is not None and a.size // size_one != b.size // size_other:
@@ -263,7 +263,7 @@ def _check_pairs(read: Written, machine: Machine) -> None:
         raise failure(read.name, "half an unwind table")
 
 
-def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], machine: Machine) -> None:
+def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], facts: ArchFacts) -> None:
     """Nothing of a member is lost; every chunk is aligned and holds its member's bytes, but for fields that a
     relocation of the member covers (and the opcode of a silenced trace call), and no two chunks share a byte."""
     _check_complete(read, members, link_map)
@@ -289,7 +289,7 @@ def _check_bytes(read: Written, members: Sequence[Member], link_map: Mapping[str
         changed = np.flatnonzero(before != np.frombuffer(output.data[out : out + size], np.uint8))
         if len(changed):
             table = rows.get((chunk["member"], chunk["index"]))
-            _check_changed(read, member, source.name, changed, table, link_map, machine)
+            _check_changed(read, member, source.name, changed, table, link_map, facts)
     for name, spans in ends.items():
         spans.sort()
         if any(end > start for (_, end), (start, _) in pairwise(spans)):
@@ -311,24 +311,24 @@ def _check_changed(
     changed: Array,
     rows: Array | None,
     link_map: Mapping[str, Any],
-    machine: Machine,
+    facts: ArchFacts,
 ) -> None:
     if rows is not None:
-        rows = rows[np.lexsort((machine.width_of(rows["r_type"]), rows["r_offset"]))]
+        rows = rows[np.lexsort((facts.width_of(rows["r_type"]), rows["r_offset"]))]
         starts = rows["r_offset"].astype(np.int64)
-        width = machine.width_of(rows["r_type"])
+        width = facts.width_of(rows["r_type"])
         at = np.searchsorted(starts, changed, side="right") - 1
         inside = (at >= 0) & (changed < starts[at] + width[at])
         if link_map["options"]["tracing"] == "off":
-            traced = [i for i, name in member.imports.items() if name == machine.trace_symbol]
-            inside |= np.isin(changed + machine.trace_opcode, starts[np.isin(rows["r_sym"], traced)])
+            traced = [i for i, name in member.imports.items() if name == facts.trace_symbol]
+            inside |= np.isin(changed + facts.trace_opcode, starts[np.isin(rows["r_sym"], traced)])
     else:
         inside = np.zeros(len(changed), bool)
     if not inside.all():
         raise failure(read.name, f"{member.file}: {section}+{int(changed[np.argmin(inside)]):#x}: a byte was changed")
 
 
-def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], machine: Machine) -> None:
+def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str, Any], facts: ArchFacts) -> None:
     """The glue calls each init once, and none before what the member needs."""
     glue = next(c for c in link_map["chunks"] if c["member"] < 0 and c["output"] == ".init.text")
     output = read.by_name[".init.text"]
@@ -337,10 +337,15 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
         section, offset = place_of(read, row)
         at = int(row["offset"])
-        if section and output.data[at - len(machine.call_opcode) : at] == machine.call_opcode:
-            first_call.setdefault((section, offset + machine.call_bias(output.data, row)), int(row["offset"]))
-    code = bytes(output.data[glue["offset"] : glue["offset"] + glue["size"]])
-    for target, at in machine.near_calls(code, glue["offset"]):
+        if section and output.data[at - len(facts.call_opcode) : at] == facts.call_opcode:
+            first_call.setdefault((section, offset + facts.call_bias(output.data, row)), int(row["offset"]))
+    start = glue["offset"]
+    pointers = read.relocations.get(read.by_name[".gnu.linkonce.this_module"].index, np.empty(0, RELA))
+    if len(pointers):
+        # A type hash before the function may look like a call.
+        start = place_of(read, pointers[0])[1] & (-2 if read.bits == 32 else -1)
+    code = bytes(output.data[start : glue["offset"] + glue["size"]])
+    for target, at in facts.near_calls(code, start):
         first_call.setdefault((output.index, target), at)
     where = {(c["member"], c["index"]): (c["output"], c["offset"]) for c in link_map["chunks"] if "offset" in c}
     called: list[int] = []

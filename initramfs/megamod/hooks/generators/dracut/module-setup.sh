@@ -1,6 +1,6 @@
 #!/bin/bash
 # This file is part of megamod. It has dracut's images load their drivers in one call.
-# What it does and how it is taken back: megamod's initramfs/hooks/README.md.
+# What it does and how it is taken back: megamod's initramfs/megamod/hooks/README.md.
 # shellcheck disable=SC2154 # initdir, kernel, srcmods, moddir and systemdsystemunitdir are dracut's
 # shellcheck disable=SC2317 # and so is whoever calls these functions
 
@@ -39,15 +39,13 @@ installkernel() {
 }
 
 _megamod_merge() {
-    local MEGAMOD=
-    # shellcheck source=/dev/null
-    . /etc/megamod/hooks/dracut.conf
-    if ! "$MEGAMOD" hook run dracut --image-root "$initdir" --kernel "$kernel" --modules-dir "$srcmods"; then
-        if [[ -x $MEGAMOD ]]; then
-            dfatal "megamod failed"
-            exit 1
-        fi
-        dwarn "megamod: $MEGAMOD is not there: the image is without it"
+    local guard=/etc/megamod/hooks/dracut.run
+    if [[ ! -x $guard ]]; then
+        dwarn "megamod: the image is as dracut made it: $guard is not there"
+    elif ! "$guard" dracut "$initdir" "$kernel" "$srcmods"; then
+        # Only where MEGAMOD_STRICT asks for that.
+        dfatal "megamod failed"
+        exit 1
     fi
     [[ -e $initdir/megamod/plan ]] || return 0
     # Without rdinit= these do it.

@@ -1,0 +1,174 @@
+"""`megamod chart` and `megamod tune`: what a boot's time went into, and what could load later."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from megamod.cli.options import APPEND, DISKS, FILE, JSON, KERNEL, MEMORY, TIMEOUT, progress, steps_of
+from megamod.common.errors import MegamodError
+
+if TYPE_CHECKING:
+    from megamod.analyze.chart.record import BootRecord
+
+_BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "append", "initcalls", "log")
+
+
+@click.command()
+@click.argument("logs", nargs=-1, type=FILE, metavar="[LOG|JSON]…")
+@click.option("-o", "--output", type=FILE, metavar="OUT.svg", help="Write the chart here, as SVG.")
+@click.option("--text", "as_text", is_flag=True, help="Print it as text: the default without -o, --json and --trace.")
+@JSON
+@click.option("--trace", type=FILE, metavar="OUT.json", help="Write a trace for Perfetto or Chrome.")
+@click.option("--compare", "other", type=FILE, metavar="OTHER", help="Show what differs from OTHER, a log or JSON.")
+@click.option("--boot", "image", type=FILE, metavar="IMAGE", help="Boot IMAGE under icount instead of reading logs.")
+@click.option("--vmlinuz", type=FILE, metavar="FILE", help="With --boot: the kernel; default: the image's own.")
+@click.option("-k", "--kernel", metavar="KERNEL", help="With --boot: the kernel of this lib/modules/KVER folder.")
+@click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="With --boot: a raw disk image.")
+@click.option("--append", default="", metavar="TEXT", help="With --boot: words for the kernel command line.")
+@click.option("--initcalls", is_flag=True, help="With --boot: the kernel's own initcalls too, which slows it down.")
+@click.option("--log", type=FILE, metavar="FILE", help="With --boot: keep the console here.")
+@TIMEOUT
+@MEMORY
+def chart(
+    *,
+    logs: tuple[Path, ...],
+    output: Path | None,
+    as_text: bool,
+    as_json: bool,
+    trace: Path | None,
+    other: Path | None,
+    image: Path | None,
+    **boot: Any,
+) -> None:
+    """Draw where a boot's time went, from its log.
+
+    A log is a serial console, dmesg, status.json, or JSON of megamod boot or chart; or IMAGE is booted. Status 1 when a
+    boot did not reach user space.
+    """
+    from megamod.analyze.chart.log_with_status import merge_records
+    from megamod.analyze.chart.perfetto import trace_json
+    from megamod.analyze.chart.record_json import record_json
+    from megamod.analyze.chart.record_source import read_record
+    from megamod.analyze.chart.svg import svg_chart
+    from megamod.analyze.chart.text import print_chart
+    from megamod.common.files import atomic_write
+
+    status = 0
+    if image is None:
+        _no_boot_options(boot)
+        if not logs:
+            raise MegamodError("nothing to draw", hint="a log, status.json, or --boot IMAGE --vmlinuz FILE")
+        record = merge_records([read_record(log) for log in logs])
+    else:
+        if logs:
+            raise MegamodError(f"{logs[0]}: --boot takes no logs", hint="--compare LOG compares the boot with one")
+        record, status = _booted(image, **boot)
+    if trace is not None:
+        atomic_write(trace, trace_json(record).encode())
+    if other is not None:
+        _show_comparison(record, read_record(other), output=output, as_text=as_text, as_json=as_json)
+        sys.exit(status)
+    if output is not None:
+        atomic_write(output, svg_chart(record).encode())
+    if as_json:
+        sys.stdout.write(record_json(record))
+    elif as_text or (output is None and trace is None):
+        print_chart(record, sys.stdout)
+    sys.exit(status)
+
+
+def _no_boot_options(boot: dict[str, Any]) -> None:
+    given = [name for name in _BOOT_OPTIONS if boot[name]]
+    if given:
+        raise MegamodError(f"--{given[0].replace('disks', 'disk')}: only with --boot IMAGE")
+
+
+def _booted(image: Path, *, vmlinuz: Path | None, kernel: str | None, **options: Any) -> tuple[BootRecord, int]:
+    from megamod.analyze.chart.record_boot import boot_record
+    from megamod.cli.defaults import kernel_image
+
+    record, report = boot_record(image, vmlinuz=kernel_image(image, kernel=kernel, vmlinuz=vmlinuz), **options)
+    return record, report.exit_status
+
+
+def _show_comparison(
+    record: BootRecord, other: BootRecord, *, output: Path | None, as_text: bool, as_json: bool
+) -> None:
+    import json
+
+    from megamod.analyze.chart.compare import compare, comparison_dict, comparison_text
+    from megamod.analyze.chart.record_json import record_dict
+    from megamod.analyze.chart.svg import svg_comparison
+    from megamod.common.files import atomic_write
+
+    comparison = compare(record, other)
+    if output is not None:
+        atomic_write(output, svg_comparison(comparison).encode())
+    if as_json:
+        value = {
+            **comparison_dict(comparison),
+            "records": [record_dict(each) for each in (comparison.before, comparison.after)],
+        }
+        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    elif as_text or output is None:
+        sys.stdout.write(f"{comparison_text(comparison)}\n")
+
+
+@click.command()
+@click.argument("profile")
+@KERNEL
+@click.option("--vmlinuz", type=FILE, metavar="FILE", help="Boot this kernel, to measure and to prove the proposal.")
+@DISKS
+@APPEND
+@click.option("--need", "needs", multiple=True, metavar="NAME", help="A module that must be there before user space.")
+@click.option("--recorded", type=FILE, metavar="LOG", help="Use this recorded boot instead of making one.")
+@click.option("--machine", type=FILE, metavar="DIR", help="What `detect --record` wrote of the machine that booted.")
+@click.option("--log", type=FILE, metavar="FILE", help="Keep the console of the boot here, for --recorded.")
+@click.option("--apply", is_flag=True, help="Change the profile.")
+@TIMEOUT
+@MEMORY
+@progress
+def tune(
+    *,
+    profile: str,
+    kernel: str | None,
+    vmlinuz: Path | None,
+    disks: tuple[Path, ...],
+    append: str,
+    memory: int,
+    timeout: float,
+    needs: tuple[str, ...],
+    apply: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Propose which critical modules could load later.
+
+    What root and console do not need can be deferred; the proposal is a patch of PROFILE.
+    """
+    from megamod.analyze.tune.tune import Boots, proposal_text
+    from megamod.analyze.tune.tune import tune as make_proposal
+    from megamod.cli.defaults import chosen_tree
+    from megamod.common.files import atomic_write
+    from megamod.profile.schema import find_path, shipped_profiles
+
+    path = find_path(profile)
+    if apply and path in shipped_profiles().values():
+        raise MegamodError(f"{path}: is shipped with megamod", hint=f"make one of your own: extends: {profile}")
+    boots = None
+    if vmlinuz is not None:
+        boots = Boots(vmlinuz=vmlinuz, disks=disks, append=append, memory=memory, timeout=timeout)
+    elif disks or append:
+        raise MegamodError(f"--{'disk' if disks else 'append'}: only with --vmlinuz FILE")
+    steps = steps_of(quiet=quiet, verbose=verbose)
+    proposal = make_proposal(path, chosen_tree(kernel), boots=boots, needs=needs, steps=steps, **options)
+    click.echo(proposal_text(proposal))
+    if apply and proposal.patch:
+        mark = b"\xef\xbb\xbf" if path.read_bytes().startswith(b"\xef\xbb\xbf") else b""
+        atomic_write(path, mark + proposal.text.encode())
+        click.echo(f"{path}: changed")

@@ -1,0 +1,62 @@
+"""What a command takes where the user has named nothing: the running kernel, its image file, a name for the output."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megamod.common.errors import MegamodError
+
+if TYPE_CHECKING:
+    from megamod.modules.tree import ModuleTree
+    from megamod.profile.model import Profile
+
+
+def chosen_tree(kernel: str | None) -> ModuleTree:
+    """The module tree that *kernel* names, by default that of the running kernel."""
+    from megamod.modules.tree import open_tree
+
+    if kernel is not None:
+        return open_tree(kernel)
+    try:
+        return open_tree(os.uname().release)
+    except MegamodError as error:
+        raise MegamodError(f"the running kernel: {error.message}", hint="name another one with -k") from None
+
+
+def default_output(profile: Profile, tree: ModuleTree) -> Path:
+    """PROFILE-KVER.img in the current folder; .efi where the profile asks for a UKI."""
+    return Path(f"{profile.name}-{tree.release}.{'efi' if profile.output else 'img'}")
+
+
+def kernel_image(image: Path, *, kernel: str | None, vmlinuz: Path | None) -> Path:
+    """The kernel to boot *image* with: *vmlinuz*, or the one that belongs to the modules that *kernel* names.
+
+    By default those are this machine's modules of the release that the image was built for.
+    """
+    from megamod.kernel.exports import kernel_images
+    from megamod.modules.tree import open_tree
+
+    if vmlinuz is not None:
+        return vmlinuz
+    if kernel is None:
+        kernel = _release_of(image)
+    try:
+        tree = open_tree(kernel)
+    except MegamodError as error:
+        raise MegamodError(f"{image}: no kernel to boot it with: {error.message}", hint="--vmlinuz FILE") from None
+    for path in kernel_images(tree.folder, tree.release):
+        if path.is_file():
+            return path
+    raise MegamodError(f"{tree.folder}: no kernel image near it", hint="--vmlinuz FILE")
+
+
+def _release_of(image: Path) -> str:
+    from megamod.build.manifest import MANIFEST_PATH, Manifest
+    from megamod.inspect.image_files import image_files
+
+    entry = image_files(image).get(MANIFEST_PATH)
+    if entry is None:
+        raise MegamodError(f"{image}: does not say which kernel it is for", hint="--vmlinuz FILE")
+    return Manifest.from_json(entry.data, source=f"{image}: {MANIFEST_PATH}").kernel

@@ -1,0 +1,112 @@
+"""What the command groups share: types of values, options that several commands have, and progress lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from megamod.common.progress import Steps
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+DAY = 86400
+
+
+class BadValue(click.BadParameter):
+    """A value that is outside its range: *value* as it was given, and what would be right."""
+
+    def __init__(self, value: object, message: str, ctx: click.Context | None, param: click.Parameter | None) -> None:
+        super().__init__(message, ctx=ctx, param=param)
+        self.value = value
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number from *low* to *high*, both excluded for seconds, which may have a fraction."""
+
+    name = "number"
+
+    def __init__(self, low: int, high: int, unit: str = "") -> None:
+        self.low, self.high, self.unit = low, high, unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        """The number; click calls this for values of the command line and for defaults."""
+        fits = False
+        number: float | int = 0
+        try:
+            number = float(value) if self.unit == "seconds" else int(value)
+            fits = self.low < number < self.high if self.unit == "seconds" else self.low <= number <= self.high
+        except ValueError:
+            pass
+        if not fits:
+            unit = f" {self.unit}" if self.unit else ""
+            raise BadValue(value, f"must be between {self.low} and {self.high}{unit}", ctx, param)
+        return number
+
+
+class Address(click.ParamType):  # type: ignore[type-arg]
+    """An address of 32 bits, decimal or with 0x."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The address."""
+        try:
+            number = int(str(value), 0)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1 << 32:
+            raise BadValue(value, "must be a 32-bit address such as 0x40200000", ctx, param)
+        return number
+
+
+def progress(function: _F) -> _F:
+    """-q and -v, which become the argument *steps*."""
+    function = click.option("-v", "--verbose", is_flag=True, help="Print what was chosen and found, too.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(function)
+
+
+def steps_of(*, quiet: bool, verbose: bool) -> Steps:
+    """Progress lines on standard error."""
+    from megamod.common.progress import Steps
+
+    return Steps(sys.stderr, quiet=quiet, verbose=verbose)
+
+
+KERNEL = click.option(
+    "-k",
+    "--kernel",
+    metavar="KERNEL",
+    help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel.",
+)
+ROOT = click.option("--root", type=FILE, default="/", metavar="DIR", help="The system to work on; default: this one.")
+DISKS = click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="A raw disk image; repeatable.")
+APPEND = click.option("--append", default="", metavar="TEXT", help="Words for the kernel command line.")
+TIMEOUT = click.option(
+    "--timeout",
+    type=Number(0, DAY, "seconds"),
+    default=120.0,
+    show_default=True,
+    metavar="S",
+    help="Stop the guest after this many seconds.",
+)
+MEMORY = click.option(
+    "--memory",
+    type=Number(16, 1 << 20, "MiB"),
+    default=512,
+    show_default=True,
+    metavar="MIB",
+    help="The guest's memory.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def word_of(words: type[StrEnum]) -> click.Choice[str]:
+    """One of the *words* of a choice, for an option's type; the command makes the enum's member of it."""
+    return click.Choice([word.value for word in words])

@@ -1,0 +1,72 @@
+"""`megamod uki`, `fit` and `append`: an image made into what a boot loader or the firmware starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from megamod.cli.options import FILE, Address
+from megamod.common.errors import MegamodError
+
+_STUB = click.option("--stub", type=FILE, metavar="FILE", help="The EFI stub; default: systemd's.")
+_COMMAND_LINE = click.option("--cmdline", "command_line", default="", metavar="TEXT", help="The kernel command line.")
+
+
+@click.command()
+@click.argument("image", type=FILE)
+@click.option("--vmlinuz", "kernel", required=True, type=FILE, metavar="FILE", help="The kernel.")
+@click.option("-o", "--output", required=True, type=FILE, metavar="OUT.efi", help="Write the EFI program here.")
+@_COMMAND_LINE
+@click.option("--os-release", type=FILE, metavar="FILE", help="What the system is called (os-release(5)).")
+@click.option("--uname", "release", metavar="KVER", help="The kernel's release, for boot menus.")
+@click.option("--splash", type=FILE, metavar="FILE.bmp", help="A picture to show.")
+@click.option("--dtb", "device_tree", type=FILE, metavar="FILE", help="A device tree.")
+@_STUB
+@click.option("--key", type=FILE, metavar="FILE", help="Sign for Secure Boot with this key (PEM) …")
+@click.option("--cert", type=FILE, metavar="FILE", help="… and this certificate (PEM).")
+def uki(*, key: Path | None, cert: Path | None, **options: Any) -> None:
+    """Make a Unified Kernel Image: kernel, image, command line.
+
+    The result is one EFI program, which systemd-boot, GRUB or the firmware itself starts.
+    """
+    from megamod.common.progress import human_bytes
+    from megamod.image.uki import SecureBootKey, write_uki
+
+    if (key is None) != (cert is None):
+        raise MegamodError("--key and --cert belong together", hint="give both, or neither for no signature")
+    secure_boot = SecureBootKey(key=key, certificate=cert) if key and cert else None
+    size = write_uki(secure_boot=secure_boot, **options)
+    click.echo(f"{options['output']}: {human_bytes(size)}")
+
+
+@click.command()
+@click.argument("image", type=FILE)
+@click.option("--vmlinuz", required=True, type=FILE, metavar="FILE", help="An Image (arm64, riscv64) or zImage (arm).")
+@click.option(
+    "--dtb", "dtbs", multiple=True, type=FILE, metavar="FILE", help="A device tree; the first is the default."
+)
+@click.option("--load", type=Address(), metavar="ADDRESS", help="Where the kernel goes; default: U-Boot's choice.")
+@click.option("-o", "--output", required=True, type=FILE, metavar="OUT.itb", help="Write the FIT image here.")
+def fit(*, output: Path, **options: Any) -> None:
+    """Make a FIT image for U-Boot: kernel, image, device trees."""
+    from megamod.image.fit import write_fit
+
+    write_fit(output, **options)
+
+
+@click.command()
+@click.argument("kernel", type=FILE)
+@click.argument("image", type=FILE)
+@_COMMAND_LINE
+@_STUB
+@click.option("-o", "--output", required=True, type=FILE, metavar="OUT", help="Write the EFI program here.")
+def append(**options: Any) -> None:
+    """Make one EFI program from a kernel and an image.
+
+    Where the kernel cannot become one, the error names the output that fits it.
+    """
+    from megamod.image.append import append_image
+
+    append_image(**options)

@@ -1,0 +1,133 @@
+"""`megamod profile`, `explain`, `detect` and `levels`: profiles, and what selects from a kernel's modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megamod.cli.groups import Commands
+from megamod.cli.options import FILE, JSON, KERNEL
+
+
+@click.group(cls=Commands)
+def profile() -> None:
+    """Check profiles, list the shipped ones, print their schema."""
+
+
+@profile.command("check")
+@click.argument("profile")
+@click.option("-k", "--kernel", metavar="KERNEL", help="Select from the modules of this kernel too.")
+def profile_check(*, profile: str, kernel: str | None) -> None:
+    """Check a profile and summarize it.
+
+    PROFILE is a file, or the name of a shipped one. With a kernel also what it selects from its modules.
+    """
+    from megamod.build.plan import trigger_text
+    from megamod.common.progress import counted, table
+    from megamod.modules.tree import open_tree
+    from megamod.profile.schema import find_profile
+    from megamod.select.select import select
+
+    checked = find_profile(profile)
+    if kernel is None:
+        stages = [f"{stage.name} ({trigger_text(stage.trigger)})" for stage in checked.stages]
+        click.echo(f"{checked.source}: {checked.name}: {counted(len(stages), 'stage')}: {', '.join(stages)}")
+        return
+    selection = select(checked, open_tree(kernel))
+    rows = [[s.name, trigger_text(s.trigger), str(len(s.modules))] for s in selection.stages]
+    click.echo(f"{checked.source}: {checked.name} on {selection.tree.release}")
+    click.echo(table(["stage", "loaded", "modules"], rows, left=2))
+    for note in selection.notes:
+        click.echo(f"note: {note}")
+
+
+@profile.command("list")
+def profile_list() -> None:
+    """List the shipped profiles."""
+    from megamod.common.progress import table
+    from megamod.profile.schema import shipped_profiles
+
+    rows = [[name, _first_sentence(path)] for name, path in shipped_profiles().items()]
+    click.echo(table(["profile", "for"], rows, left=2))
+
+
+def _first_sentence(path: Path) -> str:
+    comment = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        comment.append(line[2:])
+    return " ".join(comment).split(". ")[0].rstrip(".")
+
+
+@profile.command("schema")
+def profile_schema() -> None:
+    """Print the JSON Schema of profiles, for editors."""
+    import json
+
+    from megamod.profile.json_schema import profile_schema
+
+    click.echo(json.dumps(profile_schema(), indent=2))
+
+
+@click.command()
+@click.argument("profile")
+@click.argument("module", required=False)
+@KERNEL
+@JSON
+def explain(*, profile: str, module: str | None, kernel: str | None, as_json: bool) -> None:
+    """Show why each module of a profile is in its stage.
+
+    Also why it is not merged or left out; with MODULE everything that is known about that one.
+    """
+    from megamod.build.explain import explain
+    from megamod.cli.defaults import chosen_tree
+    from megamod.profile.schema import find_profile
+
+    explanation = explain(find_profile(profile), chosen_tree(kernel), module=module)
+    click.echo(explanation.as_json() if as_json else explanation.as_text())
+
+
+@click.command()
+@KERNEL
+@click.option(
+    "--sysfs", type=FILE, metavar="DIR", help="Look at the machine that was recorded in DIR, not at this one."
+)
+@click.option("--record", type=FILE, metavar="DIR", help="Write what is looked at to the new folder DIR instead.")
+def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> None:
+    """Write a profile for this machine, explaining every line.
+
+    Critical is what its root and console need; everything else is deferred.
+    """
+    from megamod.cli.defaults import chosen_tree
+    from megamod.machine.detect import detect
+    from megamod.machine.detected_yaml import detected_profile
+    from megamod.machine.machine import open_machine
+    from megamod.machine.machine_recorder import recorded, write_record
+
+    machine = open_machine(sysfs)
+    if record is not None:
+        count = write_record(recorded(machine), record)
+        click.echo(f"{record}: {count:,} {'entry' if count == 1 else 'entries'}")
+        return
+    tree = chosen_tree(kernel)
+    click.echo(detected_profile(detect(machine, tree), tree).removesuffix("\n"))
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the table here; default: print it.")
+def levels(*, source: Path, output: Path | None) -> None:
+    """Make the table of initcall levels from a kernel source tree."""
+    from megamod.common.files import atomic_write
+    from megamod.common.progress import counted
+    from megamod.modules.initcall_source import extract_levels, kernel_version, table_text
+
+    rows = extract_levels(source)
+    text = table_text(rows, made_from=kernel_version(source))
+    if output is None:
+        click.echo(text.removesuffix("\n"))
+        return
+    atomic_write(output, text.encode())
+    click.echo(f"{output}: {counted(len({row.module for row in rows}), 'module')}")

@@ -1,0 +1,75 @@
+"""The choices that a profile and the command line offer: one enum each, its values the words that people write."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Tracing(StrEnum):
+    """Whether ftrace can trace the functions of a megamodule."""
+
+    OFF = "off"
+    KEEP = "keep"
+
+
+class Unwind(StrEnum):
+    """How much of the members' stack unwinding tables a megamodule keeps."""
+
+    KEEP = "keep"
+    COMPACT = "compact"
+    DROP = "drop"
+
+
+class Symbols(StrEnum):
+    """Which of the members' symbols a megamodule keeps."""
+
+    KEEP = "keep"
+    TRIM = "trim"
+
+
+class StaticCalls(StrEnum):
+    """Whether the kernel patches the members' static call sites when it loads them."""
+
+    TRAMPOLINE = "trampoline"
+    PATCH = "patch"
+
+
+class Probe(StrEnum):
+    """Whether the drivers of a load probe their devices one after the other."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class Compress(StrEnum):
+    """How an image is compressed; AUTO measures and takes one of the others."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    LZ4 = "lz4"
+    XZ = "xz"
+    ZSTD = "zstd"
+    AUTO = "auto"
+
+
+class Fallback(StrEnum):
+    """What an image holds for a kernel that refuses a megamodule."""
+
+    NONE = "none"
+    MODULES = "modules"
+
+
+class Merging(StrEnum):
+    """What becomes of a module that cannot be merged: IF_POSSIBLE loads it on its own, REQUIRED is an error."""
+
+    IF_POSSIBLE = "if-possible"
+    REQUIRED = "required"
+
+
+class Digest(StrEnum):
+    """The digest of a module's signature; AUTO takes the one that the kernel's configuration names."""
+
+    AUTO = "auto"
+    SHA256 = "sha256"
+    SHA384 = "sha384"
+    SHA512 = "sha512"

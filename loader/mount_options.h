@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Mount options as mount(8) takes them.
+ */
+#ifndef MOUNT_OPTIONS_H
+#define MOUNT_OPTIONS_H
+
+#include "text.h"
+
+/* Words that are flags go to `flags`; what the kernel knows nothing of is left out; the rest is added to `data`. */
+void split_options(const char *options, u32 *flags, struct text *data);
+/* Is there this word in a comma-separated list? */
+bool has_option(const char *options, const char *word);
+
+#endif

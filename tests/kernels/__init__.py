@@ -1,0 +1,1 @@
+"""Small kernels that the tests build themselves."""
