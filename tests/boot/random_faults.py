@@ -24,11 +24,7 @@ from megamod.boot.debian import Kernel, fetch_kernel
 from megamod.boot.disk import busybox_root, make_disk
 from megamod.boot.qemu import run_qemu
 from megamod.common.host import cache_folder
-<<<<<<< HEAD
 from tests.boot.faulty_modules import faulty_tree
-=======
-from tests.boot.faulty_modules import faulty_tree
->>>>>>> faults
 from tests.boot.loader_images import (
     LABEL,
     POWER_OFF,
