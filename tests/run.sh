@@ -38,7 +38,7 @@ run_lowest() {
 		echo "$stamp" >"$lowest/.megamod-stamp"
 	fi
 	share_ziglang "$lowest"
-	"$lowest/bin/python" -m pytest -q -n 2 --dist worksteal -m 'not slow and not heavy' tests/unit
+	"$lowest/bin/python" -m pytest -q -n 2 -m 'not slow and not heavy' tests/unit
 }
 
 cd "$top"
