@@ -9,8 +9,8 @@
 #include "signatures.h"
 
 enum {
-	HEAD = 69632, /* btrfs ends there */
-	TAIL = 4096,
+	HEAD = 69632,	  /* btrfs ends there */
+	TAIL = 136 << 10, /* the second place of DDF's header is 128.5 KiB before the end */
 	MD_MAGIC = (int)0xa92b4efc,
 };
 
@@ -355,34 +355,25 @@ static void find_md090(const u8 *b, u64 at, struct superblock *s)
 
 void read_tail(int fd, u64 size, bool whole, struct superblock *s)
 {
-	u8 b[TAIL];
-	u64 at;
-	u32 i;
+	static u8 tail[TAIL + 512];
+	u64 base = size > TAIL ? (size - TAIL) & ~511ull : 0, at;
+	const u8 *end = tail + (size - base);
 
-	if (size < 1 << 17)
+	/* One read for all that may be there: on a disk that turns, each costs a revolution. */
+	if (size < 1 << 17 || sys_pread(fd, tail, (size_t)(size - base), base) != (long)(size - base))
 		return;
 	at = (size & ~0xffffull) - 65536;
-	if (sys_pread(fd, b, TAIL, at) == TAIL)
-		find_md090(b, at, s);
+	find_md090(tail + (at - base), at, s);
 	at = (size & ~0xfffull) - 8192;
-	if (sys_pread(fd, b, TAIL, at) == TAIL && is_md1(b, at))
+	if (is_md1(tail + (at - base), at))
 		is_member(s, kinds[KIND_MD11].name, 0, size);
-	at = size - TAIL;
-	if (sys_pread(fd, b, TAIL, at) != TAIL)
-		return;
-	if (!memcmp(b + 60, "\x83\x74\x02", 3) && b[63] >= 0x6b && b[63] <= 0x6d)
+	if (!memcmp(end - 4096 + 60, "\x83\x74\x02", 3) && end[-4096 + 63] >= 0x6b && end[-4096 + 63] <= 0x6d)
 		is_member(s, "drbd", 0, size);
 	if (!whole)
 		return;
 	/* The controllers' own, on whole disks only: sectors of 512 and of 4096 bytes. */
-	if (!memcmp(b + TAIL - 1024, "Intel Raid ISM Cfg Sig. ", 24))
+	if (!memcmp(end - 1024, "Intel Raid ISM Cfg Sig. ", 24) || !memcmp(end - 8192, "Intel Raid ISM Cfg Sig. ", 24))
 		is_member(s, "isw_raid_member", 0, size);
-	for (i = 0; i < 2; i++) {
-		if (be32(b + TAIL - 512) == 0xDE11DE11)
-			is_member(s, "ddf_raid_member", 0, size);
-		if (sys_pread(fd, b + TAIL - 512, 512, size - 257 * 512) != 512)
-			return;
-	}
-	if (sys_pread(fd, b, 24, size - 8192) == 24 && !memcmp(b, "Intel Raid ISM Cfg Sig. ", 24))
-		is_member(s, "isw_raid_member", 0, size);
+	if (be32(end - 512) == 0xDE11DE11 || be32(end - 257 * 512) == 0xDE11DE11)
+		is_member(s, "ddf_raid_member", 0, size);
 }
