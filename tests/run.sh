@@ -66,7 +66,7 @@ need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tr
 	mtd-utils genisoimage cryptsetup-bin gdisk fdisk util-linux-extra \
 	gdb u-boot-tools u-boot-qemu softhsm2 libengine-pkcs11-openssl 'libarchive13t64|libarchive13'
 # tests/kernels builds kernels only in CI.
-[ "${CI:-}" != true ] || need_packages flex bison bc libelf-dev gcc-arm-linux-gnueabihf
+[ "${CI:-}" != true ] || need_packages flex bison bc libelf-dev libssl-dev
 install_megamod '[test]'
 py=$venv/bin/python
 share_ziglang "$venv"

@@ -12,7 +12,7 @@ from tests.kernels.matrix import Result, run_row
 from tests.kernels.table import ROWS
 
 
-@pytest.fixture(params=["lean-gcc", "thumb2"])
+@pytest.fixture(params=["kcfi-arm64", "kcfi-x86_64-nofineibt"])
 def result(request: pytest.FixtureRequest, selfbuilt: Callable[[str], Kernel], tmp_path: Path) -> Result:
     kernel = selfbuilt(request.param)
     return run_row(ROWS[request.param], kernel, tmp_path, cases=2, boot=True, timeout=400, say=print)
