@@ -117,6 +117,13 @@ def test_options_reach_the_plan(builder: Builder, tmp_path: Path) -> None:
     assert b"\nargument core.debug=1\n" in plan
 
 
+def test_watchdog_and_shell_reach_the_plan_in_whole_seconds(builder: Builder, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(GOOD + "watchdog: 1500ms\nshell: none\n")
+    assert builder.run("p.yaml", "-q", "-k", module_tree(tmp_path), "-o", "out.img")[0] == 0
+    plan = next(e.data for e in read_image(tmp_path / "out.img") if e.path == "megamod/plan")
+    assert b"\nwatchdog 2\nshell none\n" in plan
+
+
 # Profiles
 
 

@@ -162,3 +162,15 @@ def trigger(kind: TriggerKind, *, path: str | None = None, delay: int | None = N
 def test_triggers(given: Trigger | None, record: str, words: str) -> None:
     assert text(stage("usb", trigger=given))[4] == f"stage usb {record}"
     assert trigger_text(given) == words
+
+
+def test_a_watchdog_and_a_closed_shell_are_records_of_the_head() -> None:
+    plan = Plan(
+        kernel="6.1", root=CMDLINE, probe_async=False, stages=(), softdeps=(), dependents={}, watchdog=7, shell=False
+    )
+    lines = plan_text(plan).decode("ascii").splitlines()
+    assert lines[-2:] == ["watchdog 7", "shell none"]
+
+
+def test_the_loaders_own_watchdog_and_shell_take_no_record() -> None:
+    assert not [line for line in text() if line.startswith(("watchdog", "shell"))]

@@ -48,6 +48,9 @@ PLAN_PATH = "megamod/plan"
 MAX_STAGES = 64
 """How many stages the loader takes (loader/plan.h)."""
 
+WATCHDOG = 30
+"""Seconds without progress after which the loader gives a call up, where the plan does not say (loader/plan.h)."""
+
 CTL_PATH = "megamod/ctl"
 """Where the loader expects the program of the stage keeper, megamod-ctl."""
 
@@ -88,7 +91,7 @@ class PlanStage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The whole plan. dependents: name of a planned module → modules in no stage that need it; skips: planned modules
-    whose init is left out."""
+    whose init is left out. watchdog: seconds, 0 never. shell: whether anybody may get one."""
 
     kernel: str
     root: Root
@@ -98,6 +101,8 @@ class Plan:
     dependents: Mapping[str, Sequence[str]]
     skips: tuple[str, ...] = ()
     fallback: Fallback = Fallback.NONE
+    watchdog: int = WATCHDOG
+    shell: bool = True
 
 
 def plan_text(plan: Plan) -> bytes:
@@ -107,6 +112,10 @@ def plan_text(plan: Plan) -> bytes:
     lines += _root(plan.root)
     if plan.probe_async:
         lines.append(_record("probe", Probe.ASYNC))
+    if plan.watchdog != WATCHDOG:
+        lines.append(_record("watchdog", str(plan.watchdog)))
+    if not plan.shell:
+        lines.append(_record("shell", "none"))
     lines += [_record("skip", name) for name in plan.skips]
     for stage in plan.stages:
         lines.append(_record("stage", stage.name, *_trigger(stage.trigger)))

@@ -41,7 +41,7 @@ from megamod.build.plan import (
 from megamod.build.root_requirements import check_root, root_text
 from megamod.build.stages import import_edges
 from megamod.build.write_output import write_output
-from megamod.common.choices import Fallback, Probe
+from megamod.common.choices import Fallback, Probe, Shell
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps, counted, human_bytes
 from megamod.image.archive import make_image
@@ -182,6 +182,8 @@ def make_plan(
         dependents=dependents,
         skips=selection.skip,
         fallback=selection.profile.fallback,
+        watchdog=-(-selection.profile.watchdog // 1000),
+        shell=selection.profile.shell is not Shell.NONE,
     )
 
 

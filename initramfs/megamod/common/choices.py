@@ -66,6 +66,13 @@ class Merging(StrEnum):
     REQUIRED = "required"
 
 
+class Shell(StrEnum):
+    """Who gets a shell from the loader: IF_PRESENT whoever has an emergency, if the image has one; NONE nobody."""
+
+    IF_PRESENT = "if-present"
+    NONE = "none"
+
+
 class Digest(StrEnum):
     """The digest of a module's signature; AUTO takes the one that the kernel's configuration names."""
 

@@ -7,9 +7,21 @@ profiles/README.md are made from it. To add a key, add a field.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
-from megamod.common.choices import Compress, Digest, Fallback, Merging, Probe, StaticCalls, Symbols, Tracing, Unwind
+from megamod.common.choices import (
+    Compress,
+    Digest,
+    Fallback,
+    Merging,
+    Probe,
+    Shell,
+    StaticCalls,
+    Symbols,
+    Tracing,
+    Unwind,
+)
 from megamod.modules.modprobe_d import Option
 from megamod.profile import values
 from megamod.profile.contents import (
@@ -44,7 +56,7 @@ from megamod.profile.stages import (
     parse_critical,
     parse_deferred,
 )
-from megamod.profile.triggers import Trigger, TriggerKind
+from megamod.profile.triggers import TIME, Trigger, TriggerKind, parse_duration
 
 __all__ = [
     "CRITICAL",
@@ -85,8 +97,8 @@ class Profile:
     *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
     *firmware_dir* is where firmware is looked for, None for the root of the module tree. *board* is a .dtb, "host", or
     a folder with a recorded machine, or the board's names; None: any board. *storage* is how many bytes a second the
-    boot loader reads, for `compress: auto`. *output* None is the image itself. Without *sign* the megamodules have no
-    signature.
+    boot loader reads, for `compress: auto`. *watchdog* is in milliseconds, 0 never.
+    *output* None is the image itself. Without *sign* the megamodules have no signature.
     """
 
     source: str
@@ -270,6 +282,24 @@ class Profile:
             "`required`: it is an error.",
         ),
     ] = Merging.IF_POSSIBLE
+    watchdog: Annotated[
+        int,
+        Key(
+            parse=partial(parse_duration, zero=True),
+            schema=TIME,
+            values="a duration; 0 waits for ever",
+            help="How long a load may go on without anything happening before it is given up and the boot goes on.",
+            default_text="`30s`",
+        ),
+    ] = 30_000
+    shell: Annotated[
+        Shell,
+        choice(
+            Shell,
+            help="`if-present`: an emergency, and megamod.break=, end in the image's shell; `none`: never, whatever "
+            "the command line says (a kiosk).",
+        ),
+    ] = Shell.IF_PRESENT
     storage: Annotated[
         int | None,
         Key(

@@ -96,7 +96,7 @@ def _no_value(node: Node, path: Path, what: str) -> None:
         raise fail(where(node, str(path)), f"after: `{what}` takes no value, not {kind_of(node)}")
 
 
-_TIME: Json = {"anyOf": [{"type": "string", "pattern": r"^([0-9]{1,9}(\.[0-9]{1,3})? ?(ms|s|min)|0)$"}, {"const": 0}]}
+TIME: Json = {"anyOf": [{"type": "string", "pattern": r"^([0-9]{1,9}(\.[0-9]{1,3})? ?(ms|s|min)|0)$"}, {"const": 0}]}
 _NOTHING: Json = {"anyOf": [{"type": "null"}, {"const": True}]}
 PATH: Json = {"type": "string", "pattern": r"^(/(?!\.{1,2}(/|$))[^/]+)+$"}
 """The JSON Schema of an absolute path."""
@@ -111,9 +111,7 @@ def _word(kind: TriggerKind, *, help: str) -> Key:  # noqa: A002 - the record's 
 
 def _time(kind: TriggerKind, *, help: str) -> Key:  # noqa: A002
     parse = partial(parse_duration, zero=False)
-    return Key(
-        name=kind, field="delay_ms", parse=parse, schema=_TIME, values="a duration", default_text=_ONE, help=help
-    )
+    return Key(name=kind, field="delay_ms", parse=parse, schema=TIME, values="a duration", default_text=_ONE, help=help)
 
 
 TRIGGERS = (
@@ -136,7 +134,7 @@ TIMEOUT = Key(
     name="timeout",
     field="timeout_ms",
     parse=partial(parse_duration, zero=True),
-    schema=_TIME,
+    schema=TIME,
     values="a duration",
     help="The stage is loaded after that time in any case; 0 waits for ever. Not with `now` and `delay`.",
     default=0,
@@ -147,7 +145,7 @@ AFTER = (*TRIGGERS, TIMEOUT)
 
 _BARE = tuple(key.name for key in TRIGGERS if key.parse is _no_value)
 _WORDS = tuple(key.name for key in TRIGGERS)
-_NO_TIMEOUT = {
+_NOTIMEOUT = {
     TriggerKind.NOW: "it waits for nothing",
     TriggerKind.DELAY: "the delay ends by itself",
 }
@@ -157,7 +155,7 @@ def trigger_schema() -> Json:
     """The JSON Schema of `after`."""
     forms: list[Json] = [{"enum": list(_BARE)}]
     for key in TRIGGERS:
-        timeout = () if key.name in _NO_TIMEOUT else (TIMEOUT,)
+        timeout = () if key.name in _NOTIMEOUT else (TIMEOUT,)
         forms.append(mapping_schema((key, *timeout), required=[key.name]))
     return {"anyOf": forms}
 
@@ -186,9 +184,9 @@ def _trigger_of_mapping(node: Node, path: Path, what: str) -> Trigger:
         problem = "no trigger" if not kinds else f"more than one trigger ({', '.join(kinds)})"
         raise fail(where(node, file), f"{what}: {problem}", f"one of {_FORMS}")
     [kind] = kinds
-    if TIMEOUT.name in nodes and kind in _NO_TIMEOUT:
+    if TIMEOUT.name in nodes and kind in _NOTIMEOUT:
         place = where(nodes[TIMEOUT.name][0], file)
-        raise fail(place, f"{what}: `{kind}` takes no timeout", _NO_TIMEOUT[kind])
+        raise fail(place, f"{what}: `{kind}` takes no timeout", _NOTIMEOUT[kind])
     values = parse_values(nodes, AFTER, path)
     if kind in _BARE:
         del values[kind]
