@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -26,6 +28,11 @@ from tests.kernels.table import ROWS
 
 # For root the cache is below /var, where kernels need not be fetched a second time for the tests.
 os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+
+# A run in the background of a shell, or below nohup, ignores these, and what it starts would inherit that.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(_number, _handler)
 
 _CONSOLES = pytest.StashKey[list[QemuResult]]()
 _TAIL_LINES = 60
