@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from megamod.common.errors import MegamodError
-from megamod.image.signing.sign import MARKER, Signer, digest_of, find_key, why_enforced
+from megamod.image.signing.sign import Signer, digest_of, find_key, why_enforced
+from megamod.image.signing.signature import MARKER
 from megamod.kernel.config import KernelConfig, parse_config
 from megamod.modules.tree import ModuleTree
 

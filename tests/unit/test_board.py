@@ -15,7 +15,7 @@ from megamod.common.errors import MegamodError
 from megamod.machine.board import Board, read_board
 from megamod.machine.machine import Machine
 from megamod.machine.machine_recorder import recorded
-from megamod.profile.json_schema import profile_schema
+from megamod.profile.reference import profile_schema
 from megamod.profile.schema import load_profile
 
 PI = "raspberrypi,4-model-b"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,19 @@ def test_no_file_of_the_package_is_too_long() -> None:
 def test_no_file_name_is_used_more_than_twice() -> None:
     counts = Counter(path.name for path in MODULES)
     assert {name for name, count in counts.items() if count > 2} == set()
+
+
+def test_no_two_files_import_each_other() -> None:
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    graph = {name: imports_of(path) & names.keys() - {name} for name, path in names.items()}
+    assert sum(map(len, graph.values())) > 400
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports from, late imports and those for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found

@@ -13,8 +13,8 @@ import zstandard
 from megamod.common.files import read_file
 from megamod.image.archive import segments
 from megamod.inspect.inspection import ImageInspection, inspect_file
-from megamod.profile.json_schema import profile_schema
 from megamod.profile.model import Microcode
+from megamod.profile.reference import profile_schema
 from megamod.profile.schema import load_profile
 from tests.unit.test_cli_build import GOOD, Builder, builder, module_tree
 

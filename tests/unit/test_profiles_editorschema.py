@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from megamod.common.errors import MegamodError
-from megamod.profile.json_schema import profile_schema
 from megamod.profile.model import profile_keys
+from megamod.profile.reference import profile_schema
 from megamod.profile.schema import load_profile, shipped_profiles
 
 

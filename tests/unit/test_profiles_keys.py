@@ -13,10 +13,9 @@ import jsonschema
 import pytest
 
 from megamod.common.errors import MegamodError
-from megamod.profile.json_schema import profile_schema
 from megamod.profile.keys import choice
 from megamod.profile.model import Profile
-from megamod.profile.reference import reference, rewritten
+from megamod.profile.reference import profile_schema, reference, rewritten
 from megamod.profile.schema import load_as, load_profile
 
 MINIMAL = "critical: {modules: [ext4]}\n"

@@ -12,8 +12,7 @@ import pytest
 
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
-from megamod.image.signing.sign import MARKER
-from megamod.image.signing.signature import read_signature
+from megamod.image.signing.signature import MARKER, read_signature
 from megamod.profile.schema import load_profile
 from tests.unit.module_factory import Ko
 from tests.unit.signing_keys import make_pair

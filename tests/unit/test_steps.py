@@ -7,16 +7,8 @@ import re
 
 import pytest
 
-from megamod.common.progress import (
-    StageRow,
-    Steps,
-    closing_table,
-    counted,
-    human_bytes,
-    human_count,
-    human_seconds,
-    table,
-)
+from megamod.common.progress import StageRow, Steps, closing_table
+from megamod.common.text import counted, human_bytes, human_count, human_seconds, table
 
 
 class Terminal(io.StringIO):

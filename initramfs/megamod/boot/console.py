@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from megamod.common.progress import human_seconds
+from megamod.common.text import human_seconds
 
 # "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] " (info_print_prefix, kernel/printk/printk.c).
 _PRINTK = r"\[ *(?P<time>\d+\.\d{6})\](?:\[ *[TC]\d+\])? "

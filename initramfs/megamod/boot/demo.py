@@ -29,7 +29,8 @@ from megamod.common.choices import Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, find_program
-from megamod.common.progress import Steps, human_bytes, human_seconds, table
+from megamod.common.progress import Steps
+from megamod.common.text import human_bytes, human_seconds, table
 from megamod.image.archive import read_image, write_image
 from megamod.image.cpio import Entry
 from megamod.modules.tree import ModuleTree, open_tree

@@ -17,7 +17,7 @@ from megamod.boot.kernel_log import marks
 from megamod.boot.qemu import QemuResult, run_qemu
 from megamod.build.plan import PLAN_PATH
 from megamod.common.errors import MegamodError
-from megamod.common.progress import human_seconds, table
+from megamod.common.text import human_seconds, table
 from megamod.image.archive import read_image
 from megamod.image.cpio import Entry
 from megamod.prelink.arch import architecture_of

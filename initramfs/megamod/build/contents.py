@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from megamod.build.files import ImageFile, collect_files, program_notes
 from megamod.build.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
 from megamod.build.manifest import ManifestFile
-from megamod.common.progress import counted, human_bytes
+from megamod.common.text import counted, human_bytes
 from megamod.kernel.config import find_config
 from megamod.machine.board import Board, read_board
 from megamod.prelink.member import Member

@@ -12,7 +12,7 @@ from megamod.build.contents import firmware_of
 from megamod.build.link_stages import read_selection
 from megamod.build.plan import trigger_text
 from megamod.build.stages import Load, import_edges, split_into_loads
-from megamod.common.progress import counted, human_bytes, table
+from megamod.common.text import counted, human_bytes, table
 from megamod.kernel.exports import find_exports
 from megamod.modules.levels import initcall_level, tagged_rank
 from megamod.modules.tree import ModuleTree

@@ -12,7 +12,8 @@ from megamod.build.stages import Load, split_into_loads
 from megamod.common.choices import Merging
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
-from megamod.common.progress import Steps, counted, human_bytes
+from megamod.common.progress import Steps
+from megamod.common.text import counted, human_bytes
 from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config

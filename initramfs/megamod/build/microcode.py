@@ -22,7 +22,7 @@ from megamod.build.manifest import ManifestFile
 from megamod.common.compression import decompress, read_regular
 from megamod.common.errors import MegamodError
 from megamod.common.files import source_date_epoch
-from megamod.common.progress import counted
+from megamod.common.text import counted
 from megamod.image.cpio import Entry, write_cpio
 from megamod.kernel.config import KernelConfig
 from megamod.modules.tree import ModuleTree

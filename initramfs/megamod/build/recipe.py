@@ -43,7 +43,8 @@ from megamod.build.stages import import_edges
 from megamod.build.write_output import write_output
 from megamod.common.choices import Fallback, Probe, Shell
 from megamod.common.errors import MegamodError
-from megamod.common.progress import StageRow, Steps, counted, human_bytes
+from megamod.common.progress import StageRow, Steps
+from megamod.common.text import counted, human_bytes
 from megamod.image.archive import make_image
 from megamod.image.cpio import Entry
 from megamod.image.signing.sign import Signer

@@ -77,7 +77,7 @@ def _check_budget(
     from megamod.analyze.chart.record_boot import boot_record
     from megamod.boot.timeline import stages_of
     from megamod.common.files import atomic_write
-    from megamod.common.progress import counted
+    from megamod.common.text import counted
 
     limits = parse_budget(budget, stages=stages_of(image))
     stages = [limit.name for limit in limits if limit.name not in (USER_SPACE, BOOT)]

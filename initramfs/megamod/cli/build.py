@@ -43,7 +43,7 @@ def build(
     from megamod.build.reads import Reads
     from megamod.cli.defaults import chosen_tree, default_output
     from megamod.common.files import atomic_write_all, check_writable, not_an_input, read_file
-    from megamod.common.progress import human_bytes
+    from megamod.common.text import human_bytes
     from megamod.profile.schema import find_path, load_profile
 
     steps = steps_of(quiet=quiet, verbose=verbose)
@@ -138,7 +138,7 @@ def prelink(
     """
     from megamod.common.documents import document_bytes
     from megamod.common.files import atomic_write_all, check_writable
-    from megamod.common.progress import counted, human_bytes
+    from megamod.common.text import counted, human_bytes
     from megamod.prelink.link import prelink_files
     from megamod.prelink.options import PrelinkOptions
 

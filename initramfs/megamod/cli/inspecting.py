@@ -132,7 +132,7 @@ def unpack(*, image: Path, folder: Path, quiet: bool) -> None:
     Nothing is written outside of FOLDER, whatever the image holds. Device nodes need root; without, they are left out
     with a note.
     """
-    from megamod.common.progress import counted
+    from megamod.common.text import counted
     from megamod.image.archive import read_image
     from megamod.inspect.unpack import unpack_entries
 

@@ -31,7 +31,7 @@ def uki(*, key: Path | None, cert: Path | None, **options: Any) -> None:
 
     The result is one EFI program, which systemd-boot, GRUB or the firmware itself starts.
     """
-    from megamod.common.progress import human_bytes
+    from megamod.common.text import human_bytes
     from megamod.image.uki import SecureBootKey, write_uki
 
     if (key is None) != (cert is None):

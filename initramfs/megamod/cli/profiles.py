@@ -24,7 +24,7 @@ def profile_check(*, profile: str, kernel: str | None) -> None:
     PROFILE is a file, or the name of a shipped one. With a kernel also what it selects from its modules.
     """
     from megamod.build.plan import trigger_text
-    from megamod.common.progress import counted, table
+    from megamod.common.text import counted, table
     from megamod.modules.tree import open_tree
     from megamod.profile.schema import find_profile
     from megamod.select.select import select
@@ -45,7 +45,7 @@ def profile_check(*, profile: str, kernel: str | None) -> None:
 @profile.command("list")
 def profile_list() -> None:
     """List the shipped profiles."""
-    from megamod.common.progress import table
+    from megamod.common.text import table
     from megamod.profile.schema import shipped_profiles
 
     rows = [[name, _first_sentence(path)] for name, path in shipped_profiles().items()]
@@ -66,7 +66,7 @@ def profile_schema() -> None:
     """Print the JSON Schema of profiles, for editors."""
     import json
 
-    from megamod.profile.json_schema import profile_schema
+    from megamod.profile.reference import profile_schema
 
     click.echo(json.dumps(profile_schema(), indent=2))
 
@@ -121,7 +121,7 @@ def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> No
 def levels(*, source: Path, output: Path | None) -> None:
     """Make the table of initcall levels from a kernel source tree."""
     from megamod.common.files import atomic_write
-    from megamod.common.progress import counted
+    from megamod.common.text import counted
     from megamod.modules.initcall_source import extract_levels, kernel_version, table_text
 
     rows = extract_levels(source)

@@ -77,7 +77,7 @@ def verify(*, file: Path, cert: Path | None) -> None:
 
 
 def _what(file: Path) -> str:
-    from megamod.common.progress import counted
+    from megamod.common.text import counted
     from megamod.inspect.inspection import ModuleInspection, inspect_file
 
     try:

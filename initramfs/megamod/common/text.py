@@ -1,9 +1,9 @@
-"""Words as the kernel and as people spell them: module names, hints, texts short enough for a message."""
+"""Words and numbers as the kernel and as people spell them: module names, hints, sizes, durations, small tables."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def canonical(name: str) -> str:
@@ -27,3 +27,48 @@ def shorten(text: str, limit: int = 60) -> str:
     """*text* on one line and not longer than *limit* characters, for messages."""
     flat = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Columns two spaces apart under *header*: the first *left* of them flush left, the others flush right."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def human_bytes(count: int) -> str:
+    """``812 B``, ``39.2 KiB``, ``7.5 MiB``, ``1.2 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        # 1023.96 would print as 1024.0.
+        if value < 1023.95 or unit == "GiB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def human_count(count: int) -> str:
+    """``750,123``."""
+    return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 member``, ``1,234 members``."""
+    return f"{human_count(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def human_seconds(seconds: float) -> str:
+    """``0.8 ms``, ``312 ms``, ``2.41 s``."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s"

@@ -9,8 +9,7 @@ from pathlib import Path
 from megamod.build.files import resolved
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestMember
 from megamod.common.errors import MegamodError
-from megamod.common.progress import human_bytes
-from megamod.common.text import did_you_mean, shorten
+from megamod.common.text import did_you_mean, human_bytes, shorten
 from megamod.image.archive import read_image
 from megamod.image.cpio import Entry
 

@@ -19,7 +19,7 @@ from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestFile, Manife
 from megamod.common.compression import decompress, detect
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
-from megamod.common.progress import counted, human_bytes, human_count, table
+from megamod.common.text import counted, human_bytes, human_count, table
 from megamod.image.archive import Segment, segments
 
 _ELF = b"\x7fELF"

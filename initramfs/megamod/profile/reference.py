@@ -1,7 +1,9 @@
-"""The reference of a profile's keys, in Markdown, made from the table of keys.
+"""The table of keys in two other forms: the reference of a profile's keys, in Markdown, and a JSON Schema for editors.
 
 `python -m megamod.profile.reference` prints it; with a file (profiles/README.md) it replaces what lies between the
-markers there.
+markers there. Editors check and complete with the schema; what it cannot say (a trigger that does not fit the root, a
+module that a kernel does not have) `megamod profile check` says. The YAML is taken as YAML 1.2 has it, where `off` and
+`no` are texts.
 """
 
 from __future__ import annotations
@@ -13,11 +15,25 @@ from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
-from megamod.profile.keys import Key, code
-from megamod.profile.model import Profile, profile_keys
+from megamod.profile.keys import Json, Key, code, mapping_schema
+from megamod.profile.model import CRITICAL, Profile, profile_keys
 
 BEGIN = "<!-- Made by `python -m megamod.profile.reference profiles/README.md` from model.py: edit that. -->"
 END = "<!-- End of the keys. -->"
+
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def profile_schema(form: type[Profile] = Profile) -> Json:
+    """The JSON Schema (draft 2020-12) of a profile, as a value for `json.dumps`."""
+    return {
+        "$schema": DRAFT,
+        "title": "megamod profile",
+        "description": "Which kernel modules are loaded before user space, and which later.",
+        **mapping_schema(profile_keys(form)),
+        "anyOf": [{"required": [CRITICAL]}, {"required": ["extends"]}],
+    }
 
 
 def reference(form: type[Profile] = Profile) -> str:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from megamod.analyze.chart.record import AT_WORK, BootRecord, Kind, Span, sums
 from megamod.analyze.chart.text import milliseconds
 from megamod.common.errors import MegamodError
-from megamod.common.progress import counted, table
-from megamod.common.text import did_you_mean
+from megamod.common.text import counted, did_you_mean, table
 
 USER_SPACE = "userspace"
 BOOT = "boot"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from megamod.analyze.chart.record import KIND_WORDS, BootRecord, Kind, Span, hidden_waits, sums
 from megamod.analyze.chart.text import milliseconds
-from megamod.common.progress import counted, table
+from megamod.common.text import counted, table
 
 _SHOWN_MEMBERS = 20
 _NAMED_PARTS = 3

@@ -25,7 +25,7 @@ from megamod.analyze.chart.untimed import StageTimes, stages_in_a_row
 from megamod.boot.console import INIT_EXEC, ROOT_MOUNTED, STAGE_DONE, STAGE_TRIGGERED, parse_console
 from megamod.boot.kernel_log import Line
 from megamod.boot.timeline import failure_words
-from megamod.common.progress import counted
+from megamod.common.text import counted
 
 _OWN = "megamod: "
 _MEASURING_MOST = 200_000

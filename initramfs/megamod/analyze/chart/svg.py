@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from megamod.analyze.chart.compare import Comparison
 from megamod.analyze.chart.record import AT_WORK, KIND_WORDS, BootRecord, Kind, Span, sums
 from megamod.analyze.chart.text import milliseconds
-from megamod.common.progress import counted
+from megamod.common.text import counted
 
 _WIDTH = 1000
 _LEFT = 230

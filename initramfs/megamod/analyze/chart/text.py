@@ -7,7 +7,7 @@ from typing import TextIO
 
 from megamod.analyze.chart.record import AT_WORK, KIND_WORDS, BootRecord, Kind, Span, sums
 from megamod.analyze.chart.text_rows import Row, rows_of
-from megamod.common.progress import table
+from megamod.common.text import table
 
 _BAR = 32
 # Told apart by their form, so that colour may be missing.

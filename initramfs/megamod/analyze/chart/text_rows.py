@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megamod.analyze.chart.record import Kind, Span
-from megamod.common.progress import counted
+from megamod.common.text import counted
 
 MAX_ALIKE = 12
 """So many inits, initcalls or calls of one span have rows; the others share one."""

@@ -31,7 +31,8 @@ from megamod.build.recipe import build_image
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write
 from megamod.common.host import cache_folder
-from megamod.common.progress import Steps, counted, table
+from megamod.common.progress import Steps
+from megamod.common.text import counted, table
 from megamod.image.archive import read_image
 from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree

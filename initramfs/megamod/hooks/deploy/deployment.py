@@ -22,7 +22,8 @@ from megamod.build.recipe import make_manifest, make_plan
 from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
-from megamod.common.progress import Steps, counted, human_bytes
+from megamod.common.progress import Steps
+from megamod.common.text import counted, human_bytes
 from megamod.hooks.link_set import options_for, untrusted, why_refused, with_dependents
 from megamod.hooks.transaction import NewFile
 from megamod.image.archive import read_image

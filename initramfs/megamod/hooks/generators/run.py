@@ -22,8 +22,8 @@ from megamod.build.recipe import make_manifest
 from megamod.common.choices import Fallback
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
-from megamod.common.progress import Steps, counted, human_bytes
-from megamod.common.text import canonical
+from megamod.common.progress import Steps
+from megamod.common.text import canonical, counted, human_bytes
 from megamod.hooks.contained import inside
 from megamod.hooks.link_set import Merge, merge_choice
 from megamod.hooks.map_store import keep_maps

@@ -18,6 +18,7 @@ from megamod.common.choices import Digest
 from megamod.common.compression import read_regular
 from megamod.common.errors import MegamodError
 from megamod.common.trust import require_trusted
+from megamod.image.signing.signature import MARKER
 from megamod.image.signing.token import sign_on_token
 from megamod.kernel.config import KernelConfig, find_config
 from megamod.modules.tree import ModuleTree
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
-MARKER = b"~Module signature appended~\n"
 _PKEY_ID_PKCS7 = 2  # include/linux/module_signature.h
 _MAX_KEY = 1 << 20
 

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from megamod.common.errors import MegamodError
-from megamod.image.signing.sign import MARKER
 
+MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3xI")
 _PKCS7 = 2
 _SEQUENCE, _SET, _OID, _OCTETS, _INTEGER = 0x30, 0x31, 0x06, 0x04, 0x02
