@@ -1,142 +1,117 @@
-"""Runs the glue's init in Unicorn: arm64, riscv64, arm. Sections lie at random addresses, the glue is relocated.
+"""Runs the glue's init in Unicorn, on all four architectures: sections have addresses, the glue is relocated.
 
 Calls are answered by the caller, as machine.py does it for x86_64, where addresses stay symbolic. Here each call must
-reach the beginning of a member's init or of a kernel function, and code outside the glue is never run.
+reach the beginning of a member's init or of a kernel function, code outside the glue is never run, and it writes to
+nothing but its own data and the stack below its caller's.
 """
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import unicorn
-from unicorn import arm64_const, arm_const, riscv_const
 
 from tests.oracle.machine import Answer, Pointer, StuckError, Value
-from tests.oracle.model import SHF_EXEC, SHN_ABS, Model, gather, scatter
+from tests.oracle.model import SHF_EXEC, SHF_WRITE, SHN_ABS, Bytes, Model, gather, scatter
 from tests.oracle.placement import Layout
+from tests.oracle.processor import processor_of
 
-_BASE, _KERNEL, _STACK, _RETURN = 0x20000000, 0x1FF00000, 0x60000000, 0x70000000
+Place = tuple[int, int]
+Span = tuple[int, int]  # address and size
+
+_KERNEL_SIZE, _STACK_SIZE, _STUB = 1 << 20, 1 << 16, 256
 _STEPS = 4_000_000
+_WIDEST = 64  # bytes of one store
+_THUNK = "__x86_return_thunk"
+_OWNER = ".gnu.linkonce.this_module"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Processor:
-    """What a call does on it. saved and lost: registers that a function must keep, and that it may change.
+class Space:
+    """Where everything lies, in signed numbers. home: section → address; regions: (address, size, Unicorn's rights).
 
-    results: registers of a result, low word first; align: of the stack pointer at a call; ret: a return instruction.
-    bit: what pointers to code have beside the address.
+    kernel: kernel functions; the first of them is where the init returns to. stack: of 64 KiB.
     """
 
-    engine: tuple[int, int]
-    pc: int
-    sp: int
-    link: int
-    results: tuple[int, ...]
-    saved: tuple[int, ...]
-    lost: tuple[int, ...]
-    bits: int
-    align: int
-    ret: bytes
-    bit: int = 0
-
-
-def _registers(module: Any, pattern: str, names: str) -> tuple[int, ...]:
-    return tuple(getattr(module, pattern + name) for name in names.split())
-
-
-_ARM64 = Processor(
-    engine=(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM),
-    pc=arm64_const.UC_ARM64_REG_PC,
-    sp=arm64_const.UC_ARM64_REG_SP,
-    link=arm64_const.UC_ARM64_REG_X30,
-    results=(arm64_const.UC_ARM64_REG_X0,),
-    saved=_registers(arm64_const, "UC_ARM64_REG_X", "19 20 21 22 23 24 25 26 27 28 29"),
-    # x18 is the platform's, a kernel function leaves it alone.
-    lost=_registers(arm64_const, "UC_ARM64_REG_X", "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"),
-    bits=64,
-    align=16,
-    ret=b"\xc0\x03\x5f\xd6",
-)
-_RISCV64 = Processor(
-    engine=(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64),
-    pc=riscv_const.UC_RISCV_REG_PC,
-    sp=riscv_const.UC_RISCV_REG_SP,
-    link=riscv_const.UC_RISCV_REG_RA,
-    results=(riscv_const.UC_RISCV_REG_A0,),
-    saved=_registers(riscv_const, "UC_RISCV_REG_", "S0 S1 S2 S3 S4 S5 S6 S7 S8 S9 S10 S11 GP TP"),
-    lost=_registers(riscv_const, "UC_RISCV_REG_", "T0 T1 T2 T3 T4 T5 T6 A0 A1 A2 A3 A4 A5 A6 A7"),
-    bits=64,
-    align=16,
-    ret=b"\x67\x80\0\0",
-)
-_ARM = Processor(
-    engine=(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM),
-    pc=arm_const.UC_ARM_REG_PC,
-    sp=arm_const.UC_ARM_REG_SP,
-    link=arm_const.UC_ARM_REG_LR,
-    results=(arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1),
-    saved=_registers(arm_const, "UC_ARM_REG_R", "4 5 6 7 8 9 10 11"),
-    lost=_registers(arm_const, "UC_ARM_REG_R", "0 1 2 3 12"),
-    bits=32,
-    align=8,
-    ret=b"\x1e\xff\x2f\xe1",  # bx lr
-)
-_THUMB = replace(_ARM, engine=(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB), ret=b"\x70\x47", bit=1)
-_PROCESSORS = {"arm64": _ARM64, "riscv64": _RISCV64, "arm": _ARM}
+    home: dict[int, int]
+    regions: list[tuple[int, int, int]]
+    kernel: int = 0x1FF00000
+    stack: int = 0x60000000
 
 
 class Emulator:
-    """A loaded megamodule whose init can be called again and again. inits: (section, offset) of members' inits."""
+    """A loaded megamodule whose init can be called again and again.
+
+    inits: (section, offset) of members' inits; space: random addresses if not given; tables: sections beside the
+    glue's own that are loaded, their relocations applied, and may be written to if their section is writable.
+    """
 
     def __init__(
-        self, merged: Model, layout: Layout, section: int, stretches: list[tuple[int, int]], inits: set[tuple[int, int]]
+        self,
+        merged: Model,
+        layout: Layout,
+        entry: Place,
+        inits: Iterable[Place],
+        *,
+        space: Space | None = None,
+        tables: Iterable[int] = (),
     ) -> None:
-        self.merged, self.section = merged, section
-        self.processor = _THUMB if merged.arch.thumb else _PROCESSORS[merged.arch.name]
-        self.home = _addresses(merged)
-        self.own = [(self.home[section] + offset, size) for offset, size in stretches]
-        self.data = [(self.home[home] + offset, size) for home, offset, size in layout.glue if home != section]
-        self.imports: dict[str, int] = {}
+        self.merged, self.layout, self.section = merged, layout, entry[0]
+        self.processor = processor_of(merged.arch)
+        self.space = space or _random_space(merged)
+        self.home = self.space.home
+        self.tables = set(tables) & set(self.home)
+        inits = [place for place in inits if place[0] in self.home]
         bit = self.processor.bit
         self.calls = {self.home[home] + offset - bit: Pointer(home, offset) for home, offset in inits}
+        self.imports: dict[str, int] = {}
+        self.stack = self.space.stack + _STACK_SIZE // 2 - self.processor.pushed  # its pointer at the init's start
         engine: Any = unicorn  # it has no types
         self.error = engine.UcError
         self.machine = engine.Uc(*self.processor.engine)
-        self.machine.mem_map(_KERNEL, 1 << 20)
-        self.machine.mem_map(_STACK, 1 << 16)
-        self.machine.mem_map(_RETURN, 1 << 12)
-        self._load(layout)
-        self.fresh = {
-            home: bytes(self.machine.mem_read(self.home[home], merged.sections[home].size))
-            for home in {s for s, _, _ in layout.glue}
-            if home != section
-        }
+        if merged.arch.name == "x86_64":
+            self.machine.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)  # else no addresses above 52 bits
+        for start, size, rights in self.space.regions:
+            self.machine.mem_map(_unsigned(start), size, rights)
+        self.machine.mem_map(_unsigned(self.space.kernel), _KERNEL_SIZE)
+        self.machine.mem_map(_unsigned(self.space.stack), _STACK_SIZE)
+        contents = self._load({home for home, _ in inits})
+        written = {home for home, _, _ in layout.glue if home != self.section} & set(contents)
+        self.fresh = {home: contents[home].tobytes() for home in written}
+        self.stuck: list[str] = []
+        self.answer: Answer = lambda target: 0
+        self._watch()
 
-    def _load(self, layout: Layout) -> None:
+    def _load(self, called: set[int]) -> dict[int, Bytes]:
         """Sections with the glue's own relocations applied; only the glue is run, so those of members do not matter."""
         merged = self.merged
-        contents = {index: merged.content(merged.sections[index]).copy() for index in self.home}
-        mine = np.flatnonzero(layout.in_glue(merged.place_section, merged.place))
-        for row in mine.tolist():
-            leader = int(merged.pair[row]) if merged.pair[row] >= 0 else row
-            target, place = (
-                self._target(leader),
-                self.home[int(merged.place_section[leader])] + int(merged.place[leader]),
-            )
-            form = merged.arch.by_code(int(merged.kind[row]))
-            content, at = contents[int(merged.place_section[row])], merged.place[row : row + 1]
-            words, wide, near = gather(content, at, form.width), np.array([target]), np.array([place])
-            if form.fits is not None and not form.fits(wide, near).all():
-                raise StuckError(f"a relocation of the glue at {int(at[0]):#x} is out of range")
-            scatter(content, at, form.width, form.apply(words, wide, near))
-        low = min(self.home.values()) & -4096
-        high = max(self.home[i] + s.size for i, s in enumerate(merged.sections) if i in self.home)
-        self.machine.mem_map(low, (high - low + 8191) & -4096)
+        reached = {home for home, _, _ in self.layout.glue} | called | self.tables
+        contents = {i: merged.content(merged.sections[i]).copy() for i in reached if i in self.home}
+        mine = self.layout.in_glue(merged.place_section, merged.place)
+        mine |= np.isin(merged.place_section, list(self.tables))
+        for row in np.flatnonzero(mine).tolist():
+            home = int(merged.place_section[row])
+            if home in contents:
+                self._relocate(row, contents[home])
         for index, content in contents.items():
-            self.machine.mem_write(self.home[index], content.tobytes())
+            self.put(self.home[index], content.tobytes())
         for address in self.calls:
-            self.machine.mem_write(address, self.processor.ret)
+            self.put(address, self.processor.ret)
+        return contents
+
+    def _relocate(self, row: int, content: Bytes) -> None:
+        merged = self.merged
+        leader = int(merged.pair[row]) if merged.pair[row] >= 0 else row
+        target = np.array([self._target(leader)])
+        place = np.array([self.home[int(merged.place_section[leader])] + int(merged.place[leader])])
+        form = merged.arch.by_code(int(merged.kind[row]))
+        at = merged.place[row : row + 1]
+        if form.fits is not None and not form.fits(target, place).all():
+            name = merged.sections[int(merged.place_section[row])].name
+            raise StuckError(f"a relocation at {name}+{int(at[0]):#x} is out of range")
+        scatter(content, at, form.width, form.apply(gather(content, at, form.width), target, place))
 
     def _target(self, row: int) -> int:
         symbol, addend = int(self.merged.symbol[row]), int(self.merged.addend[row])
@@ -144,101 +119,158 @@ class Emulator:
         if home == SHN_ABS:
             return value + addend
         if home:
-            return self.home[home] + value + addend
+            # Per-CPU data is copied elsewhere, no code of the glue uses it.
+            return self.home.get(home, min(self.home.values())) + value + addend
         name = self.merged.name_of_symbol(symbol)
         if name not in self.imports:
-            self.imports[name] = _KERNEL + 256 * (len(self.imports) + 1)
+            number = len(self.imports) + 1
+            if number * _STUB == _KERNEL_SIZE:
+                raise StuckError(f"more than {number - 1} imports of the glue")
+            self.imports[name] = self.space.kernel + _STUB * number
             self.calls[self.imports[name]] = Pointer(0, 0, name)
         return self.imports[name] + self.processor.bit + addend
+
+    def _watch(self) -> None:
+        """Hooks on code and on data that are not the glue's: what it does in its own costs nothing."""
+        owned = [(self.home[home] + at, size) for home, at, size in self.layout.glue if home == self.section]
+        sections = self.merged.sections
+        data = [(self.home[i], sections[i].size) for i in self.tables if sections[i].flags & SHF_WRITE]
+        for home, at, size in self.layout.glue:
+            # Struct module is the kernel's.
+            if home in self.fresh and sections[home].flags & SHF_WRITE and sections[home].name != _OWNER:
+                data.append((self.home[home] + at, size))
+        data.append((self.space.stack, self.stack - self.space.stack))
+        kernel, stack = (self.space.kernel, _KERNEL_SIZE), (self.space.stack, _STACK_SIZE)
+        regions = [(start, size) for start, size, _ in self.space.regions]
+
+        def step(_: Any, address: int, size: int, user: object) -> None:
+            target = self.calls.get(_signed(address))
+            if target is None:
+                self._stop(f"runs to {self.where(_signed(address))}, which is not its own and no init or import")
+            else:
+                self._call(target)
+
+        def store(_: Any, access: int, address: int, size: int, value: int, user: object) -> None:
+            address = _signed(address)
+            if not any(start <= address and address + size <= start + length for start, length in joined):
+                self._stop(f"writes to {self.where(address)}, which is not its own")
+
+        joined = _joined(data)
+        returns = (self.space.kernel, 1)
+        for start, size in _rest([*regions, kernel, stack], [*owned, returns]):
+            self.hook(unicorn.UC_HOOK_CODE, step, start, size)
+        # A store may begin in what is the glue's and end behind it. Memory that cannot be written to guards itself.
+        narrow = [(start, size - _WIDEST) for start, size in joined if size > _WIDEST]
+        writable = [(start, size) for start, size, rights in self.space.regions if rights & unicorn.UC_PROT_WRITE]
+        for start, size in _rest([*writable, kernel, stack], narrow):
+            self.hook(unicorn.UC_HOOK_MEM_WRITE, store, start, size)
+
+    def hook(self, kind: int, function: Any, start: int, size: int) -> None:
+        """Has Unicorn call a function for what happens in these addresses. Before the first run: it keeps its code."""
+        if size > 0:
+            self.machine.hook_add(kind, function, None, _unsigned(start), _unsigned(start + size - 1))
+
+    def _stop(self, text: str) -> None:
+        self.stuck.append(text)
+        self.machine.emu_stop()
 
     def clear(self) -> None:
         """Memory as the loader leaves it."""
         for home, content in self.fresh.items():
-            self.machine.mem_write(self.home[home], content)
+            self.put(self.home[home], content)
 
     def write(self, section: int, offset: int, size: int, value: int) -> None:
         """A field as parse_args() would set it."""
-        self.machine.mem_write(self.home[section] + offset, (value % (1 << 8 * size)).to_bytes(size, "little"))
+        self.put(self.home[section] + offset, (value % (1 << 8 * size)).to_bytes(size, "little"))
 
     def read(self, section: int, offset: int, size: int) -> Value:
-        return int.from_bytes(self.machine.mem_read(self.home[section] + offset, size), "little")
+        return int.from_bytes(self.get(self.home[section] + offset, size), "little")
 
-    def run(self, entry: int, answer: Answer) -> Value:
+    def put(self, address: int, content: bytes) -> None:
+        self.machine.mem_write(_unsigned(address), content)
+
+    def get(self, address: int, size: int) -> bytes:
+        return bytes(self.machine.mem_read(_unsigned(address), size))
+
+    def run(self, entry: int, answer: Answer, *, steps: int = _STEPS) -> Value:
         """Calls the function at an offset of the glue's section; the int that it returns. StuckError if it may not."""
         cpu, machine = self.processor, self.machine
         mask = (1 << cpu.bits) - 1
-        stuck: list[str] = []
-
-        def stop(text: str) -> None:
-            stuck.append(text)
-            machine.emu_stop()
-
-        def step(_: Any, address: int, size: int, user: object) -> None:
-            if any(start <= address < start + length for start, length in self.own):
-                return
-            target = self.calls.get(address)
-            if target is None:
-                return stop(f"runs to {self._where(address)}, which is not its own and no init or import")
-            if machine.reg_read(cpu.sp) % cpu.align:
-                return stop("calls with a misaligned stack pointer")
-            self._answer(target, answer(target))
-            return None
-
-        def store(_: Any, access: int, address: int, size: int, value: int, user: object) -> None:
-            inside = any(start <= address and address + size <= start + length for start, length in self.data)
-            if not inside and not _STACK <= address < stack:
-                stop(f"writes to {self._where(address)}, which is not its own")
-
-        stack = _STACK + (1 << 15)
-        hooks = [machine.hook_add(unicorn.UC_HOOK_CODE, step), machine.hook_add(unicorn.UC_HOOK_MEM_WRITE, store)]
-        marks = {register: 0x1111222200000000 + n & mask for n, register in enumerate((*cpu.saved, *cpu.lost))}
+        self.stuck, self.answer = [], answer
+        marks = {register: 0x1111222233330000 + n & mask for n, register in enumerate((*cpu.saved.values(), *cpu.lost))}
         for register, mark in marks.items():
             machine.reg_write(register, mark)
-        machine.reg_write(cpu.sp, stack)
-        machine.reg_write(cpu.link, _RETURN + cpu.bit)
+        returns = _unsigned(self.space.kernel)
+        machine.reg_write(cpu.sp, _unsigned(self.stack))
+        if cpu.link is not None:
+            machine.reg_write(cpu.link, returns + cpu.bit)
+        else:
+            self.put(self.stack, returns.to_bytes(cpu.pushed, "little"))
+        if cpu.direction is not None:
+            register, bit = cpu.direction
+            machine.reg_write(register, machine.reg_read(register) & ~bit)
         try:
-            machine.emu_start(self.home[self.section] + entry, _RETURN, count=_STEPS)
+            machine.emu_start(_unsigned(self.home[self.section] + entry), returns, count=steps)
         except self.error as error:
-            stuck.append(f"{error} at {self._where(machine.reg_read(cpu.pc))}")
-        finally:
-            for hook in hooks:
-                machine.hook_del(hook)
-        if not stuck and machine.reg_read(cpu.pc) != _RETURN:
-            stuck.append("does not end")
-        if not stuck and machine.reg_read(cpu.sp) != stack:
-            stuck.append("returns with another stack pointer")
-        if not stuck and any(machine.reg_read(register) != marks[register] for register in cpu.saved):
-            stuck.append("returns with other callee-saved registers")
-        if stuck:
-            raise StuckError(stuck[0])
+            self.stuck.append(f"{error} at {self.where(_signed(machine.reg_read(cpu.pc)))}")
+        if not self.stuck:
+            self._check_end(marks)
+        if self.stuck:
+            raise StuckError(self.stuck[0])
         return int(machine.reg_read(cpu.results[0])) & 0xFFFFFFFF
 
-    def _answer(self, target: Pointer, value: int) -> None:
+    def _check_end(self, marks: dict[int, int]) -> None:
+        cpu, machine = self.processor, self.machine
+        if machine.reg_read(cpu.pc) != _unsigned(self.space.kernel):
+            self.stuck.append("does not end")
+        elif machine.reg_read(cpu.sp) != _unsigned(self.stack + cpu.pushed):
+            self.stuck.append("returns with another stack pointer")
+        elif changed := [name for name, at in cpu.saved.items() if machine.reg_read(at) != marks[at]]:
+            self.stuck.append(f"returns with another {', '.join(changed)}")
+        elif self._runs_down():
+            self.stuck.append("returns with the direction flag set")
+
+    def _runs_down(self) -> bool:
+        """Whether string instructions go to lower addresses, which C code does not expect."""
+        direction = self.processor.direction
+        return direction is not None and bool(self.machine.reg_read(direction[0]) & direction[1])
+
+    def _call(self, target: Pointer) -> None:
         """The result of a call; everything else that a function may change is changed."""
-        cpu = self.processor
+        cpu, machine = self.processor, self.machine
         mask = (1 << cpu.bits) - 1
+        if (machine.reg_read(cpu.sp) + cpu.pushed) % cpu.align:
+            return self._stop("calls with a misaligned stack pointer")
+        if self._runs_down():
+            return self._stop("calls with the direction flag set")
+        value, kept = self.answer(target), machine.reg_read(cpu.results[0])
         for number, register in enumerate(cpu.lost):
-            self.machine.reg_write(register, 0xDEAD0000BEEF0000 + number & mask)
+            machine.reg_write(register, 0xDEAD0000BEEF0000 + number & mask)
+        if target.name == _THUNK:
+            machine.reg_write(cpu.results[0], kept)  # it is the return itself
+            return None
         if len(cpu.results) > 1 and target.name:
-            self.machine.reg_write(cpu.results[1], value >> cpu.bits & mask)
+            machine.reg_write(cpu.results[1], value >> cpu.bits & mask)
         # The upper half of an int's register is undefined; riscv64 extends its sign.
         low = value if target.name or self.merged.arch.name == "riscv64" else 0xABCD << 32 | value & 0xFFFFFFFF
-        self.machine.reg_write(cpu.results[0], low & mask)
+        machine.reg_write(cpu.results[0], low & mask)
+        return None
 
-    def _where(self, address: int) -> str:
+    def where(self, address: int) -> str:
+        """An address by its section, where it is in one."""
         for index, start in self.home.items():
             if start <= address < start + max(self.merged.sections[index].size, 1):
                 return f"{self.merged.sections[index].name}+{address - start:#x}"
-        return hex(address)
+        return hex(_unsigned(address))
 
 
-def _addresses(merged: Model) -> dict[int, int]:
+def _random_space(merged: Model) -> Space:
     """Sections in any order, code first to be in reach, with random gaps, at their alignment and no more."""
     rng = random.Random(len(merged.data))
     order = [s for s in merged.sections[1:] if s.alloc]
     rng.shuffle(order)
     order.sort(key=lambda s: not s.flags & SHF_EXEC)
-    home, at = {}, _BASE
+    home, at = {}, 0x20000000
     for section in order:
         at += 4096 * rng.randrange(8)
         step = max(section.align, 1)
@@ -246,4 +278,37 @@ def _addresses(merged: Model) -> dict[int, int]:
         at += step if step < 4096 else 0
         home[section.index] = at
         at += section.size
-    return home
+    low = min(home.values()) & -4096
+    return Space(home=home, regions=[(low, (at - low + 8191) & -4096, unicorn.UC_PROT_ALL)])
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """The same addresses, ascending, those that touch in one."""
+    found: list[Span] = []
+    for start, size in sorted(spans):
+        if found and start <= sum(found[-1]):
+            found[-1] = found[-1][0], max(sum(found[-1]), start + size) - found[-1][0]
+        elif size:
+            found.append((start, size))
+    return found
+
+
+def _rest(regions: Iterable[Span], spans: Iterable[Span]) -> list[Span]:
+    """What the regions have outside the spans."""
+    found, taken = [], _joined(spans)
+    for start, size in regions:
+        at, end = start, start + size
+        for begin, length in taken:
+            if start <= begin < end:
+                found.append((at, begin - at))
+                at = begin + length
+        found.append((at, end - at))
+    return [each for each in found if each[1] > 0]
+
+
+def _unsigned(value: int) -> int:
+    return value & 0xFFFFFFFFFFFFFFFF
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

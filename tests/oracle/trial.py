@@ -94,12 +94,12 @@ def try_glue(glue: Glue, names: list[str], report: Report) -> list[int] | None:
 
 
 def _runner(glue: Glue) -> Runner:
-    stretches = [(offset, size) for section, offset, size in glue.layout.glue if section == glue.entry[0]]
     if glue.merged.arch.name != "x86_64":
-        return Emulator(glue.merged, glue.layout, glue.entry[0], stretches, set(glue.inits))
+        return Emulator(glue.merged, glue.layout, glue.entry, glue.inits)
     machine = Machine(glue.merged, glue.entry[0])
-    for offset, size in stretches:
-        machine.decode(offset, size)
+    for section, offset, size in glue.layout.glue:
+        if section == glue.entry[0]:
+            machine.decode(offset, size)
     return machine
 
 

@@ -1,7 +1,8 @@
-"""Runs a megamodule's init function in Unicorn, with members' inits and kernel functions answered by the test.
+"""Runs a megamodule's init, of any architecture, with members' inits and kernel functions answered by the test.
 
-The loader here is the simplest that can be: sections one after the other, the six relocation types of x86_64,
-parameters set and read through struct kparam_array as kernel/params.c does. It shares no code with the prelinker.
+oracle/emulator.py loads the finished file; parameters are set and read through struct kparam_array, as kernel/params.c
+does. A run fails by itself when init leaves its own code, writes elsewhere, returns with other callee-saved registers
+or another stack pointer, or calls with a misaligned one; what a call may change holds something else after it.
 """
 
 from __future__ import annotations
@@ -9,156 +10,165 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import unicorn
-from unicorn import x86_const as x86
+import numpy as np
 
-from megamod.prelink.link import Megamodule
-from tests.unit.module_factory import ALLOC, INIT_AT, Back
+from megamod.prelink.link import Megamodule, prelink
+from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import read_member
+from tests.oracle.emulator import Emulator
+from tests.oracle.fabricate_arches import make_arch_module
+from tests.oracle.machine import Pointer
+from tests.oracle.model import Model, load_model
+from tests.oracle.placement import Layout
 
-BASE, STUBS, STACK, RETURN = 0x10000000, 0x60000000, 0x70000000, 0x50000000
-_SAVED = {n: getattr(x86, f"UC_X86_REG_{n}") for n in ("RBX", "RBP", "R12", "R13", "R14", "R15")}
-_LOST = [getattr(x86, f"UC_X86_REG_{n}") for n in ("RCX", "RDX", "RSI", "RDI", "R8", "R9", "R10", "R11")]
-_WIDTH = {1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
+ENODEV = 19
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one call of init did. calls: names of members and kernel functions in order."""
+    """What one call of init did. calls: members and kernel functions in order; results by member; times in order."""
 
     value: int
     calls: list[str]
-    registers_kept: bool
-    stack_kept: bool
-    stack_aligned: bool
+    results: dict[str, int]
+    times: list[int]
+
+    @property
+    def members(self) -> list[str]:
+        """The members whose inits were called, in order."""
+        return [name for name in self.calls if name not in ("ktime_get", "__x86_return_thunk")]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Loaded:
-    """A megamodule in memory. answers: member → what its init returns; clock: what ktime_get() gives, in turn."""
+    """A megamodule in memory. inits: members by the place of their init; ticks(n): the n-th reading of the clock.
+
+    home: name of a section → its address.
+    """
 
     megamodule: Megamodule
-    back: Back
-    machine: Any
-    home: Mapping[str, int]
-    names: Mapping[int, str]
-    answers: dict[str, int] = field(default_factory=dict)
-    clock: list[int] = field(default_factory=list)
+    merged: Model
+    entry: tuple[int, int]
+    inits: Mapping[tuple[int, int], str]
+    machine: Emulator
+    ticks: Callable[[int], int] = field(default=lambda number: 1000 * number)
 
-    def word(self, address: int, form: str = "<Q") -> int:
-        (value,) = struct.unpack(form, self.machine.mem_read(address, struct.calcsize(form)))
+    @property
+    def home(self) -> dict[str, int]:
+        return {self.merged.sections[index].name: address for index, address in self.machine.home.items()}
+
+    def word(self, address: int, form: str = "") -> int:
+        """A number in memory: a pointer, or what a format of struct says."""
+        form = form or ("<Q" if self.merged.arch.word == 8 else "<I")
+        (value,) = struct.unpack(form, self.machine.get(address, struct.calcsize(form)))
         return int(value)
 
     def text(self, address: int) -> str:
-        return bytes(self.machine.mem_read(address, 256)).split(b"\0", 1)[0].decode()
+        return self.machine.get(address, 256).split(b"\0", 1)[0].decode()
 
     def parameters(self) -> dict[str, int]:
-        """Name → address of its struct kernel_param."""
-        table = self.home["__param"]
-        size = len(self.back["__param"])
-        return {self.text(self.word(at)): at for at in range(table, table + size, 40)}
+        """Name → address of its struct kernel_param; of those that the glue has."""
+        table, arch = self.merged.find("__param"), self.merged.arch
+        own = [each for each in self.machine.layout.glue if table is not None and each[0] == table.index]
+        starts = [
+            self.machine.home[s] + at for s, first, size in own for at in range(first, first + size, arch.param_size)
+        ]
+        return {self.text(self.word(at)): at for at in starts}
 
     def array(self, name: str) -> tuple[int, int, int, int]:
         """struct kparam_array of a parameter: max, elemsize, address of num (0 none), address of the elements."""
-        at = self.word(self.parameters()[name] + 32)
-        return self.word(at, "<I"), self.word(at + 4, "<I"), self.word(at + 8), self.word(at + 24)
+        arch = self.merged.arch
+        at = self.word(self.parameters()[name] + arch.param_arg)
+        return self.word(at, "<I"), self.word(at + 4, "<I"), self.word(at + 8), self.word(at + 8 + 2 * arch.word)
 
     def set_ints(self, name: str, values: Sequence[int]) -> None:
         """As param_array_set(): at most max elements, then their number."""
         limit, size, number, elements = self.array(name)
         assert len(values) <= limit and size == 4 and number
-        self.machine.mem_write(elements, struct.pack(f"<{len(values)}i", *values))
-        self.machine.mem_write(number, struct.pack("<I", len(values)))
+        self.machine.put(elements, struct.pack(f"<{len(values)}i", *values))
+        self.machine.put(number, struct.pack("<I", len(values)))
 
     def get_all(self, name: str) -> list[int]:
-        """As param_array_get(): all elements of name, name1, name2 and so on."""
+        """As param_array_get(): all elements of name, name1, name2 and so on; none without the parameter."""
         found: list[int] = []
         names = self.parameters()
-        for part in [name, *(f"{name}{n}" for n in range(1, 100) if f"{name}{n}" in names)]:
-            limit, size, _, elements = self.array(part)
-            form = "<i" if size == 4 else "<Q"
-            found += [self.word(elements + size * n, form) for n in range(limit)]
+        for part in [name, *(f"{name}{n}" for n in range(1, 100))]:
+            if part in names:
+                limit, size, _, elements = self.array(part)
+                form = "<Q" if size == 8 else "<I" if name == "nanoseconds" else "<i"
+                found += [self.word(elements + size * n, form) for n in range(limit)]
         return found
 
     def results(self) -> dict[str, int]:
-        return dict(zip([m.name for m in self.megamodule.members], self.get_all("result"), strict=True))
+        """The result parameters by member; empty without them."""
+        values, names = self.get_all("result"), [member.name for member in self.megamodule.members]
+        return dict(zip(names, values, strict=bool(values)))
 
-    def run(self) -> Run:
-        """Call init as do_one_initcall() would, with every register holding something."""
+    def run(self, *, answers: Mapping[str, int] = {}, **lists: Sequence[int]) -> Run:
+        """One call as do_one_initcall() makes it, in memory as the loader leaves it.
+
+        answers: what members' inits return, 0 if not given; lists: values of skip, skip1 and so on.
+        """
+        self.machine.clear()
+        for name, values in lists.items():
+            self.set_ints(name, values)
         calls: list[str] = []
-        aligned: list[bool] = []
-        machine = self.machine
 
-        def at_stub(machine: Any, address: int, size: int, user: object) -> None:
-            name = self.names.get(address)
-            if name is None:
-                return
+        def answer(target: Pointer) -> int:
+            name = target.name or self.inits[target.section, target.offset]
             calls.append(name)
-            aligned.append(machine.reg_read(x86.UC_X86_REG_RSP) % 16 == 8)
-            for number, register in enumerate(_LOST):
-                machine.reg_write(register, 0xDEAD0000BEEF0000 + number)
-            if name == "__x86_return_thunk":
-                return
-            value = self.clock.pop(0) if name == "ktime_get" else self.answers.get(name, 0)
-            # An int's upper half is undefined in rax.
-            high = 0 if name == "ktime_get" else 0xABCD000000000000
-            machine.reg_write(x86.UC_X86_REG_RAX, high | value & 0xFFFFFFFF if high else value)
+            return self.ticks(calls.count(name) - 1) if name == "ktime_get" else answers.get(name, 0)
 
-        hook = machine.hook_add(unicorn.UC_HOOK_CODE, at_stub)
-        marks = {name: 0x1111111100000000 + number for number, name in enumerate(_SAVED)}
-        for name, register in _SAVED.items():
-            machine.reg_write(register, marks[name])
-        for register in (*_LOST, x86.UC_X86_REG_RAX):
-            machine.reg_write(register, 0xBAD0BAD0BAD0BAD0)
-        stack = STACK + 0x8000 - 8
-        machine.mem_write(stack, struct.pack("<Q", RETURN))
-        machine.reg_write(x86.UC_X86_REG_RSP, stack)
-        init = self.word(self.home[".gnu.linkonce.this_module"] + INIT_AT)
-        machine.emu_start(init, RETURN, count=2_000_000)
-        machine.hook_del(hook)
-        assert machine.reg_read(x86.UC_X86_REG_RIP) == RETURN, "init did not return"
-        return Run(
-            value=machine.reg_read(x86.UC_X86_REG_EAX),
-            calls=calls,
-            registers_kept=all(machine.reg_read(r) == marks[n] for n, r in _SAVED.items()),
-            stack_kept=machine.reg_read(x86.UC_X86_REG_RSP) == stack + 8,
-            stack_aligned=all(aligned),
-        )
+        value = self.machine.run(self.entry[1], answer)
+        assert isinstance(value, int)
+        return Run(value=value, calls=calls, results=self.results(), times=self.get_all("nanoseconds"))
 
 
-def load(megamodule: Megamodule, *, ticks: Callable[[int], int] = lambda number: 1000 * number) -> Loaded:
-    """Place and relocate; ticks(n) is the n-th reading of the clock."""
-    back = Back(megamodule.data)
-    home, image, end = {}, bytearray(), 0
-    for section in back.elf.iter_sections():
-        if section["sh_flags"] & ALLOC:
-            end += -end % max(section["sh_addralign"], 1)
-            home[section.name] = BASE + end
-            body = bytes(section["sh_size"]) if section["sh_type"] == "SHT_NOBITS" else section.data()
-            image += bytes(end - len(image)) + body
-            end += len(body)
-    undefined = sorted({s.name for s in back.symbols() if s["st_shndx"] == "SHN_UNDEF" and s.name})
-    stubs = {name: STUBS + 16 * number for number, name in enumerate(undefined)}
-    for name, start in home.items():
-        for offset, (kind, target, addend) in back.relocs(name).items():
-            place = start + offset
-            value = (home.get(target) or stubs[target]) + addend - (place if kind in (2, 4, 24) else 0)
-            field_at, width = place - BASE, _WIDTH[kind]
-            assert not any(image[field_at : field_at + width])
-            image[field_at : field_at + width] = value.to_bytes(8, "little", signed=True)[:width]
-    engine: Any = unicorn  # it has no types
-    machine = engine.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-    for base, size in ((BASE, end), (STUBS, 16 * len(stubs) + 1), (STACK, 0x10000), (RETURN, 1)):
-        machine.mem_map(base, -(-size // 4096) * 4096)
-    machine.mem_write(BASE, bytes(image))
-    for address in stubs.values():
-        machine.mem_write(address, b"\xc3")
-    names = {address: name for name, address in stubs.items()}
-    where = {(c["member"], c["index"]): (c["output"], c["offset"]) for c in megamodule.map["chunks"] if "offset" in c}
-    for number, member in enumerate(megamodule.members):
+def load(megamodule: Megamodule) -> Loaded:
+    """The finished file with the places of its init and of the members' inits, from the map."""
+    merged = load_model(megamodule.data)
+    assert not merged.problems
+    index = {section.name: section.index for section in merged.sections if section.alloc}
+    chunks, members = megamodule.map["chunks"], megamodule.members
+    glue = [(index[c["output"]], c["offset"], c["size"]) for c in chunks if c["member"] < 0]
+    where = {(c["member"], c["index"]): (index[c["output"]], c["offset"]) for c in chunks if "offset" in c}
+    inits = {}
+    for number, member in enumerate(members):
         if member.init is not None:
-            output, offset = where[number, member.init[0]]
-            names[home[output] + offset + member.init[1]] = member.name
-    clock = [ticks(number) for number in range(2 * len(megamodule.members) + 2)]
-    return Loaded(megamodule=megamodule, back=back, machine=machine, home=home, names=names, clock=clock)
+            section, offset = where[number, member.init[0]]
+            inits[section, offset + member.init[1]] = member.name
+    owner = merged.find(".gnu.linkonce.this_module")
+    at = next(member.init_at for member in members if member.init_at is not None)
+    assert owner is not None
+    entry = merged.refers(owner, at)
+    assert entry is not None
+    layout = Layout([], glue, [], np.zeros((0, 4), np.int64))
+    machine = Emulator(merged, layout, entry, inits)
+    return Loaded(megamodule=megamodule, merged=merged, entry=entry, inits=inits, machine=machine)
+
+
+def chain(machine: str, text: str, *, glue: bool = True) -> list[tuple[str, bytes]]:
+    """ "a b:a c:b" → b imports from a, c from b; "lib!" has no init.
+
+    glue=False: no module of the kernel imports what results and times need.
+    """
+    made = []
+    for word in text.split():
+        name, _, needs = word.partition(":")
+        init, name = not name.endswith("!"), name.rstrip("!")
+        imports = {f"{needed}_sym": 0x99 for needed in needs.split(",") if needed}
+        data = make_arch_module(machine, name, exports={f"{name}_sym": 0x99}, imports=imports, init=init, glue=glue)
+        made.append((name, data))
+    return made
+
+
+def link_files(members: Sequence[tuple[str, bytes]], *, kcfi: bool = False) -> Megamodule:
+    """Prelinks files by their names without .ko, as `megamod_test`."""
+    options = PrelinkOptions(name="megamod_test", kcfi=kcfi)
+    return prelink([read_member(data, file=f"{name}.ko") for name, data in members], options)
+
+
+def load_chain(machine: str, text: str, *, glue: bool = True) -> Loaded:
+    """The chain, prelinked and loaded."""
+    return load(link_files(chain(machine, text, glue=glue)))

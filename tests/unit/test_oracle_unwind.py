@@ -351,6 +351,7 @@ def test_glue_that_stores_the_count_first_is_found(members: Members, merged: Mer
     [
         ("fd", "with the direction flag set"),  # std
         ("41bc00000000", "returns with another r12"),  # mov r12d, 0
+        ("50", "calls with a misaligned stack pointer"),  # push rax
         ("0f0b", "Invalid instruction"),  # ud2
     ],
 )
@@ -368,6 +369,7 @@ def test_glue_that_leaves_the_processor_in_another_state_is_found(
         (".data", 4, "writes to .data+0x4, which is not its own"),
         (".rodata", 0, "Write to write-protected memory"),
         (".gnu.linkonce.this_module", 120, "struct module is changed"),
+        (".gnu.linkonce.this_module", 254, "writes to .gnu.linkonce.this_module+0xfe, which is not its own"),
     ],
 )
 def test_glue_that_writes_elsewhere_is_found(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
+import unicorn
 
 from megamod.prelink.link import Megamodule
-from tests.unit.glue_runner import Loaded, load
-from tests.unit.module_factory import ALLOC, EXEC, GLUE_IMPORTS, R_PC32, Back, Ko, link
+from tests.unit.glue_runner import ENODEV, Loaded, load
+from tests.unit.module_factory import ALLOC, EXEC, GLUE_IMPORTS, INIT_AT, R_PC32, Back, Ko, link
 
-ENODEV, ENOMEM, EAGAIN = 19, 12, 11
+ENOMEM = 12
 ASKED, NEEDS, NOT_RUN = 1, 2, 3
 JUST_RETURN = bytes.fromhex("f30f1efa c3")
 
@@ -32,11 +35,11 @@ def make(text: str, *, timed: bool = True) -> Loaded:
     return load(link(*chain(text), donors=crcs))
 
 
-def members_called(loaded: Loaded) -> list[str]:
-    run = loaded.run()
+def members_called(loaded: Loaded, answers: Mapping[str, int] = {}, **lists: Sequence[int]) -> list[str]:
+    """Of a run that returns 0; it fails by itself if registers or the stack pointer are other ones."""
+    run = loaded.run(answers=answers, **lists)
     assert run.value == 0
-    assert run.registers_kept and run.stack_kept and run.stack_aligned
-    return [name for name in run.calls if name not in GLUE_IMPORTS and name != "__x86_return_thunk"]
+    return run.members
 
 
 def test_every_init_is_called_once_in_order() -> None:
@@ -57,45 +60,39 @@ def test_without_result_parameters_all_inits_are_called() -> None:
 
 def test_users_of_a_failed_member_are_skipped_without_result_parameters() -> None:
     loaded = load(link(*chain("a b:a c:b d")))
-    loaded.answers["a"] = -ENODEV
-    assert members_called(loaded) == ["a", "d"]
+    assert members_called(loaded, {"a": -ENODEV}) == ["a", "d"]
 
 
 def test_failed_init_is_recorded_and_all_its_users_are_skipped() -> None:
     loaded = make("a b:a c:b d e:d")
-    loaded.answers["a"] = -ENODEV
-    assert members_called(loaded) == ["a", "d", "e"]
+    assert members_called(loaded, {"a": -ENODEV}) == ["a", "d", "e"]
     assert loaded.results() == {"a": -ENODEV, "b": NEEDS, "c": NEEDS, "d": 0, "e": 0}
 
 
 def test_member_with_two_needs_is_skipped_when_either_fails() -> None:
     for bad in ("a", "b"):
         loaded = make("a b c:a,b")
-        loaded.answers[bad] = -ENOMEM
-        members_called(loaded)
+        members_called(loaded, {bad: -ENOMEM})
         assert loaded.results()["c"] == NEEDS
 
 
 @pytest.mark.parametrize("value", [1, 5, 0x7FFFFFFF])
 def test_positive_return_is_success(value: int) -> None:
     loaded = make("a b:a")
-    loaded.answers["a"] = value
-    assert members_called(loaded) == ["a", "b"]
+    assert members_called(loaded, {"a": value}) == ["a", "b"]
     assert loaded.results() == {"a": 0, "b": 0}
 
 
 @pytest.mark.parametrize("value", [-1, -4095, -(1 << 31)])
 def test_any_negative_return_is_recorded_as_it_is(value: int) -> None:
     loaded = make("a")
-    loaded.answers["a"] = value
-    members_called(loaded)
+    members_called(loaded, {"a": value})
     assert loaded.results() == {"a": value}
 
 
 def test_init_returns_zero_when_every_member_fails() -> None:
     loaded = make("a b c")
-    loaded.answers |= dict.fromkeys("abc", -ENODEV)
-    assert loaded.run().value == 0
+    assert loaded.run(answers=dict.fromkeys("abc", -ENODEV)).value == 0
 
 
 def test_library_without_init_succeeds_unless_what_it_needs_failed() -> None:
@@ -103,8 +100,7 @@ def test_library_without_init_succeeds_unless_what_it_needs_failed() -> None:
     assert members_called(loaded) == ["a", "b", "c"]
     assert set(loaded.results().values()) == {0}
     loaded = make("a lib!:a b:lib lone! c:lone")
-    loaded.answers["a"] = -ENODEV
-    assert members_called(loaded) == ["a", "c"]
+    assert members_called(loaded, {"a": -ENODEV}) == ["a", "c"]
     assert loaded.results() == {"a": -ENODEV, "lib": NEEDS, "b": NEEDS, "lone": 0, "c": 0}
 
 
@@ -113,46 +109,38 @@ def test_library_without_init_succeeds_unless_what_it_needs_failed() -> None:
 
 def test_asked_members_are_skipped_and_their_users_too() -> None:
     loaded = make("a b:a c")
-    loaded.set_ints("skip", [0])
-    assert members_called(loaded) == ["c"]
+    assert members_called(loaded, skip=[0]) == ["c"]
     assert loaded.results() == {"a": ASKED, "b": NEEDS, "c": 0}
 
 
 def test_asked_user_is_reported_as_asked_though_its_need_failed() -> None:
     loaded = make("a b:a")
-    loaded.answers["a"] = -ENODEV
-    loaded.set_ints("skip", [1])
-    assert members_called(loaded) == ["a"]
+    assert members_called(loaded, {"a": -ENODEV}, skip=[1]) == ["a"]
     assert loaded.results() == {"a": -ENODEV, "b": ASKED}
 
 
 def test_asked_library_is_skipped() -> None:
     loaded = make("lib! b:lib c")
-    loaded.set_ints("skip", [0])
-    assert members_called(loaded) == ["c"]
+    assert members_called(loaded, skip=[0]) == ["c"]
     assert loaded.results() == {"lib": ASKED, "b": NEEDS, "c": 0}
 
 
 def test_all_may_be_skipped_in_any_order_and_twice() -> None:
     loaded = make("a b c")
-    loaded.set_ints("skip", [2, 0, 1])
-    assert members_called(loaded) == []
+    assert members_called(loaded, skip=[2, 0, 1]) == []
     loaded = make("a b c")
-    loaded.set_ints("skip", [2, 2])
-    assert members_called(loaded) == ["a", "b"]
+    assert members_called(loaded, skip=[2, 2]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("index", [3, 4, 255, 256, 1 << 20, 0x7FFFFFFF, -1, -256, -(1 << 31)])
 def test_index_out_of_range_is_ignored(index: int) -> None:
     loaded = make("a b c")
-    before = bytes(loaded.machine.mem_read(loaded.home[".data"], len(loaded.back[".data"])))
-    loaded.set_ints("skip", [index, 1, index])
-    assert members_called(loaded) == ["a", "c"]
-    assert loaded.results() == {"a": 0, "b": ASKED, "c": 0}
-    # Nothing but the glue's own tables was written: members' data comes first.
+    # Nothing but the glue's own tables is written: members' data comes first.
     start = len(chain("a b c")[0].data.data) * 3
-    after = bytes(loaded.machine.mem_read(loaded.home[".data"], start))
-    assert after == before[:start]
+    before = loaded.machine.get(loaded.home[".data"], start)
+    assert members_called(loaded, skip=[index, 1, index]) == ["a", "c"]
+    assert loaded.results() == {"a": 0, "b": ASKED, "c": 0}
+    assert loaded.machine.get(loaded.home[".data"], start) == before
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +163,8 @@ def test_lists_are_split_so_that_each_file_fits_a_page(many: Megamodule) -> None
 def test_skip_lists_of_several_chunks_count_from_their_own_start(many: Megamodule) -> None:
     names = [member.name for member in many.members]
     loaded = load(many)
-    loaded.set_ints("skip", [3, 255, 256])  # 256 is 256 still: the lists share one numbering from their start
-    loaded.set_ints("skip1", [1, 255])
-    loaded.set_ints("skip2", [0, 87, 88, -1])
-    called = members_called(loaded)
+    # 256 in the first list is 256 still: the lists share one numbering from their start.
+    called = members_called(loaded, skip=[3, 255, 256], skip1=[1, 255], skip2=[0, 87, 88, -1])
     # -1 in the third list is 511, 256 in the first is 256: both are members, and asked for.
     asked = {3, 255, 256, 257, 511, 512, 599}
     results = loaded.results()
@@ -188,8 +174,7 @@ def test_skip_lists_of_several_chunks_count_from_their_own_start(many: Megamodul
 
 def test_full_skip_list_skips_its_whole_chunk(many: Megamodule) -> None:
     loaded = load(many)
-    loaded.set_ints("skip1", range(256))
-    called = members_called(loaded)
+    called = members_called(loaded, skip1=range(256))
     names = [member.name for member in many.members]
     assert not set(called) & set(names[256:512])
     assert {names[0], names[255], names[599]} <= set(called)
@@ -206,9 +191,8 @@ def test_random_failures_and_wishes_agree_with_a_model() -> None:
         )
         loaded = make(text)
         members = loaded.megamodule.members
-        loaded.answers |= {m.name: -ENODEV for m in members if rng.random() < 0.1}
+        answers = {m.name: -ENODEV for m in members if rng.random() < 0.1}
         skip = rng.sample(range(count), rng.randint(0, count // 5))
-        loaded.set_ints("skip", skip)
         expected: list[int] = []
         for number, member in enumerate(members):
             if number in skip:
@@ -216,8 +200,8 @@ def test_random_failures_and_wishes_agree_with_a_model() -> None:
             elif any(expected[n] for n in loaded.megamodule.depends[number]):
                 expected.append(NEEDS)
             else:
-                expected.append(loaded.answers.get(member.name, 0) if member.init else 0)
-        members_called(loaded)
+                expected.append(answers.get(member.name, 0) if member.init else 0)
+        members_called(loaded, answers, skip=skip)
         assert list(loaded.results().values()) == expected
 
 
@@ -225,15 +209,16 @@ def test_random_failures_and_wishes_agree_with_a_model() -> None:
 
 
 def test_nanoseconds_are_recorded_for_each_init() -> None:
-    loaded = load(link(*chain("a b c"), donors=GLUE_IMPORTS), ticks=lambda n: 1 << 40 | n * n * 1000)
+    loaded = make("a b c")
+    loaded.ticks = lambda n: 1 << 40 | n * n * 1000
     members_called(loaded)
     assert loaded.get_all("nanoseconds") == [1000, 3000, 5000]
 
 
 def test_skipped_members_have_no_time_and_do_not_add_to_the_next() -> None:
-    loaded = load(link(*chain("a b c"), donors=GLUE_IMPORTS), ticks=lambda n: n * 10)
-    loaded.set_ints("skip", [1])
-    members_called(loaded)
+    loaded = make("a b c")
+    loaded.ticks = lambda n: n * 10
+    members_called(loaded, skip=[1])
     assert loaded.get_all("nanoseconds") == [10, 0, 10]
 
 
@@ -248,7 +233,7 @@ def test_clock_is_not_asked_where_it_is_not_known() -> None:
 def test_parameters_of_the_glue_are_as_the_kernel_wants_them() -> None:
     loaded = make("a b")
     module = loaded.home[".gnu.linkonce.this_module"]
-    stubs = {name: address for address, name in loaded.names.items()}
+    stubs = loaded.machine.imports
     for name, address in loaded.parameters().items():
         assert loaded.word(address + 8) == module
         assert loaded.word(address + 16) == stubs["param_array_ops"]
@@ -276,7 +261,7 @@ def test_glue_returns_through_the_thunk_where_members_do() -> None:
     loaded = load(link(*thunked(), donors=GLUE_IMPORTS))
     run = loaded.run()
     assert run.calls[-1] == "__x86_return_thunk"
-    assert (run.value, run.registers_kept, run.stack_kept) == (0, True, True)
+    assert run.value == 0  # registers and stack pointer are as before, or there would be no run
 
 
 def test_glues_return_is_listed_among_the_return_sites() -> None:
@@ -321,18 +306,13 @@ def test_orc_entries_of_the_glue_follow_its_stack() -> None:
             loaded.home[rows[4 * n][1]] + rows[4 * n][2]: states[6 * n : 6 * n + 6] for n in range(len(states) // 6)
         }
         seen: dict[int, int] = {}
-        stack_at_entry = 0x70000000 + 0x8000 - 8
-        start = loaded.word(loaded.home[".gnu.linkonce.this_module"] + 312)
+        start = loaded.word(loaded.home[".gnu.linkonce.this_module"] + INIT_AT)
+        machine = loaded.machine
 
-        def watch(machine: object, address: int, size: int, user: object) -> None:
-            if start <= address:  # noqa: B023
-                seen[address] = stack_at_entry - loaded.machine.reg_read(44)  # noqa: B023
+        def watch(uc: Any, address: int, size: int, user: object) -> None:
+            seen[address] = machine.stack - uc.reg_read(machine.processor.sp)  # noqa: B023
 
-        import unicorn
-        from unicorn.x86_const import UC_X86_REG_RSP
-
-        assert UC_X86_REG_RSP == 44
-        loaded.machine.hook_add(unicorn.UC_HOOK_CODE, watch, begin=start, end=start + 4096)
+        machine.hook(unicorn.UC_HOOK_CODE, watch, start, 4096)
         loaded.run()
         inside = {address: depth for address, depth in seen.items() if address < start + 4096}
         assert len(inside) > 20

@@ -6,10 +6,7 @@ import random
 
 import pytest
 
-from megamod.prelink.link import prelink
-from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import read_member
-from tests.unit.glue_runner_arches import ENODEV, Loaded, chain, load, loaded
+from tests.unit.glue_runner import ENODEV, Loaded, chain, link_files, load, load_chain
 
 ARCHES = ["arm64", "riscv64", "arm", "thumb"]
 ASKED, NEEDS, NOT_RUN = 1, 2, 3
@@ -21,50 +18,50 @@ def machine(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_init_is_called_once_in_order(machine: str) -> None:
-    run = load(machine, "a b c:a d:c,b").run()
+    run = load_chain(machine, "a b c:a d:c,b").run()
     assert run.value == 0
     assert run.members == ["a", "b", "c", "d"]
     assert run.results == {"a": 0, "b": 0, "c": 0, "d": 0}
 
 
 def test_without_result_parameters_all_inits_are_called(machine: str) -> None:
-    run = load(machine, "a b:a", glue=False).run()
+    run = load_chain(machine, "a b:a", glue=False).run()
     assert (run.value, run.calls, run.results) == (0, ["a", "b"], {})
 
 
 def test_users_of_a_failed_member_are_skipped_without_result_parameters(machine: str) -> None:
-    run = load(machine, "a b:a c:b d", glue=False).run(answers={"a": -ENODEV})
+    run = load_chain(machine, "a b:a c:b d", glue=False).run(answers={"a": -ENODEV})
     assert (run.value, run.members) == (0, ["a", "d"])
 
 
 def test_failed_init_is_recorded_and_all_its_users_are_skipped(machine: str) -> None:
-    run = load(machine, "a b:a c:b d e:d").run(answers={"a": -ENODEV})
+    run = load_chain(machine, "a b:a c:b d e:d").run(answers={"a": -ENODEV})
     assert run.members == ["a", "d", "e"]
     assert run.results == {"a": -ENODEV, "b": NEEDS, "c": NEEDS, "d": 0, "e": 0}
 
 
 @pytest.mark.parametrize("bad", ["a", "b"])
 def test_member_with_two_needs_is_skipped_when_either_fails(machine: str, bad: str) -> None:
-    assert load(machine, "a b c:a,b").run(answers={bad: -ENODEV}).results["c"] == NEEDS
+    assert load_chain(machine, "a b c:a,b").run(answers={bad: -ENODEV}).results["c"] == NEEDS
 
 
 @pytest.mark.parametrize("value", [1, 5, 0x7FFFFFFF])
 def test_positive_return_is_success(machine: str, value: int) -> None:
-    run = load(machine, "a b:a").run(answers={"a": value})
+    run = load_chain(machine, "a b:a").run(answers={"a": value})
     assert run.results == {"a": 0, "b": 0}
 
 
 @pytest.mark.parametrize("value", [-1, -4095, -(1 << 31)])
 def test_any_negative_return_is_recorded_as_it_is(machine: str, value: int) -> None:
-    assert load(machine, "a").run(answers={"a": value}).results == {"a": value}
+    assert load_chain(machine, "a").run(answers={"a": value}).results == {"a": value}
 
 
 def test_init_returns_zero_when_every_member_fails(machine: str) -> None:
-    assert load(machine, "a b c").run(answers=dict.fromkeys("abc", -ENODEV)).value == 0
+    assert load_chain(machine, "a b c").run(answers=dict.fromkeys("abc", -ENODEV)).value == 0
 
 
 def test_library_without_init_succeeds_unless_what_it_needs_failed(machine: str) -> None:
-    glue = load(machine, "a lib!:a b:lib lone! c:lone")
+    glue = load_chain(machine, "a lib!:a b:lib lone! c:lone")
     assert set(glue.run().results.values()) == {0}
     run = glue.run(answers={"a": -ENODEV})
     assert run.members == ["a", "c"]
@@ -75,29 +72,29 @@ def test_library_without_init_succeeds_unless_what_it_needs_failed(machine: str)
 
 
 def test_asked_members_are_skipped_and_their_users_too(machine: str) -> None:
-    run = load(machine, "a b:a c").run(skip=[0])
+    run = load_chain(machine, "a b:a c").run(skip=[0])
     assert run.members == ["c"]
     assert run.results == {"a": ASKED, "b": NEEDS, "c": 0}
 
 
 def test_asked_user_is_reported_as_asked_though_its_need_failed(machine: str) -> None:
-    run = load(machine, "a b:a").run(answers={"a": -ENODEV}, skip=[1])
+    run = load_chain(machine, "a b:a").run(answers={"a": -ENODEV}, skip=[1])
     assert run.results == {"a": -ENODEV, "b": ASKED}
 
 
 def test_asked_library_is_skipped(machine: str) -> None:
-    assert load(machine, "lib! b:lib c").run(skip=[0]).results == {"lib": ASKED, "b": NEEDS, "c": 0}
+    assert load_chain(machine, "lib! b:lib c").run(skip=[0]).results == {"lib": ASKED, "b": NEEDS, "c": 0}
 
 
 def test_all_may_be_skipped_in_any_order_and_twice(machine: str) -> None:
-    glue = load(machine, "a b c")
+    glue = load_chain(machine, "a b c")
     assert glue.run(skip=[2, 0, 1]).members == []
     assert glue.run(skip=[2, 2]).members == ["a", "b"]
 
 
 @pytest.mark.parametrize("index", [3, 256, 1 << 20, 0x7FFFFFFF, -1, -256, -(1 << 31)])
 def test_index_out_of_range_is_ignored(machine: str, index: int) -> None:
-    run = load(machine, "a b c").run(skip=[index, 1])
+    run = load_chain(machine, "a b c").run(skip=[index, 1])
     assert run.results == {"a": 0, "b": ASKED, "c": 0}
 
 
@@ -105,19 +102,19 @@ def test_index_out_of_range_is_ignored(machine: str, index: int) -> None:
 
 
 def test_nanoseconds_are_recorded_for_each_init(machine: str) -> None:
-    glue = load(machine, "a b c")
-    glue.clock = [1 << 40 | n * n * 1000 for n in range(4)]
+    glue = load_chain(machine, "a b c")
+    glue.ticks = lambda n: 1 << 40 | n * n * 1000
     assert glue.run().times == [1000, 3000, 5000]
 
 
 def test_skipped_members_have_no_time_and_do_not_add_to_the_next(machine: str) -> None:
-    glue = load(machine, "a b c")
-    glue.clock = [0, 10, 20]
+    glue = load_chain(machine, "a b c")
+    glue.ticks = lambda n: 10 * n
     assert glue.run(skip=[1]).times == [10, 0, 10]
 
 
 def test_clock_is_not_asked_where_it_is_not_known(machine: str) -> None:
-    assert load(machine, "a b", glue=False).run().calls == ["a", "b"]
+    assert load_chain(machine, "a b", glue=False).run().calls == ["a", "b"]
 
 
 # Many members: elements beyond the reach of one load or store
@@ -128,10 +125,7 @@ def many(request: pytest.FixtureRequest) -> Loaded:
     """1100 members: five result and skip lists, nine of times; the last needs the first."""
     text = " ".join(f"m{n}" for n in range(1099)) + " last:m0,m1050"
     members = chain(request.param, text)
-    made = prelink(
-        [read_member(data, file=f"{name}.ko") for name, data in members], PrelinkOptions(name="megamod_test")
-    )
-    return loaded(members, made)
+    return load(link_files(members))
 
 
 @pytest.mark.heavy
@@ -164,7 +158,7 @@ def test_random_failures_and_wishes_agree_with_a_model(machine: str) -> None:
             + (":" + ",".join(f"m{d}" for d in sorted(rng.sample(range(n), min(n, rng.randint(1, 3))))) if n else "")
             for n in range(count)
         )
-        glue = load(machine, text)
+        glue = load_chain(machine, text)
         members = glue.megamodule.members
         answers = {m.name: -ENODEV for m in members if rng.random() < 0.1}
         skip = rng.sample(range(count), rng.randint(0, count // 5))
@@ -182,8 +176,8 @@ def test_random_failures_and_wishes_agree_with_a_model(machine: str) -> None:
 
 
 def test_results_say_not_run_before_the_call(machine: str) -> None:
-    glue = load(machine, "a b")
-    assert glue.results(*glue.start()) == {"a": NOT_RUN, "b": NOT_RUN}
+    glue = load_chain(machine, "a b")
+    assert glue.results() == {"a": NOT_RUN, "b": NOT_RUN}
 
 
 @pytest.mark.parametrize("pad", ["3f2303d5", "5f2403d5"])  # paciasp, bti c
@@ -193,10 +187,7 @@ def test_arm64_glue_begins_with_the_landing_pad_of_its_members(pad: str) -> None
         # As members that do not sign: bti c, and no autiasp.
         nop, signing = bytes.fromhex("1f2003d5"), (bytes.fromhex("3f2303d5"), bytes.fromhex("bf2303d5"))
         members = [(n, d.replace(signing[0], bytes.fromhex(pad)).replace(signing[1], nop)) for n, d in members]
-    made = prelink(
-        [read_member(data, file=f"{name}.ko") for name, data in members], PrelinkOptions(name="megamod_test")
-    )
-    glue = loaded(members, made)
+    glue = load(link_files(members))
     section = glue.merged.sections[glue.entry[0]]
     assert bytes(glue.merged.content(section)[glue.entry[1] : glue.entry[1] + 4]) == bytes.fromhex(pad)
     assert glue.run().members == ["a", "b"]

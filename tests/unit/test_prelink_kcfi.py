@@ -10,15 +10,12 @@ import struct
 import pytest
 
 from megamod.common.errors import MegamodError
-from megamod.prelink.link import Megamodule, prelink
-from megamod.prelink.options import PrelinkOptions
-from megamod.prelink.read import read_member
+from megamod.prelink.link import Megamodule
 from megamod.prelink.verify.checks import verify
 from tests.oracle.edit import patch
 from tests.oracle.fabricate_arches import make_arch_module
 from tests.oracle.judge import judge
-from tests.unit.glue_runner import load
-from tests.unit.glue_runner_arches import loaded
+from tests.unit.glue_runner import link_files, load
 from tests.unit.module_factory import INIT_AT, R_PC32, RETURN_ZERO, Back, Ko, Sec, error_of, link, read
 
 HASH = bytes.fromhex("a6c5b136")
@@ -67,11 +64,6 @@ def files(*modules: Ko) -> list[tuple[str, bytes]]:
 
 def arch_files(machine: str, before: bytes = HASH) -> list[tuple[str, bytes]]:
     return [(name, make_arch_module(machine, name, before=before)) for name in ("a", "b", "c")]
-
-
-def arch_link(members: list[tuple[str, bytes]], *, kcfi: bool = False) -> Megamodule:
-    options = PrelinkOptions(name="megamod_test", kcfi=kcfi)
-    return prelink([read_member(data, file=f"{name}.ko") for name, data in members], options)
 
 
 # x86_64
@@ -129,8 +121,8 @@ def test_the_end_of_another_function_is_not_taken_for_a_hash() -> None:
 @pytest.mark.parametrize("machine", ["arm64", "riscv64", "arm", "thumb"])
 def test_the_hash_of_other_architectures_stands_before_the_function(machine: str) -> None:
     members = arch_files(machine)
-    megamodule = arch_link(members)
-    glue = loaded(members, megamodule)
+    megamodule = link_files(members)
+    glue = load(megamodule)
     home, offset = glue.entry
     code = bytes(glue.merged.content(glue.merged.sections[home]))
     assert code[(offset & -2) - 4 : offset & -2] == HASH
@@ -139,14 +131,14 @@ def test_the_hash_of_other_architectures_stands_before_the_function(machine: str
 
 def test_a_hash_that_looks_like_a_call_is_not_one() -> None:
     members = arch_files("arm64", bytes.fromhex("fcffff97"))  # bl .-16
-    assert loaded(members, arch_link(members)).run().members == ["a", "b", "c"]
+    assert load(link_files(members)).run().members == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("machine", ["arm64", "riscv64"])
 def test_nops_of_a_patchable_prefix_stand_behind_the_hash(machine: str) -> None:
     before = HASH + bytes.fromhex({"arm64": "1f2003d5", "riscv64": "0100"}[machine]) * 2
     members = arch_files(machine, before)
-    glue = loaded(members, arch_link(members))
+    glue = load(link_files(members))
     home, offset = glue.entry
     assert bytes(glue.merged.content(glue.merged.sections[home]))[offset - len(before) : offset] == before
 
@@ -155,23 +147,23 @@ def test_nops_of_a_patchable_prefix_stand_behind_the_hash(machine: str) -> None:
 def test_nops_of_a_patchable_prefix_alone_are_no_hash(machine: str) -> None:
     before = bytes.fromhex({"arm64": "1f2003d5", "riscv64": "01000100"}[machine]) * 2
     members = arch_files(machine, before)
-    glue = loaded(members, arch_link(members))
+    glue = load(link_files(members))
     home, offset = glue.entry
     assert bytes(glue.merged.content(glue.merged.sections[home]))[offset - len(before) : offset] == before
 
 
 def test_inits_at_the_start_of_their_section_need_no_hash() -> None:
     members = arch_files("arm64", b"")
-    assert loaded(members, arch_link(members)).run().members == ["a", "b", "c"]
+    assert load(link_files(members)).run().members == ["a", "b", "c"]
     with pytest.raises(MegamodError, match=r"a\.ko: no type hash \(kCFI\)"):
-        arch_link(members, kcfi=True)
+        link_files(members, kcfi=True)
 
 
 def test_an_unknown_landing_pad_is_refused_with_its_instruction() -> None:
     jump = bytes.fromhex("df2403d5")  # bti jc
     members = [(name, data.replace(bytes.fromhex("3f2303d5"), jump)) for name, data in arch_files("arm64")]
     with pytest.raises(MegamodError, match="its init starts with df2403d5, a landing pad that is not known"):
-        arch_link(members)
+        link_files(members)
 
 
 # What verify and the oracle see
@@ -219,9 +211,9 @@ def test_the_oracle_accepts_the_hash_and_finds_another() -> None:
 @pytest.mark.parametrize("machine", ["arm64", "riscv64", "arm"])
 def test_the_oracle_finds_another_hash_on_other_architectures(machine: str) -> None:
     members = arch_files(machine)
-    megamodule = arch_link(members)
+    megamodule = link_files(members)
     assert judge(members, megamodule.data, megamodule.map) == []
-    entry = loaded(members, megamodule).entry[1]
+    entry = load(megamodule).entry[1]
     data = patch(megamodule.data, ".init.text", entry - 4, b"\x55")
     assert {difference.kind for difference in judge(members, data, megamodule.map)} == {"cfi"}
 
