@@ -124,7 +124,7 @@ def test_root_on_a_usb_disk_that_is_plugged_in_after_8_seconds_is_mounted(
     monitor = tmp_path / "monitor"
     plan = start_plan(modules, critical=["xhci_pci", "usb_storage", "sd_mod", "crc32c_generic", "ext4"])
     image = write_loader_image(tmp_path / "image", plan)
-    waits = threading.Thread(target=plug_in, args=(monitor, 12.0))
+    waits = threading.Thread(target=plug_in, args=(monitor, 40.0))
     waits.start()
     console = boot(
         image=image,
@@ -198,7 +198,7 @@ def test_proc_and_sys_that_cannot_be_mounted_leave_a_message_each(run, modules):
     console = run(plan, without=["proc", "sys"])
     rest = after(console, "megamod: /proc cannot be mounted: ENOTDIR", "megamod: /sys cannot be mounted: ENOTDIR")
     rest = after(
-        rest, "/proc/cmdline cannot be read", "stage critical done", "error: no root= on the kernel command line"
+        rest, "/proc/cmdline cannot be read", "stage critical done", "and no root= is on the kernel command line"
     )
     after(rest, "nothing is left to try", "Kernel panic")
 

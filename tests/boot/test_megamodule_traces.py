@@ -29,11 +29,12 @@ BLOCK = "scsi_mod.scan=sync scsi_debug.opts=4 scsi_debug.every_nth=1"
 INIT = """
 show journal sh -c 'cat /proc/$(pidof jbd2/vda-8)/stack'
 echo disk > /run/megamod/control
-keeper=$(pidof megamod-keeper)
 tries=0
-until grep -q blk_execute_rq /proc/$keeper/stack || [ $tries = 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+until grep -qs blk_execute_rq /proc/$(pidof megamod-load)/stack || [ $tries = 200 ]; do
+    tries=$((tries + 1)); sleep 0.1
+done
 sleep 0.5
-show stack cat /proc/$keeper/stack
+show stack sh -c 'cat /proc/$(pidof megamod-load)/stack'
 echo w > /proc/sysrq-trigger
 show log dmesg
 # The init does not end, so the machine is stopped without it.
@@ -59,7 +60,7 @@ def frames(lines: Iterable[str]) -> list[Frame]:
 def blocked_trace(guest: Guest) -> list[Frame]:
     """What the kernel printed of the blocked process, by sysrq."""
     log = guest.log()
-    start = next(at for at, line in enumerate(log) if line.startswith("task:megamod-keeper"))
+    start = next(at for at, line in enumerate(log) if line.startswith("task:megamod-load"))
     # 5.10 has no word for the trace's end; the registers of user space follow it.
     ends = (at for at in range(start, len(log)) if log[at] == " </TASK>" or log[at].startswith("RIP: "))
     return frames(log[start : next(ends)])

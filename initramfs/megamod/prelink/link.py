@@ -81,6 +81,11 @@ def prelink_files(files: Sequence[Path], options: PrelinkOptions, *, leave_out: 
         except RefusedError as error:
             refused[error.file] = error.reason
             members = [member for member in members if member.name != error.member]
+        except MegamodError:
+            # What is left may be at fault only for want of what has been refused, so that is what is told.
+            if not refused:
+                raise
+            break
     if not refused and linked is not None:
         return linked
     if len(refused) <= 1 and not leave_out:
