@@ -211,13 +211,7 @@ def _gunzip(data: bytes, limit: int) -> tuple[bytes, int]:
 
 
 def _unxz(data: bytes, limit: int) -> tuple[bytes, int]:
-    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
-    try:
-        content = stream.decompress(data, limit + 1)
-    except lzma.LZMAError as error:
-        raise _DamagedError(f"is damaged ({error})") from None
-    _check(len(content), limit, ended=stream.eof)
-    return content, len(data) - len(stream.unused_data)
+    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20), data, limit)
 
 
 def _unzstd(data: bytes, limit: int) -> tuple[bytes, int]:
@@ -239,23 +233,20 @@ def _unzstd(data: bytes, limit: int) -> tuple[bytes, int]:
 
 
 def _unbzip2(data: bytes, limit: int) -> tuple[bytes, int]:
-    stream = bz2.BZ2Decompressor()
+    return _by_stream(bz2.BZ2Decompressor(), data, limit)
+
+
+def _by_stream(stream: lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes, limit: int) -> tuple[bytes, int]:
     try:
         content = stream.decompress(data, limit + 1)
-    except (OSError, ValueError) as error:
+    except (lzma.LZMAError, OSError, ValueError) as error:
         raise _DamagedError(f"is damaged ({error})") from None
     _check(len(content), limit, ended=stream.eof)
     return content, len(data) - len(stream.unused_data)
 
 
 def _unlzma(data: bytes, limit: int) -> tuple[bytes, int]:
-    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20)
-    try:
-        content = stream.decompress(data, limit + 1)
-    except lzma.LZMAError as error:
-        raise _DamagedError(f"is damaged ({error})") from None
-    _check(len(content), limit, ended=stream.eof)
-    return content, len(data) - len(stream.unused_data)
+    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20), data, limit)
 
 
 def _unlzo(data: bytes, limit: int) -> tuple[bytes, int]:
