@@ -19,6 +19,7 @@ import pytest
 from megamod.build import recipe
 from megamod.build.image_cache import image_key
 from megamod.build.plan import PLAN_PATH, Plan
+from megamod.build.reads import own_folders
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from megamod.kernel.exports import cached_exports
@@ -42,6 +43,9 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("megamod.build.recipe.loader_binary", lambda arch: b"the loader")
     monkeypatch.setattr("megamod.build.recipe.ctl_binary", lambda arch: b"the keeper")
+    # Another test may compile the real ones meanwhile, and then the program itself has changed.
+    own = tuple(folder for folder in own_folders() if folder.name != "loader")
+    monkeypatch.setattr("megamod.build.image_cache.own_folders", lambda: own)
     make_pair(tmp_path / "work")
     (tmp_path / "work/p.yaml").write_text(GOOD + EXTRA)
     tree = module_tree(tmp_path / "work")
@@ -192,6 +196,16 @@ def test_a_new_reader_is_seen_without_a_word_in_it(
             assert plan.data.endswith(repr(look()).encode())
     # The second build of each state, and the first of the last one, which is the first state again.
     assert unchanged >= len(states)
+
+
+def test_a_change_of_the_program_builds_anew(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "program"
+    (program / "room").mkdir(parents=True)
+    monkeypatch.setattr("megamod.build.image_cache.own_folders", lambda: (program,))
+    for text in ("", "A = 1\n", "A = 2\n"):
+        (program / "room/a.py").write_text(text)
+        assert "prelink" in build()
+        assert build().startswith("unchanged: ")
 
 
 def test_a_file_that_the_build_did_not_look_at_is_no_input(build: Build) -> None:
