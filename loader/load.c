@@ -13,6 +13,7 @@
 #include "log.h"
 #include "results.h"
 #include "times.h"
+#include "unpack.h"
 
 /* ---- what came of it ---- */
 
@@ -60,6 +61,24 @@ static void log_wrong_release(const struct boot *boot)
 
 /* ---- the call ---- */
 
+/* One call for the file, packed or not. */
+static long put_in(const struct image_file *file, int fd, const char *text)
+{
+	struct unpacked whole;
+	long err;
+
+	if (!ends_with(file->path, PACKED_ENDING))
+		return sys_finit_module(fd, text);
+	err = unpack_file(fd, &whole);
+	if (err < 0) {
+		log_error("%s: cannot be unpacked: %s", file->path, errno_text(err));
+		return err;
+	}
+	err = sys_init_module(whole.data, whole.size, text);
+	free_unpacked(&whole);
+	return err;
+}
+
 static long call(struct boot *boot, struct load *load, bool words, bool skips)
 {
 	const char *text = call_arguments(boot, load, words, skips);
@@ -71,7 +90,7 @@ static long call(struct boot *boot, struct load *load, bool words, bool skips)
 	if (fd < 0)
 		return fd;
 	log_debug("load %s: %s", load->name, text);
-	err = sys_finit_module((int)fd, text);
+	err = put_in(&load->file, (int)fd, text);
 	if (load->file.fd < 0)
 		sys_close((int)fd); /* else it is its holder's */
 	return err;

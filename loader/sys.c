@@ -185,6 +185,11 @@ long sys_finit_module(int fd, const char *arguments)
 	return syscall6(NR_finit_module, fd, P(arguments), 0, 0, 0, 0);
 }
 
+long sys_init_module(const void *data, size_t size, const char *arguments)
+{
+	return syscall6(NR_init_module, P(data), (long)size, P(arguments), 0, 0, 0);
+}
+
 u64 sys_counter(u64 *hertz)
 {
 	return read_counter(hertz);
@@ -233,21 +238,26 @@ long sys_get_nofile(struct rlimit64 *limit)
 	return syscall6(NR_prlimit64, 0, RLIMIT_NOFILE, 0, P(limit), 0, 0);
 }
 
-static void *map(size_t size, int flags)
+static void *map(size_t size, int protection, int flags, int fd)
 {
-	long at = syscall6(NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+	long at = syscall6(NR_mmap, 0, (long)size, protection, flags, fd, 0);
 
 	return at < 0 && at > -4096 ? NULL : (void *)(uintptr_t)at;
 }
 
 void *sys_map(size_t size)
 {
-	return map(size, MAP_PRIVATE);
+	return map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 }
 
 void *sys_map_shared(size_t size)
 {
-	return map(size, MAP_SHARED);
+	return map(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+}
+
+void *sys_map_file(int fd, size_t size)
+{
+	return map(size, PROT_READ, MAP_PRIVATE, fd);
 }
 
 void sys_unmap(void *at, size_t size)

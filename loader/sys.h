@@ -188,6 +188,7 @@ long sys_dup3(int from, int to);
 long sys_pipe(int fds[2]);
 long sys_ppoll(struct pollfd *fds, unsigned count, const struct timespec64 *timeout);
 long sys_finit_module(int fd, const char *arguments);
+long sys_init_module(const void *data, size_t size, const char *arguments);
 /* Of CLOCK_MONOTONIC. */
 u64 monotonic_ns(void);
 /* The counter that runs since the processor's reset, 0 if there is none; its frequency, 0 if only the kernel's log has
@@ -202,7 +203,9 @@ long sys_set_nofile(const struct rlimit64 *limit);
 long sys_get_nofile(struct rlimit64 *limit);
 /* Zeroed private memory, or NULL. The kernel backs it page by page on first touch, so generous sizes cost nothing. */
 void *sys_map(size_t size);
-/* The same, shared with the children. */
+/* A file to read, or NULL; what lies behind its end, up to the end of a page, is zero. */
+void *sys_map_file(int fd, size_t size);
+/* Like sys_map(), shared with the children. */
 void *sys_map_shared(size_t size);
 void sys_unmap(void *at, size_t size);
 _Noreturn void sys_exit(int code);

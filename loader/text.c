@@ -53,6 +53,13 @@ bool starts_with(const char *s, const char *prefix)
 	return true;
 }
 
+bool ends_with(const char *s, const char *ending)
+{
+	size_t size = length(s), end = length(ending);
+
+	return size >= end && streq(s + size - end, ending);
+}
+
 const char *find_char(const char *s, char wanted)
 {
 	for (; *s; s++)

@@ -25,6 +25,7 @@ bool streq_nocase(const char *left, const char *right);
 /* Module names: '-' and '_' are equal. Compares `size` bytes of name with the whole of other. */
 bool same_module(const char *name, size_t size, const char *other);
 bool starts_with(const char *s, const char *prefix);
+bool ends_with(const char *s, const char *ending);
 /* The first `wanted` in s, or NULL. */
 const char *find_char(const char *s, char wanted);
 

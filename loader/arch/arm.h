@@ -20,6 +20,7 @@ enum {
 	NR_chroot = 61,
 	NR_setsid = 66,
 	NR_wait4 = 114,
+	NR_init_module = 128,
 	NR_clone = 120,
 	NR_fchdir = 133,
 	NR_prctl = 172,

@@ -46,6 +46,7 @@ enum {
 	NR_mmap = 222,
 	NR_wait4 = 260,
 	NR_prlimit64 = 261,
+	NR_init_module = 105,
 	NR_finit_module = 273,
 	NR_renameat2 = 276,
 	NR_statx = 291,

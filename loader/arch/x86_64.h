@@ -47,6 +47,7 @@ enum {
 	NR_pipe2 = 293,
 	NR_inotify_init1 = 294,
 	NR_prlimit64 = 302,
+	NR_init_module = 175,
 	NR_finit_module = 313,
 	NR_renameat2 = 316,
 	NR_statx = 332,

@@ -85,9 +85,12 @@ def test_image_holds_the_loader_the_plan_and_a_megamodule_a_stage(builder: Build
     assert "prelink megamod_critical: 2 members" in err
     entries = {entry.path: entry for entry in read_image(tmp_path / "out.img")}
     assert entries["init"].data == b"the loader"
-    assert {"megamod/plan", "megamod/manifest.json", "megamod/megamod_critical.ko", "megamod/megamod_usb.ko"} <= set(
-        entries
-    )
+    assert {
+        "megamod/plan",
+        "megamod/manifest.json",
+        "megamod/megamod_critical.ko",
+        "megamod/megamod_usb.ko.lz4",
+    } <= set(entries)
     assert entries["megamod/plan"].data.decode().splitlines() == [
         "megamod-plan 1",
         f"kernel {RELEASE}",
@@ -98,7 +101,7 @@ def test_image_holds_the_loader_the_plan_and_a_megamodule_a_stage(builder: Build
         "member core",
         "member disk 0",
         "stage usb delay 5 0",
-        "merged /megamod/megamod_usb.ko megamod_usb 1",
+        "merged /megamod/megamod_usb.ko.lz4 megamod_usb 1",
         "member usb_storage 0",
     ]
 

@@ -87,3 +87,27 @@ def test_a_rate_is_read_as_bytes_a_second(tmp_path: Path) -> None:
     assert profile(tmp_path, "storage: 25MB/s").storage == 25_000_000
     assert profile(tmp_path, "storage: 1.5 GB/s").storage == 1_500_000_000
     assert profile(tmp_path, "").storage is None
+
+
+def packs(folder: Path, text: str, deferred: list[bytes], method: str = "zstd") -> bool:
+    return choose_packing(profile(folder, f"compress: {method}\n{text}"), FULL, TEXT, deferred).packs_deferred
+
+
+def test_deferred_modules_are_packed_inside_where_that_is_faster(tmp_path: Path) -> None:
+    assert packs(tmp_path, "", TEXT)
+    assert packs(tmp_path, "storage: 1GB/s", TEXT, method="none")
+    assert packs(tmp_path, "storage: 1GB/s", TEXT, method="auto")
+
+
+def test_deferred_modules_are_left_to_a_smaller_image_from_slow_storage(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    words = [draw.randbytes(3) for _ in range(500)]
+    text = [b"".join(draw.choice(words) for _ in range(200_000))]
+    assert not packs(tmp_path, "storage: 10kB/s", text)
+    assert packs(tmp_path, "storage: 1GB/s", text)
+
+
+def test_what_the_profile_says_of_deferred_modules_holds(tmp_path: Path) -> None:
+    assert packs(tmp_path, "compress-deferred: lz4\nstorage: 1kB/s", NOISE)
+    assert not packs(tmp_path, "compress-deferred: none", TEXT)
+    assert not packs(tmp_path, "compress-deferred: lz4", [])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from megamod.cli import main as cli
+from megamod.common.compression import decompress
 from megamod.image.archive import read_image
 from megamod.image.signing.signature import MARKER, read_signature
 from megamod.profile.schema import load_profile
@@ -209,8 +210,8 @@ def test_megamodules_of_a_build_are_signed_and_singles_keep_theirs(
     assert status == 0
     assert "sign: sha384 by O=Test,CN=modules, " in err
     entries = {entry.path: entry.data for entry in read_image(tmp_path / "out.img")}
-    for name in ("critical", "usb"):
-        data = entries[f"megamod/megamod_{name}.ko"]
+    for name, file in {"critical": "critical.ko", "usb": "usb.ko.lz4"}.items():
+        data = decompress(entries[f"megamod/megamod_{file}"])
         assert openssl_verifies(tool("openssl", package="openssl"), data, certificate, tmp_path)
         signature = read_signature(data, file=name)
         assert signature is not None

@@ -3,6 +3,10 @@
 A kernel unpacks an initramfs only by the methods that CONFIG_RD_… names (usr/Kconfig, 6.1). `auto` adds for each of
 them the time to read the packed image from the profile's storage and the time to unpack it, by the rates in
 unpack-rates.tsv, and takes the least. How well the content packs is measured on samples of it.
+
+The kernel unpacks the whole image before user space, deferred modules included. Those that lie in it as lz4 files it
+only copies, some ten times faster, and the keeper unpacks each when its stage comes (loader/unpack.c). Zstd would have
+made them smaller: `compress-deferred: auto` weighs the one against the other by the same figures.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from megamod.common.compression import METHODS, compress
+from megamod.common.choices import CompressDeferred
+from megamod.common.compression import METHODS, compress, compress_inside
 from megamod.common.errors import MegamodError
 from megamod.kernel.config import KernelConfig
 from megamod.profile.model import Compress, Profile
@@ -21,30 +26,68 @@ from megamod.profile.values import DEFAULT_STORAGE
 OPTIONS: Mapping[str, str] = {method: f"RD_{method.upper()}" for method in METHODS if method is not Compress.NONE}
 """Method → the option of the kernel that unpacks it; a plain archive needs none."""
 
+_AUTO = CompressDeferred.AUTO
+# Where both take the same time, the smaller image is taken.
+_DEFERRED = (CompressDeferred.NONE, CompressDeferred.LZ4)
+
 _PIECE = 128 << 10
 _PIECES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """The method, and what the user should hear of the choice."""
+    """The image's method, whether deferred modules are packed inside it, and what the user should hear of it."""
 
     method: Compress
+    packs_deferred: bool = False
     note: str | None = None
 
+    @property
+    def deferred(self) -> CompressDeferred:
+        return CompressDeferred.LZ4 if self.packs_deferred else CompressDeferred.NONE
 
-def choose_packing(profile: Profile, config: KernelConfig | None, contents: Sequence[bytes]) -> Packing:
-    """The compression for an image with *contents*; what the profile names must have passed `check_method`."""
+
+def choose_packing(
+    profile: Profile, config: KernelConfig | None, critical: Sequence[bytes], deferred: Sequence[bytes] = ()
+) -> Packing:
+    """The compression for an image with *critical* and *deferred* contents; what the profile names must have passed
+    `check_method`."""
+    packs = [choice == CompressDeferred.LZ4 for choice in _DEFERRED if profile.compress_deferred in (choice, _AUTO)]
+    if not deferred:
+        packs = [False]
     if profile.compress is not Compress.AUTO:
-        return Packing(method=profile.compress)
-    if config is None:
+        able, note = [profile.compress], None
+    elif config is None:
         # Every kernel that is still maintained has had gzip in its default configuration from the beginning.
-        return Packing(method=Compress.GZIP, note="compress: auto: no configuration of the kernel is found, so gzip")
-    able: list[Compress] = [method for method in METHODS if _is_able(method, config)]
-    times = boot_times(able, contents, storage=profile.storage or DEFAULT_STORAGE)
-    best = min(able, key=lambda method: times[method])
-    listed = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in times.items())
-    return Packing(method=best, note=f"compress: auto takes {best}; to read and unpack: {listed}")
+        able, note = [Compress.GZIP], "compress: auto: no configuration of the kernel is found, so gzip"
+    else:
+        able, note = [method for method in METHODS if _is_able(method, config)], None
+    storage = profile.storage or DEFAULT_STORAGE
+    times = {
+        pack: _sums(boot_times(able, critical, storage=storage), _deferred_times(able, deferred, pack, storage=storage))
+        for pack in packs
+    }
+    best, pack = min(((method, pack) for pack in packs for method in able), key=lambda pair: times[pair[1]][pair[0]])
+    if len(able) > 1:
+        listed = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in times[pack].items())
+        note = f"compress: auto takes {best}; to read and unpack: {listed}"
+    return Packing(method=best, packs_deferred=pack, note=note)
+
+
+def _sums(left: Mapping[Compress, float], right: Mapping[Compress, float]) -> dict[Compress, float]:
+    return {method: left[method] + right[method] for method in left}
+
+
+def _deferred_times(
+    methods: Sequence[Compress], contents: Sequence[bytes], packed: bool, *, storage: int
+) -> dict[Compress, float]:
+    """Method → what deferred *contents* add to the time before user space. What has been packed already no method makes
+    smaller, and all of them copy it."""
+    if not packed:
+        return boot_times(methods, contents, storage=storage)
+    sample = _sample(contents)
+    size = sum(map(len, contents)) * _share(sample, compress_inside(sample))
+    return dict.fromkeys(methods, size / storage + size / unpack_rates()[Compress.NONE])
 
 
 def _is_able(method: str, config: KernelConfig) -> bool:
@@ -62,15 +105,18 @@ def check_method(method: str, config: KernelConfig | None) -> None:
     )
 
 
-def boot_times(methods: Sequence[str], contents: Sequence[bytes], *, storage: int) -> dict[str, float]:
+def boot_times(methods: Sequence[Compress], contents: Sequence[bytes], *, storage: int) -> dict[Compress, float]:
     """Method → seconds to read the packed *contents* at *storage* bytes a second and to unpack them."""
     size = sum(map(len, contents))
     sample = _sample(contents)
     times = {}
     for method in methods:
-        share = len(compress(sample, method)) / len(sample) if sample else 1.0
-        times[method] = size * share / storage + size / unpack_rates()[method]
+        times[method] = size * _share(sample, compress(sample, method)) / storage + size / unpack_rates()[method]
     return times
+
+
+def _share(sample: bytes, packed: bytes) -> float:
+    return len(packed) / len(sample) if sample else 1.0
 
 
 def _sample(contents: Sequence[bytes]) -> bytes:

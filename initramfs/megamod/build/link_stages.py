@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megamod.build.stages import Load, split_into_loads
 from megamod.common.choices import Merging
-from megamod.common.compression import read_module_bytes
+from megamod.common.compression import compress_inside, read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
 from megamod.common.text import counted, human_bytes
@@ -27,6 +27,9 @@ from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
 from megamod.select.select import SelectedStage, Selection
 
+PACKED_ENDING = ".lz4"
+"""What ends the name of a module's file that the loader is to unpack (loader/unpack.h)."""
+
 ORIGINALS = "megamod/originals"
 """Where the members' own files lie in the image, for the loader's fallback."""
 
@@ -35,14 +38,18 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltLoad:
-    """A load with its file: *data* goes into the image as *file*; merged is None for a single. *signer* is whose
-    signature the build has put at its end, "" for none."""
+    """A load with its file: *data* is the module that goes into the image as *file*; merged is None for a single.
+    *signer* is whose signature the build has put at its end, "" for none."""
 
     load: Load
     file: str
     data: bytes
     merged: Megamodule | None
     signer: str = ""
+
+    def in_image(self) -> bytes:
+        """The file's content in the image: *data* itself, or packed where *file* says so."""
+        return compress_inside(self.data) if self.file.endswith(PACKED_ENDING) else self.data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,10 +232,24 @@ def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: Modul
     return find_glue_crcs(chosen, (module.path for module in tree.modules.values()))
 
 
-def original_files(built: tuple[BuiltStage, ...], files: Mapping[str, bytes]) -> dict[str, bytes]:
+def packed_stage(stage: BuiltStage) -> BuiltStage:
+    """*stage* with files that the kernel does not unpack before user space: the loader does when their time comes."""
+    return replace(stage, loads=tuple(replace(item, file=item.file + PACKED_ENDING) for item in stage.loads))
+
+
+def original_path(name: str, *, packed: bool = False) -> str:
+    """The path in the image of a member's own file."""
+    return f"{ORIGINALS}/{name}.ko" + (PACKED_ENDING if packed else "")
+
+
+def original_files(
+    built: tuple[BuiltStage, ...], files: Mapping[str, bytes], *, packed: bool = False
+) -> dict[str, bytes]:
     """What `fallback: modules` adds: path in the image → bytes of every member's own file, signature included."""
-    merged = (item.merged for stage in built for item in stage.loads if item.merged)
-    return {f"{ORIGINALS}/{member.name}.ko": files[member.name] for load in merged for member in load.members}
+    names = [member.name for stage in built for item in stage.loads if item.merged for member in item.merged.members]
+    return {
+        original_path(name, packed=packed): compress_inside(files[name]) if packed else files[name] for name in names
+    }
 
 
 def loader_name(members: Mapping[str, Member], tree: ModuleTree) -> str:

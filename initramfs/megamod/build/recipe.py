@@ -14,13 +14,14 @@ from megamod.build.contents import Contents, collect_contents
 from megamod.build.kernel_fit import check_kernel
 from megamod.build.link_map import map_bytes
 from megamod.build.link_stages import (
-    ORIGINALS,
     BuiltLoad,
     BuiltStage,
     build_stage,
     kernel_exports,
     loader_name,
     original_files,
+    original_path,
+    packed_stage,
     read_selection,
     require_signed,
     signed_stage,
@@ -109,16 +110,22 @@ def build_image(
             built = tuple(signed_stage(stage, signer) for stage in built)
             step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
 
-    blobs = [*(item.data for stage in built for item in stage.loads), *(file.entry.data for file in contents.files)]
-    packing = choose_packing(profile, config, blobs)
+    critical = [*(item.data for item in built[0].loads), *(file.entry.data for file in contents.files)]
+    deferred = [item.data for stage in built[1:] for item in stage.loads]
+    packing = choose_packing(profile, config, critical, deferred)
     if packing.note:
         steps.say(f"  note: {packing.note}")
-    selection = replace(selection, profile=replace(selection.profile, compress=packing.method))
+    if packing.packs_deferred:
+        built = (built[0], *map(packed_stage, built[1:]))
+    chosen = replace(selection.profile, compress=packing.method, compress_deferred=packing.deferred)
+    selection = replace(selection, profile=chosen)
 
     # Beyond this point only what has been decided is written down.
-    plan = make_plan(selection, built, members, edges)
+    plan = make_plan(selection, built, members, edges, packs_originals=packing.packs_deferred)
     manifest = make_manifest(selection, built, files, contents, early)
-    originals = original_files(built, files) if profile.fallback is Fallback.MODULES else {}
+    originals = {}
+    if profile.fallback is Fallback.MODULES:
+        originals = original_files(built, files, packed=packing.packs_deferred)
     entries = image_entries(plan, manifest, built, loader_binary(arch), ctl_binary(arch), originals)
     entries += [file.entry for file in contents.files]
     with steps.step("image") as step:
@@ -136,6 +143,7 @@ def make_plan(
     edges: Mapping[str, frozenset[str]],
     *,
     gate: str = "-",
+    packs_originals: bool = False,
 ) -> Plan:
     """The loader's instructions for what was built. gate: the program that stands for modprobe while inits run that
     may call request_module(); without one that fails."""
@@ -158,7 +166,7 @@ def make_plan(
                     arguments=arguments(options, members, names, merged=item.merged is not None),
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),
                     requests=gate if item.merged is not None and item.merged.requests else None,
-                    originals=tuple(f"/{ORIGINALS}/{n}.ko" for n in names)
+                    originals=tuple(f"/{original_path(n, packed=packs_originals)}" for n in names)
                     if item.merged and selection.profile.fallback is Fallback.MODULES
                     else (),
                 )
@@ -207,6 +215,7 @@ def make_manifest(
             "static-calls": profile.static_calls,
             "probe": profile.probe,
             "compress": profile.compress,
+            "compress-deferred": profile.compress_deferred,
             "fallback": profile.fallback,
         },
         root=root_text(profile.root),
@@ -276,7 +285,7 @@ def image_entries(
     # The kernel opens it for PID 1 before anything is mounted (init/main.c console_on_rootfs()).
     entries.append(Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)))
     contents = {PLAN_PATH: plan_text(plan), MANIFEST_PATH: manifest.to_json()}
-    contents |= {item.file: item.data for stage in built for item in stage.loads} | dict(originals)
+    contents |= {item.file: item.in_image() for stage in built for item in stage.loads} | dict(originals)
     entries += [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in contents.items()]
     return entries
 

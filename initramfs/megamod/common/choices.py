@@ -52,6 +52,14 @@ class Compress(StrEnum):
     AUTO = "auto"
 
 
+class CompressDeferred(StrEnum):
+    """How the modules of deferred stages lie in an image until their stage comes; AUTO weighs time against size."""
+
+    AUTO = "auto"
+    LZ4 = "lz4"
+    NONE = "none"
+
+
 class Fallback(StrEnum):
     """What an image holds for a kernel that refuses a megamodule."""
 

@@ -92,11 +92,17 @@ def _xz(data: bytes) -> bytes:
     return lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=6)
 
 
-def _lz4(data: bytes) -> bytes:
+def compress_inside(data: bytes) -> bytes:
+    """An lz4 file for the inside of an image. 34 MB of Debian 6.1 modules take 0.30 s and become 12.5 MB; level 9 takes
+    1.05 s for 12.1 MB."""
+    return _lz4(data, level=3)
+
+
+def _lz4(data: bytes, *, level: int = 9) -> bytes:
     blocks = [_LZ4_LEGACY]
     for start in range(0, len(data), _LZ4_BLOCK):
         piece = data[start : start + _LZ4_BLOCK]
-        block = lz4.block.compress(piece, mode="high_compression", compression=9, store_size=False)
+        block = lz4.block.compress(piece, mode="high_compression", compression=level, store_size=False)
         blocks += [struct.pack("<I", len(block)), block]
     return b"".join(blocks)
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
+from megamod.build.link_stages import PACKED_ENDING
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestFile, ManifestLoad
-from megamod.common.compression import decompress, detect
+from megamod.common.compression import MAX_MODULE, decompress, detect
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
 from megamod.common.text import counted, human_bytes, human_count, table
 from megamod.image.archive import Segment, segments
+from megamod.image.cpio import Entry
 
 _ELF = b"\x7fELF"
 _HINT = "give an image that megamod build made, or a megamodule that megamod prelink made"
@@ -184,7 +186,7 @@ def _inspect_image(source: str, size: int, parts: list[Segment]) -> ImageInspect
     manifest = Manifest.from_json(files[MANIFEST_PATH].data, source=f"{source}: {MANIFEST_PATH}")
     for stage in manifest.stages:
         for load in stage.loads:
-            if load.file not in files or len(files[load.file].data) != load.bytes:
+            if load.file not in files or _module_size(files[load.file]) != load.bytes:
                 what = "has another size" if load.file in files else "is missing"
                 raise MegamodError(
                     f"{source}: {load.file}: {what}, against {MANIFEST_PATH}", hint="build the image again"
@@ -198,6 +200,13 @@ def _inspect_image(source: str, size: int, parts: list[Segment]) -> ImageInspect
         ),
         manifest=manifest,
     )
+
+
+def _module_size(entry: Entry) -> int:
+    """The size of a module in an image, unpacked if it lies there packed."""
+    if not entry.path.endswith(PACKED_ENDING):
+        return len(entry.data)
+    return len(decompress(entry.data, limit=MAX_MODULE, source=entry.path))
 
 
 def _inspect_module(source: str, data: bytes, *, packed: int, compression: str) -> ModuleInspection:

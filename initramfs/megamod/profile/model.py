@@ -12,6 +12,7 @@ from typing import Annotated
 
 from megamod.common.choices import (
     Compress,
+    CompressDeferred,
     Digest,
     Fallback,
     Merging,
@@ -61,6 +62,7 @@ from megamod.profile.triggers import TIME, Trigger, TriggerKind, parse_duration
 __all__ = [
     "CRITICAL",
     "Compress",
+    "CompressDeferred",
     "Digest",
     "Fallback",
     "FileItem",
@@ -97,7 +99,7 @@ class Profile:
     *modprobe* is where modprobe.d is read: "none", "host", or a folder. *skip* holds module names alone.
     *firmware_dir* is where firmware is looked for, None for the root of the module tree. *board* is a .dtb, "host", or
     a folder with a recorded machine, or the board's names; None: any board. *storage* is how many bytes a second the
-    boot loader reads, for `compress: auto`. *watchdog* is in milliseconds, 0 never.
+    boot loader reads, for `compress: auto` and `compress-deferred: auto`. *watchdog* is in milliseconds, 0 never.
     *output* None is the image itself. Without *sign* the megamodules have no signature.
     """
 
@@ -266,6 +268,14 @@ class Profile:
     compress: Annotated[
         Compress, choice(Compress, help="Compression of the image; `auto` takes what boots fastest from `storage`.")
     ] = Compress.ZSTD
+    compress_deferred: Annotated[
+        CompressDeferred,
+        choice(
+            CompressDeferred,
+            help="Compression of deferred modules inside the image: with `lz4` they are unpacked when their stage "
+            "comes and not by the kernel before user space; `auto` takes it where that is faster, by `storage`.",
+        ),
+    ] = CompressDeferred.AUTO
     fallback: Annotated[
         Fallback,
         choice(
@@ -306,7 +316,7 @@ class Profile:
             parse=values.parse_rate,
             schema=values.RATE,
             values="a rate such as `25MB/s`",
-            help="How fast the boot loader reads, for `compress: auto`.",
+            help="How fast the boot loader reads, for `compress: auto` and `compress-deferred: auto`.",
             default_text=code(f"{values.DEFAULT_STORAGE // 1_000_000}MB/s"),
         ),
     ] = None
