@@ -218,9 +218,49 @@ static void load_merged(struct boot *boot, struct load *load)
 	finish_load(boot, load);
 }
 
+/*
+ * The megamodule's other members, after one was hit: a write to its parameter `resume` calls the glue again
+ * (megamod/prelink/glue_code.py), which passes over all that it has called, and makes the module live at its end.
+ */
+static void resume_load(struct boot *boot, struct load *load)
+{
+	u64 start = monotonic_ns();
+	TEXT(path, 192);
+	long fd;
+
+	log_info("load %s: its other members are run", load->name);
+	resume_path(load, &path);
+	fd = sys_openat(boot->sys, path.data, O_WRONLY, 0);
+	if (fd >= 0)
+		write_all((int)fd, "1", 1);
+	sys_close((int)fd);
+	load->nanoseconds += monotonic_ns() - start;
+	load->resuming = false;
+	if (is_live(boot, load->name))
+		finish_load(boot, load);
+	else
+		shut_load(boot, load);
+}
+
+void resume_path(const struct load *load, struct text *path)
+{
+	text_format(path, "module/%s/parameters/resume", load->name);
+}
+
+void shut_load(struct boot *boot, struct load *load)
+{
+	log_warning("load %s: the kernel keeps it in state coming until the next boot: nobody can use its symbols",
+		    load->name);
+	set_fate(boot, load, FATE_OK, FATE_SHUT);
+	set_pending(boot, load, FATE_FAILED);
+	log_result(boot, load);
+}
+
 void make_load(struct boot *boot, struct load *load)
 {
-	if (load->method == METHOD_ORIGINALS)
+	if (load->resuming)
+		resume_load(boot, load);
+	else if (load->method == METHOD_ORIGINALS)
 		load_originals(boot, load);
 	else if (load->merged)
 		load_merged(boot, load);

@@ -83,6 +83,7 @@ struct load {
 
 	/* the course of events */
 	enum load_method method;
+	bool resuming;	 /* an init was hit, and the others are run by the parameter resume */
 	int error;	 /* of the call, positive */
 	u64 nanoseconds; /* in its calls */
 };

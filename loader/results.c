@@ -91,6 +91,11 @@ void set_pending(struct boot *boot, const struct load *load, enum fate fate)
 /* One member's result as the glue has it; negative is the errno of its init. */
 static void take_result(struct member *m, s64 result)
 {
+	if (m->fate == FATE_FAILED && m->result == -ETIMEDOUT && result == RESULT_OK) {
+		log_info("member %s has come late", m->name);
+		m->fate = FATE_OK;
+		m->result = 0;
+	}
 	if (m->fate != FATE_PENDING)
 		return; /* left out by us: the glue only repeats it */
 	if (result == RESULT_OK)

@@ -117,7 +117,7 @@ static enum ending go_on(struct boot *boot, struct stage *stage)
 	long parent = sys_getpid(), err;
 	struct child child;
 
-	if (!boot->first) {
+	if (!boot->first && !load->resuming) {
 		wait_while_coming(boot, load);
 		if (load->merged && load->method != METHOD_ORIGINALS && module_state(boot, load->name) == MODULE_COMING)
 			return ENDING_HUNG;

@@ -15,11 +15,6 @@
 #include "modprobe_path.h"
 #include "results.h"
 
-enum {
-	/* The rest of a megamodule has this many times the watchdog's time, as nothing can be read meanwhile. */
-	RESUMED = 4,
-};
-
 /* ---- in a child ---- */
 
 static void read_partly(struct boot *boot)
@@ -36,18 +31,6 @@ static void read_module_list(struct boot *boot)
 		;
 }
 
-static void run_rest(struct boot *boot)
-{
-	TEXT(path, 192);
-	long fd;
-
-	text_format(&path, "module/%s/parameters/resume", present_load(boot)->name);
-	fd = sys_openat(boot->sys, path.data, O_WRONLY, 0);
-	if (fd >= 0)
-		write_all((int)fd, "1", 1);
-	sys_close((int)fd);
-}
-
 /* ---- a load that was hit ---- */
 
 /* Is the kernel's list of modules locked for ever? Then nothing can be loaded any more. */
@@ -59,31 +42,13 @@ static void look_for_lock(struct boot *boot)
 	log_error("the kernel's module lock is left taken: nothing can be loaded or listed until the next boot");
 }
 
+/* The glue's parameter, where the kernel and the members allow it (megamod/prelink/glue.py). */
 static bool can_resume(struct boot *boot)
 {
 	TEXT(path, 192);
 
-	text_format(&path, "module/%s/parameters/resume", present_load(boot)->name);
+	resume_path(present_load(boot), &path);
 	return sys_faccessat(boot->sys, path.data, 0) >= 0;
-}
-
-/*
- * The megamodule's other members: a write to its parameter `resume` calls the glue again
- * (megamod/prelink/glue_code.py), which passes over all that it has called, and makes the module live at its end. True
- * if that was all; false if another one was hit: that one holds the parameters' lock.
- */
-static bool resume(struct boot *boot, struct load *load)
-{
-	enum ending ending;
-
-	log_info("load %s: its other members are run", load->name);
-	ending = in_child(boot, run_rest, boot->plan.watchdog * RESUMED);
-	if (ending != ENDING_GOOD) {
-		log_warning("load %s: %s one of them, too", load->name, ending_text(ending));
-		return false;
-	}
-	return in_child(boot, read_partly, READING_SECONDS) == ENDING_GOOD &&
-	       boot->plan.progress->original == load->member_count && is_live(boot, load->name);
 }
 
 static void hit_member(struct member *m, enum ending ending)
@@ -105,24 +70,21 @@ static void settle_coming(struct boot *boot, struct load *load, enum ending endi
 		log_warning("load %s: %s it, and who was hit cannot be told", load->name, ending_text(ending));
 	else
 		hit_member(members_of(boot, load) + *hit, ending);
-	if (*hit < load->member_count && can_resume(boot) && resume(boot, load)) {
-		log_result(boot, load);
+	load->resuming = *hit < load->member_count && can_resume(boot);
+	*hit = 0;
+	if (load->resuming)
 		return;
-	}
-	log_warning("load %s: the kernel keeps it in state coming until the next boot: nobody can use its symbols",
-		    load->name);
-	set_fate(boot, load, FATE_OK, FATE_SHUT);
 	/* Once an init is certain not to come back, those that have not run can go in by themselves: as far as they
 	 * need nothing of the megamodule, and export nothing. */
 	if (load->original_count && ending != ENDING_HUNG) {
+		set_fate(boot, load, FATE_OK, FATE_SHUT);
 		take_originals(boot, load);
 		return;
 	}
-	set_pending(boot, load, FATE_FAILED);
-	log_result(boot, load);
+	shut_load(boot, load);
 }
 
-/* A call that was begun and from which no child has come back. True if the load goes on by originals. */
+/* A call that was begun and from which no child has come back. True if the load goes on. */
 static bool settle_merged(struct boot *boot, struct load *load, enum ending ending)
 {
 	enum module_state state = module_state(boot, load->name);
@@ -134,7 +96,7 @@ static bool settle_merged(struct boot *boot, struct load *load, enum ending endi
 	}
 	if (state == MODULE_COMING) {
 		settle_coming(boot, load, ending);
-		return load->method == METHOD_ORIGINALS;
+		return load->resuming || load->method == METHOD_ORIGINALS;
 	}
 	load->error = (int)-ending_errno(ending);
 	log_warning("load %s failed: %s (%s)", load->name, errno_name(load->error), errno_text(load->error));

@@ -26,7 +26,7 @@ APPEND = "root=/dev/vda preempt=full"
 STOCK = ("brd", "crc7", "crc8", "crc_itu_t", "macvlan", "loop", "tun", "ifb", "nlmon", "veth")
 BEFORE = dict(zip(FAULTS, STOCK, strict=True))
 # While a call may still come back, those after the one that hangs cannot go in by themselves.
-UNSAFE = ("after_hang", "after_loop")
+UNSAFE = ()
 WATCHDOG = "watchdog 12"  # longer than the init that sleeps
 LOST = {"oops", "bug", "exit", "hang", "loop"}
 ERRNOS = {"oops": -14, "bug": -14, "exit": -125, "hang": -110, "loop": -110, "wait": -4, "negative": -5000}

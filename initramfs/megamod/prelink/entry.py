@@ -10,10 +10,11 @@ All inits are of the type ``int (void)``, so all of one kernel have the same byt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
+from megamod.prelink.elf import SHF_EXECINSTR
 from megamod.prelink.member import Member
 
 CFI_SITES = ".cfi_sites"
@@ -49,7 +50,7 @@ def entry_of_inits(members: Sequence[Member], *, kcfi: bool = False) -> Entry:
     if not callable_:
         return Entry(prefix=b"", start=b"", site=None)
     _check_places(callable_)
-    prefixes = [_prefix(member) for member in callable_]
+    prefixes = [_prefix(member, member.init) for member in callable_]
     starts = Counter(_start(member) for member in callable_)
     start = max(starts, key=lambda found: (starts[found], found))
     votes = Counter(prefixes)
@@ -66,7 +67,7 @@ def entry_of_inits(members: Sequence[Member], *, kcfi: bool = False) -> Entry:
                 )
     elif len(votes) > 1 or usual is None:
         # No kCFI: what is before a function's padding is the end of another.
-        padding = min(_padding(member) for member in callable_)
+        padding = min(_padding(member, member.init) for member in callable_)
         return Entry(prefix=_nop(members[0]) * (padding // len(_nop(members[0]))), start=start, site=None)
     prefix = usual or b""
     aligned = members[0].architecture.function_alignment
@@ -74,6 +75,45 @@ def entry_of_inits(members: Sequence[Member], *, kcfi: bool = False) -> Entry:
     listed = any(member.section(CFI_SITES) is not None for member in members)
     filler = _nop(members[0]) * (lead // len(_nop(members[0])))
     return Entry(prefix=filler + prefix, start=start, site=lead if listed else None)
+
+
+def entry_of_setter(members: Sequence[Member], inits: Entry, *, kcfi: bool = False) -> Entry | None:
+    """How a parameter's setter must look, in the kernel where inits look like *inits*: the hash of its type is that of
+    the members' own setters (struct kernel_param_ops, include/linux/moduleparam.h). None where the kernel may look for
+    one and no member has a setter."""
+    nop = _nop(members[0])
+    if not (kcfi or any(map(is_kcfi, members))) and inits.prefix == nop * (len(inits.prefix) // len(nop)):
+        return Entry(prefix=inits.prefix, start=inits.start, site=None)
+    found = {_prefix(member, place) for member in members for place in _setters(member)}
+    prefix = found.pop() if len(found) == 1 else None
+    if prefix is None:
+        return None
+    lead = -len(prefix) % members[0].architecture.function_alignment
+    return Entry(prefix=nop * (lead // len(nop)) + prefix, start=inits.start, site=None if inits.site is None else lead)
+
+
+def _setters(member: Member) -> Iterator[tuple[int, int]]:
+    """Section and offset of each function of *member* that sets a parameter."""
+    word = member.architecture.word
+    for section in member.sections:
+        if section.name != "__param" or not section.alloc:
+            continue
+        for at in range(0, section.size, member.architecture.parameter_entry):
+            operations = _target(member, section.index, at + 2 * word)
+            place = _target(member, operations[0], operations[1] + word) if operations else None
+            if place is not None and member.sections[place[0]].sh_flags & SHF_EXECINSTR:
+                yield place
+
+
+def _target(member: Member, section: int, offset: int) -> tuple[int, int] | None:
+    """Section and offset that a pointer of *member* points to, None if it is no place in it."""
+    for target, rows in member.relas:
+        found = rows[rows["r_offset"] == offset] if target == section else ()
+        for row in found:
+            home = int(member.symbols["st_shndx"][row["r_sym"]])
+            if 0 < home < len(member.sections):
+                return home, int(member.symbols["st_value"][row["r_sym"]]) + int(row["r_addend"])
+    return None
 
 
 def _check_places(members: Sequence[Member]) -> None:
@@ -89,9 +129,9 @@ def _check_places(members: Sequence[Member]) -> None:
             )
 
 
-def _before(member: Member) -> bytes:
-    assert member.init is not None
-    home, value = member.init
+def _before(member: Member, place: tuple[int, int] | None) -> bytes:
+    assert place is not None
+    home, value = place
     value &= -2 if member.architecture.bits == 32 else -1  # a Thumb function's value is odd
     return bytes(member.sections[home].data[max(value - _WIDEST_PADDING - _HASH - 1, 0) : value])
 
@@ -106,20 +146,20 @@ def _nop(member: Member) -> bytes:
     return member.architecture.nop
 
 
-def _padding(member: Member) -> int:
-    """Bytes of NOPs directly before the init."""
-    before, nop = _before(member), _nop(member)
+def _padding(member: Member, place: tuple[int, int] | None) -> int:
+    """Bytes of NOPs directly before the function."""
+    before, nop = _before(member, place), _nop(member)
     count = 0
     while count < _WIDEST_PADDING and before.endswith(nop):
         before, count = before[: -len(nop)], count + len(nop)
     return count
 
 
-def _prefix(member: Member) -> bytes | None:
+def _prefix(member: Member, place: tuple[int, int] | None) -> bytes | None:
     """The hash (on x86_64 the instruction that carries it) and the NOPs behind it; None if none can stand there."""
-    before, opcodes = _before(member), member.architecture.hash_opcodes
+    before, opcodes = _before(member, place), member.architecture.hash_opcodes
     # The last byte of a hash may look like a NOP of x86_64.
-    for padding in range(_padding(member), -1, -1):
+    for padding in range(_padding(member, place), -1, -1):
         size = padding + _HASH + bool(opcodes)
         if size <= len(before) and (not opcodes or before[-size] in opcodes):
             return before[-size:]

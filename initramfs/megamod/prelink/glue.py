@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megamod.common.errors import MegamodError
-from megamod.prelink import elf
 from megamod.prelink.arch.encoder import GlueRequest
-from megamod.prelink.arch.interface import ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE
-from megamod.prelink.entry import CFI_SITES, entry_of_inits
-from megamod.prelink.glue_code import RESULT_NOT_RUN, encode_init
+from megamod.prelink.arch.interface import ORC_IP, ORC_STATE
+from megamod.prelink.entry import Entry, entry_of_inits, entry_of_setter
+from megamod.prelink.glue_code import LOCK, MODULE, RESULT_NOT_RUN, SLEEP, UNLOCK
+from megamod.prelink.glue_functions import add_function, add_unwind, encode_functions
 from megamod.prelink.member import Member
 from megamod.prelink.module_builder import Builder
 from megamod.prelink.options import NAME_LIMIT, PrelinkOptions
 from megamod.prelink.parameters import Parameter, rename_parameters
 from megamod.prelink.resolve import Resolution
 from megamod.prelink.struct_module import THIS_MODULE
-from megamod.prelink.unwind import IP_SIZE, STATE, Unwind
+from megamod.prelink.unwind import Unwind
 
 # A parameter file of sysfs is one page, and param_array_get() (kernel/params.c) does not look: at most 12 bytes an int,
 # 21 an unsigned long.
 RESULTS_PER_PARAMETER = 256
 TIMES_PER_PARAMETER = 128
-_PERM_READ, _PERM_NONE = 0o444, 0
-EXIDX_INIT = f"{elf.EXIDX}.init.text"
+_PERM_READ, _PERM_WRITE, _PERM_NONE = 0o444, 0o200, 0
 # What the glue imports beside the inits; the CRC of each is taken from any module that imports it too.
 IMPORTS_RESULTS = ("param_array_ops", "param_ops_int")
 IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")
+IMPORTS_RESUME = (LOCK, UNLOCK, SLEEP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,8 @@ class Glue:
     """The synthetic member and what connects it with the others.
 
     places: symbol of the glue → (member, section, value). renames: (member, section, entry) of a __param entry → offset
-    of the new name in the glue's .rodata. has_results: the result and skip parameters exist.
-    notes: what could not be had, for the user.
+    of the new name in the glue's .rodata. has_results: the result and skip parameters exist. unwind: the entries, with
+    the places of the glue's own. notes: what could not be had, for the user.
     """
 
     member: Member
@@ -51,6 +51,7 @@ class Glue:
     parameters: tuple[Parameter, ...]
     has_results: bool
     rodata: int
+    unwind: Unwind | None
     notes: tuple[str, ...]
 
 
@@ -74,12 +75,42 @@ def make_glue(
     has_results = options.results and all(name in crcs for name in IMPORTS_RESULTS)
     timed = has_results and all(name in crcs for name in IMPORTS_TIMES)
     template = _template(members)
+    inits = entry_of_inits(members, kcfi=options.kcfi)
+    setter = entry_of_setter(members, inits, kcfi=options.kcfi)
+    missing = _no_resume(members, crcs, setter) if has_results else ""
     for name in (".init.text", ".data", ".rodata", "__param", ".return_sites", ORC_STATE, ORC_IP):
         builder.add(name)
     this_module = builder.add(THIS_MODULE)
     skips = _add_results(builder, len(members), has_results=has_results, timed=timed)
     renames, parameters = rename_parameters(builder, members)
-    places, entry = _add_code(builder, members, depends, skips=skips, timed=timed, unwind=unwind, kcfi=options.kcfi)
+    request = GlueRequest(
+        inits=[member.init is not None for member in members],
+        needs=[sorted(needed) for needed in depends],
+        skip_chunks=[base for base, _, _ in skips],
+        timed=timed,
+        start=inits.start,
+        prefix=inits.prefix,
+        thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
+        unwind=unwind.table if unwind is not None else None,
+        resumable=has_results and missing is None,
+    )
+    named = _data_places(builder, skips, len(members), request)
+    if request.resumable:
+        assert setter is not None
+        builder.add(".text")
+        unwind = unwind.with_own(".text") if unwind is not None else None
+        request = replace(request, unwind=unwind.table if unwind is not None else None)
+    functions = encode_functions(architecture, request, inits, setter)
+    if unwind is not None:
+        named |= add_unwind(builder, unwind, functions)
+    places: dict[int, tuple[int, int, int]] = {}
+    entry = 0
+    for function in functions:
+        at = add_function(builder, members, function, named, unwind, places)
+        if function.section == ".init.text":
+            entry = at
+        else:
+            builder.parameter_with_setter("resume", _PERM_WRITE, at)
     _add_struct_module(builder, template, options.name, entry, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
@@ -92,19 +123,35 @@ def make_glue(
         parameters=parameters,
         has_results=has_results,
         rodata=builder.index(".rodata"),
-        notes=_missing_notes(crcs, has_results=has_results, timed=timed) if options.results else (),
+        unwind=unwind,
+        notes=_missing_notes(crcs, missing, has_results=has_results, timed=timed) if options.results else (),
     )
 
 
-def _missing_notes(crcs: Mapping[str, int], *, has_results: bool, timed: bool) -> tuple[str, ...]:
+def _missing_notes(
+    crcs: Mapping[str, int], no_resume: str | None, *, has_results: bool, timed: bool
+) -> tuple[str, ...]:
     """What the kernel's exports (TRIM_UNUSED_KSYMS leaves few) do not allow, for the user."""
+    resume = (f"{no_resume}: if an init oopses or hangs, the members after it are not run",) if no_resume else ()
     if timed:
-        return ()
+        return resume
     wanted = IMPORTS_TIMES if has_results else IMPORTS_RESULTS
     missing = ", ".join(name for name in wanted if name not in crcs)
     if has_results:
-        return (f"the kernel exports no {missing}: how long each init takes is not recorded",)
+        return (f"the kernel exports no {missing}: how long each init takes is not recorded", *resume)
     return (f"the kernel exports no {missing}: what becomes of each member is not recorded, and none can be skipped",)
+
+
+def _no_resume(members: Sequence[Member], crcs: Mapping[str, int], setter: Entry | None) -> str | None:
+    """Why there is no parameter resume (glue_code.py), None if there is one; "" if it would be of no use."""
+    if sum(member.init is not None for member in members) < 2:
+        return ""
+    missing = ", ".join(name for name in IMPORTS_RESUME if name not in crcs)
+    if missing:
+        return f"no module tells of {missing}"
+    if "RANDSTRUCT" in (members[0].info("vermagic") or ""):
+        return "the kernel's structures are in random order"
+    return None if setter is not None else "no member has what kCFI wants before a parameter's setter"
 
 
 def _check_name(name: str, bits: int) -> None:
@@ -118,7 +165,7 @@ def _check_name(name: str, bits: int) -> None:
 def _known_crcs(members: Sequence[Member], resolution: Resolution, donors: Mapping[str, int]) -> dict[str, int]:
     """CRC of each symbol that the glue may import; without versions they are simply there since 4.x."""
     thunk = members[0].architecture.return_thunk
-    wanted = (*IMPORTS_RESULTS, *IMPORTS_TIMES, *([thunk] if thunk else []))
+    wanted = (*IMPORTS_RESULTS, *IMPORTS_TIMES, *IMPORTS_RESUME, *([thunk] if thunk else []))
     if not resolution.has_versions:
         return dict.fromkeys(wanted, 0)
     known = dict(donors)
@@ -187,97 +234,22 @@ def _add_results(builder: Builder, count: int, *, has_results: bool, timed: bool
     return skips
 
 
-def _add_code(
-    builder: Builder,
-    members: Sequence[Member],
-    depends: Sequence[frozenset[int]],
-    *,
-    skips: Sequence[tuple[int, int, int]],
-    timed: bool,
-    unwind: Unwind | None,
-    kcfi: bool,
-) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The init function; returns Glue.places, and what to add to .init.text for a pointer to it."""
-    architecture = builder.architecture
-    entry = entry_of_inits(members, kcfi=kcfi)
-    code = encode_init(
-        architecture.encoder(),
-        GlueRequest(
-            inits=[member.init is not None for member in members],
-            needs=[sorted(needed) for needed in depends],
-            skip_chunks=[base for base, _, _ in skips],
-            timed=timed,
-            start=entry.start,
-            prefix=entry.prefix,
-            thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
-            unwind=unwind.table if unwind is not None else None,
-        ),
-    )
-    builder.buffer(".init.text")[:] = code.code
-    # What a stack trace shows between do_one_initcall and a member's init.
-    size = len(code.code) - code.entry
-    builder.symbol("megamod_init", builder.index(".init.text"), elf.STT_FUNC, size, code.entry + code.bit)
-    if entry.site is not None:
-        builder.add(CFI_SITES)
-        builder.buffer(CFI_SITES).extend(bytes(4))
-        builder.point(CFI_SITES, 0, ".init.text", entry.site, architecture.relative)
-    named = {"result": (".data", 0)}
+def _data_places(
+    builder: Builder, skips: Sequence[tuple[int, int, int]], members: int, request: GlueRequest
+) -> dict[str, tuple[str, int]]:
+    """Section and offset of what the code refers to by name, those of _add_results() and what a resume needs."""
+    data = builder.buffer(".data")
+    named = {"result": (".data", 0), MODULE: (THIS_MODULE, 0)}
     for number, (_, values, count) in enumerate(skips):
         named |= {f"skip{number}": (".data", values), f"skip{number}_count": (".data", count)}
-    if timed:
-        named["nanoseconds"] = (".data", len(builder.buffer(".data")) - architecture.word * len(members))
-    if unwind is not None:
-        named |= _add_unwind(builder, unwind, code.frames)
-    places: dict[int, tuple[int, int, int]] = {}
-    for fixup in code.fixups:
-        if fixup.label is not None:
-            symbol = builder.symbol("", builder.index(".init.text"), value=fixup.label)
-            builder.relocate(".init.text", fixup.offset, fixup.kind, symbol)
-            continue
-        if isinstance(fixup.target, int):
-            init = members[fixup.target].init
-            assert init is not None
-            symbol = builder.symbol("")
-            places[symbol] = (fixup.target, *init)
-        elif fixup.target in named:
-            section, offset = named[fixup.target]
-            builder.point(".init.text", fixup.offset, section, offset + fixup.addend, fixup.kind)
-            continue
-        elif unwind is not None and fixup.target in unwind.anchors:
-            symbol = builder.symbol("")
-            places[symbol] = (*unwind.anchors[fixup.target], 0)
-        else:
-            symbol = builder.undefined(fixup.target)
-        builder.relocate(".init.text", fixup.offset, fixup.kind, symbol, fixup.addend)
-    if code.return_site is not None:
-        builder.buffer(".return_sites").extend(bytes(4))
-        builder.point(".return_sites", 0, ".init.text", code.return_site, architecture.relative)
-    if code.unwind_entry is not None and any(member.section(EXIDX_INIT) for member in members):
-        builder.add(EXIDX_INIT)
-        builder.buffer(EXIDX_INIT)[:] = struct.pack("<II", 0, code.unwind_entry[1])
-        builder.point(EXIDX_INIT, 0, ".init.text", code.entry, code.unwind_entry[0])
-    return places, code.entry + code.bit
-
-
-def _add_unwind(builder: Builder, unwind: Unwind, frames: Sequence[tuple[int, int]]) -> dict[str, tuple[str, int]]:
-    """ORC entries for the glue, or every frame below it is a guess (seen), and room for the table of all entries.
-    Returns what the code refers to."""
-    for offset, depth in frames:
-        at = len(builder.buffer(ORC_IP))
-        builder.buffer(ORC_IP).extend(bytes(IP_SIZE))
-        builder.point(ORC_IP, at, ".init.text", offset, builder.architecture.relative)
-        # An all-zero entry ends the known code: undefined (arch/x86/kernel/unwind_orc.c orc_find()).
-        builder.buffer(ORC_STATE).extend(struct.pack("<h", depth) + unwind.usual if depth else bytes(STATE.itemsize))
-    slots = unwind.slots + 2 * len(frames)
-    for name, size in ((SORTED_IP, IP_SIZE), (SORTED_STATE, STATE.itemsize)):
-        builder.add(name)
-        builder.written_once.add(name)
-        builder.buffer(name).extend(bytes(size * slots))
-    named = {name: (name, 0) for name in (ORC_IP, ORC_STATE, SORTED_IP, SORTED_STATE)} | {
-        "struct module": (THIS_MODULE, 0)
-    }
-    # Without init code of a member the glue's is all there is.
-    return named if ".init.text" in unwind.anchors else named | {".init.text": (".init.text", 0)}
+    if request.timed:
+        named["nanoseconds"] = (".data", len(data) - builder.architecture.word * members)
+    if request.resumable:
+        data += bytes(-len(data) % 4)
+        for name in ("turn", "closed", "flows"):
+            named[name] = (".data", len(data))
+            data += bytes(4)
+    return named
 
 
 def _add_modinfo(builder: Builder, members: Sequence[Member], options: PrelinkOptions) -> None:

@@ -145,6 +145,7 @@ def _link(
     glue = make_glue(placed, depends, resolution, options, donors, unwind, exported)
 
     # Beyond this point there are no new symbols, sections or strings.
+    unwind = glue.unwind
     tables = merge(placed, bindings, glue, options, sorts_unwind=unwind is not None)
     places = layout(tables)
 

@@ -111,7 +111,7 @@ def make_map(
 
 def _groups(tables: Tables, unwind: Unwind) -> list[UnwindGroup]:
     ips = tables.members[-1].section(ORC_IP)
-    own = {unwind.table.own: ips.size // IP_SIZE if ips is not None else 0}
+    own = dict.fromkeys(unwind.table.own, ips.size // IP_SIZE // len(unwind.table.own) if ips is not None else 0)
     return [UnwindGroup(name, count + own.get(name, 0)) for name, count in (*unwind.table.core, *unwind.table.init)]
 
 

@@ -33,6 +33,7 @@ class Builder:
     strings: bytearray = field(default_factory=lambda: bytearray(1))
     imports: dict[str, int] = field(default_factory=dict)
     section_symbols: dict[int, int] = field(default_factory=dict)
+    functions: dict[str, int] = field(default_factory=dict)  # by what code calls them
     relas: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict)
 
     def add(self, name: str) -> int:
@@ -83,14 +84,30 @@ class Builder:
 
     def parameter(self, name: str, permission: int, array: int) -> None:
         """A struct kernel_param with param_array_ops over the kparam_array at .rodata+*array*."""
+        word = self.architecture.word
+        at = self._parameter(name, permission)
+        self.relocate("__param", at + 2 * word, self.architecture.pointer, self.undefined("param_array_ops"))
+        self.point("__param", len(self.buffer("__param")) - word, ".rodata", array)
+
+    def parameter_with_setter(self, name: str, permission: int, setter: int) -> None:
+        """A struct kernel_param that is set by the function at .text+*setter*, and cannot be read."""
+        rodata, word = self.buffer(".rodata"), self.architecture.word
+        at = self._parameter(name, permission)
+        rodata += bytes(-len(rodata) % 8)
+        operations = len(rodata)
+        rodata += bytes(4 * word)  # struct kernel_param_ops: flags, set, get, free
+        self.point(".rodata", operations + word, ".text", setter)
+        self.point("__param", at + 2 * word, ".rodata", operations)
+
+    def _parameter(self, name: str, permission: int) -> int:
+        """A struct kernel_param without operations and argument; its offset."""
         table, word = self.buffer("__param"), self.architecture.word
         at = len(table)
         table += bytes(3 * word) + struct.pack("<HbB", permission, -1, 0)
         table += bytes(-len(table) % word + word)
         self.point("__param", at, ".rodata", self.text(name))
         self.point("__param", at + word, THIS_MODULE, 0)
-        self.relocate("__param", at + 2 * word, self.architecture.pointer, self.undefined("param_array_ops"))
-        self.point("__param", len(table) - word, ".rodata", array)
+        return at
 
     def array(self, elements: int, size: int, operations: str, data: int, count: int | None) -> int:
         """A struct kparam_array in .rodata over .data+*data*; *count* is where the kernel stores how many were set."""
@@ -147,10 +164,12 @@ class Builder:
         kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
         if name.startswith(EXIDX):
             kind = elf.SHT_ARM_EXIDX
-        flags = {".init.text": elf.SHF_EXECINSTR}.get(name, elf.SHF_WRITE if name in self.writable else 0)
+        code = name in (".text", ".init.text")
+        flags = elf.SHF_EXECINSTR if code else elf.SHF_WRITE if name in self.writable else 0
         if name in self.written_once:
             flags |= elf.SHF_WRITE | elf.SHF_RO_AFTER_INIT
         align = {
+            ".text": 16,
             ".init.text": 16,
             THIS_MODULE: 64,
             ".return_sites": 1,
@@ -164,7 +183,7 @@ class Builder:
             sh_type=kind if index else elf.SHT_NULL,
             sh_flags=(elf.SHF_ALLOC | flags) if index else 0,
             size=len(self.data[index]),
-            sh_link=self.index(name.removeprefix(EXIDX)) if kind == elf.SHT_ARM_EXIDX else 0,
+            sh_link=self.index(name.removeprefix(EXIDX) or ".text") if kind == elf.SHT_ARM_EXIDX else 0,
             sh_info=0,
             sh_addralign=align.get(name, 1 if name == ".modinfo" else 4 if kind == elf.SHT_NOTE else 8),
             sh_entsize=0,

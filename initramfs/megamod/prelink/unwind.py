@@ -17,7 +17,7 @@ before the others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,13 @@ class Unwind:
     anchors: Mapping[str, tuple[int, int]]
     slots: int
 
+    def with_own(self, output: str) -> Unwind:
+        """The same with a function of the glue in that output section, too."""
+        core = self.table.core
+        if output not in [name for name, _ in core]:
+            core = sorted((*core, (output, 0)), key=lambda group: output_position(group[0]))
+        return replace(self, table=replace(self.table, core=core, own=(*self.table.own, output)))
+
 
 def gather(members: Sequence[Member], options: PrelinkOptions) -> Unwind | None:
     """The members' entries; None if there are none, or if the kernel would not call the glue, which has to settle them.
@@ -100,7 +107,7 @@ def gather(members: Sequence[Member], options: PrelinkOptions) -> Unwind | None:
         table=UnwindTable(
             core=core,
             init=init,
-            own=_GLUE_CODE,
+            own=(_GLUE_CODE,),
             module_size=struct_module.size,
         ),
         anchors={name: anchors[name] for name in names if name in anchors},

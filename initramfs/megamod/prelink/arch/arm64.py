@@ -98,8 +98,15 @@ _RELOCATIONS = {
 }
 
 
-# x19 to x21 are callee-saved: result, nanoseconds, the time of the last reading. x12 reaches far elements.
-_REGISTERS = {Register.RESULTS: 19, Register.COUNT: 9, Register.LIST: 10, Register.INDEX: 11, Register.VALUE: 8}
+# x19 to x22 are callee-saved: result, nanoseconds, the time of the last reading, the turn. x12 reaches far elements.
+_REGISTERS = {
+    Register.RESULTS: 19,
+    Register.TURN: 22,
+    Register.COUNT: 9,
+    Register.LIST: 10,
+    Register.INDEX: 11,
+    Register.VALUE: 8,
+}
 _TIMES, _LAST, _FAR = 20, 21, 12
 _CONDITIONS = {Condition.EQUAL: 0, Condition.NOT_EQUAL: 1, Condition.NOT_BELOW: 2}
 
@@ -119,11 +126,11 @@ class _Encoder(Encoder):
         self.signed = request.start == PACIASP
         self.code += PACIASP if self.signed else BTI_C
         self.emit(0xA9BD7BFD, 0x910003FD)  # stp x29, x30, [sp, #-48]!; mov x29, sp
-        self.emit(0xA90153F3, 0xF90013F5)  # stp x19, x20, [sp, #16]; str x21, [sp, #32]
+        self.emit(0xA90153F3, 0xA9025BF5)  # stp x19, x20, [sp, #16]; stp x21, x22, [sp, #32]
 
     def leave(self) -> GlueCode:
         self.emit(0x52800000)  # mov w0, #0
-        self.emit(0xF94013F5, 0xA94153F3)  # ldr x21, [sp, #32]; ldp x19, x20, [sp, #16]
+        self.emit(0xA9425BF5, 0xA94153F3)  # ldp x21, x22, [sp, #32]; ldp x19, x20, [sp, #16]
         self.emit(0xA8C37BFD)  # ldp x29, x30, [sp], #48
         if self.signed:
             self.emit(0xD50323BF)  # autiasp
@@ -133,6 +140,12 @@ class _Encoder(Encoder):
     def call(self, target: str | int) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL26, target=target))
         self.emit(0x94000000)  # bl
+
+    def pass_address(self, target: str) -> None:
+        self._address(0, target)
+
+    def pass_constant(self, value: int) -> None:
+        self._constant(0, value)
 
     def address(self, register: Register, target: str) -> None:
         self._address(_REGISTERS[register], target)

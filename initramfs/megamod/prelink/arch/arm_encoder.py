@@ -21,8 +21,15 @@ _UNWIND = (R_PREL31, 0x80ACB0B0)
 _ALWAYS = 14
 _CONDITIONS = {Condition.EQUAL: 0, Condition.NOT_EQUAL: 1, Condition.NOT_BELOW: 2}
 
-# r4 to r7 are callee-saved: result, nanoseconds, the time of the last reading. r12 reaches far elements.
-_REGISTERS = {Register.RESULTS: 4, Register.COUNT: 0, Register.LIST: 1, Register.INDEX: 2, Register.VALUE: 3}
+# r4 to r8 are callee-saved: result, nanoseconds, the time of the last reading, the turn. r12 reaches far elements.
+_REGISTERS = {
+    Register.RESULTS: 4,
+    Register.TURN: 8,
+    Register.COUNT: 0,
+    Register.LIST: 1,
+    Register.INDEX: 2,
+    Register.VALUE: 3,
+}
 _TIMES, _LAST, _LAST_HIGH, _ELAPSED, _FAR = 5, 6, 7, 2, 12
 
 
@@ -77,6 +84,12 @@ class _Encoder(Encoder):
         self.pop_and_return()
         return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups), unwind_entry=_UNWIND, bit=self.bit)
 
+    def pass_address(self, target: str) -> None:
+        self._address(0, target)
+
+    def pass_constant(self, value: int) -> None:
+        self._constant(0, value)
+
     def address(self, register: Register, target: str) -> None:
         self._address(_REGISTERS[register], target)
 
@@ -85,10 +98,13 @@ class _Encoder(Encoder):
         self.fixups.append(Fixup(offset=place, kind=R_ABS32, target=target))
 
     def constant(self, register: Register, value: int) -> None:
+        self._constant(_REGISTERS[register], value)
+
+    def _constant(self, number: int, value: int) -> None:
         if value < 256:
-            self.small(_REGISTERS[register], value)
+            self.small(number, value)
         else:
-            self.literal(_REGISTERS[register], value)
+            self.literal(number, value)
 
     def _element(self, register: int, base: int, number: int, *, store: bool) -> None:
         """Word *number* of an array: by its offset while that fits, else by r12 as an index."""

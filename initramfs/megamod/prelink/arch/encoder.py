@@ -47,12 +47,13 @@ class UnwindTable:
     """The sorted unwind table that the glue's init has to settle (unwind.py).
 
     core, init: (output section's name, members' entries) of each group in the table's order, outside and in init
-    memory. own: the group that the glue's own entries belong to. module_size: bytes of struct module.
+    memory. own: the groups that functions of the glue belong to, each with one function. module_size: bytes of struct
+    module.
     """
 
     core: Sequence[tuple[str, int]]
     init: Sequence[tuple[str, int]]
-    own: str
+    own: Sequence[str]
     module_size: int
 
 
@@ -62,10 +63,11 @@ class GlueRequest:
 
     inits: per member, whether it has an init to call (fixup target: its number). needs: per member, the members that it
     imports from. skip_chunks: members per ``skip`` parameter, [] without parameters. Data is reached by the names
-    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int). prefix, start: the
-    bytes before and at the start of the members' inits (entry.py). thunk: functions return through the architecture's
-    return thunk. unwind: to settle first; its parts are reached by their sections' names, the groups' code by the
-    output sections', struct module as "struct module".
+    "result" (int[n]), "nanoseconds" (long[n]), "skipK" (int[]) and "skipK_count" (unsigned int); for a resume
+    "turn", "closed" and "flows" (int). prefix, start: the bytes before and at the start of the members' inits
+    (entry.py). thunk: functions return through the architecture's return thunk. unwind: to settle first; its parts are
+    reached by their sections' names, the groups' code by the output sections', struct module as "struct module".
+    resumable: see glue_code.py.
 
     A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
     the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
@@ -79,12 +81,14 @@ class GlueRequest:
     thunk: bool
     prefix: bytes = b""
     unwind: UnwindTable | None = None
+    resumable: bool = False
 
 
 class Register(Enum):
-    """RESULTS keeps its value over calls, the others do not."""
+    """RESULTS and TURN keep their values over calls, the others do not."""
 
     RESULTS = auto()
+    TURN = auto()
     COUNT = auto()
     LIST = auto()
     INDEX = auto()
@@ -124,7 +128,15 @@ class Encoder(ABC):
 
     @abstractmethod
     def call(self, target: str | int) -> None:
-        """Call a kernel function (its name) or a member's init (its number)."""
+        """Call a kernel function or another of the glue's (its name) or a member's init (its number)."""
+
+    @abstractmethod
+    def pass_address(self, target: str) -> None:
+        """The argument of the next call = &target"""
+
+    @abstractmethod
+    def pass_constant(self, value: int) -> None:
+        """The argument of the next call = value, as constant() takes it"""
 
     @abstractmethod
     def address(self, register: Register, target: str) -> None:

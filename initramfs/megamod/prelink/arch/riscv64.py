@@ -22,7 +22,7 @@ from megamod.prelink.elf import EM_RISCV, Array
 
 R_NONE, R_64, R_CALL_PLT, R_PCREL_HI20, R_PCREL_LO12_I = 0, 2, 19, 23, 24
 _PAIR_REACH = (1 << 31) - (1 << 11)  # of auipc with a signed 12-bit addition
-_RA, _SP, _T0, _T1, _T2, _S0, _S1, _A0, _S2, _S3, _T3, _T5, _T6 = 1, 2, 5, 6, 7, 8, 9, 10, 18, 19, 28, 30, 31
+_RA, _SP, _T0, _T1, _T2, _S0, _S1, _A0, _S2, _S3, _S4, _T3, _T5, _T6 = 1, 2, 5, 6, 7, 8, 9, 10, 18, 19, 20, 28, 30, 31
 
 
 def _scatter(words: Array, values: Array, pieces: Sequence[tuple[int, int, int]]) -> Array:
@@ -121,15 +121,17 @@ def _jump(offset: int) -> int:
     return bits | (offset >> 12 & 0xFF) << 12 | 0x6F
 
 
-# s1 to s3 are callee-saved: result, nanoseconds, the time of the last reading; s0 is the frame. t5 and t6 are free.
+# s1 to s4 are callee-saved: result, nanoseconds, the time of the last reading, the turn; s0 is the frame. t5 and t6 are
+# free.
 _REGISTERS = {
     Register.RESULTS: _S1,
+    Register.TURN: _S4,
     Register.COUNT: _T0,
     Register.LIST: _T1,
     Register.INDEX: _T2,
     Register.VALUE: _T3,
 }
-_SAVED = ((40, _RA), (32, _S0), (24, _S1), (16, _S2), (8, _S3))
+_SAVED = ((40, _RA), (32, _S0), (24, _S1), (16, _S2), (8, _S3), (0, _S4))
 # funct3 of the branch over a jump: BNE, BEQ, BLTU.
 _INVERTED = {Condition.EQUAL: 1, Condition.NOT_EQUAL: 0, Condition.NOT_BELOW: 6}
 
@@ -156,6 +158,12 @@ class _Encoder(Encoder):
     def call(self, target: str | int) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL_PLT, target=target))
         self.emit(_RA << 7 | 0x17, _i_type(0x67, 0, _RA, _RA, 0))  # auipc ra; jalr ra, ra
+
+    def pass_address(self, target: str) -> None:
+        self._address(_A0, target)
+
+    def pass_constant(self, value: int) -> None:
+        self._constant(_A0, value)
 
     def address(self, register: Register, target: str) -> None:
         self._address(_REGISTERS[register], target)

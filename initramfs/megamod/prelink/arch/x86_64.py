@@ -38,8 +38,8 @@ from megamod.prelink.elf import EM_X86_64
 
 R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
 RETURN_THUNK = "__x86_return_thunk"
-# Unwind entries of the glue's init: its start, three pushes, three pops, its end.
-_FRAMES = 8
+# Unwind entries of a function of the glue: its start, five pushes, five pops, its end.
+_FRAMES = 12
 _INT32 = (-(1 << 31), 1 << 31)
 
 _RELOCATIONS = {
@@ -53,11 +53,19 @@ _RELOCATIONS = {
 }
 
 
-# rbx, r12 and r13 are callee-saved: result, nanoseconds, the time of the last reading.
-_REGISTERS = {Register.RESULTS: 3, Register.COUNT: 1, Register.LIST: 2, Register.INDEX: 6, Register.VALUE: 0}
-_RAX, _RCX, _TIMES, _LAST = 0, 1, 12, 13
+# rbx, r12 to r14 are callee-saved: result, nanoseconds, the time of the last reading, the turn.
+_REGISTERS = {
+    Register.RESULTS: 3,
+    Register.TURN: 14,
+    Register.COUNT: 1,
+    Register.LIST: 2,
+    Register.INDEX: 6,
+    Register.VALUE: 0,
+}
+_RAX, _RCX, _RDI, _TIMES, _LAST = 0, 1, 7, 12, 13
 _CONDITIONS = {Condition.EQUAL: b"\x0f\x84", Condition.NOT_EQUAL: b"\x0f\x85", Condition.NOT_BELOW: b"\x0f\x83"}
-_PUSHED = ((b"\x53", b"\x5b"), (b"\x41\x54", b"\x41\x5c"), (b"\x41\x55", b"\x41\x5d"))  # push and pop of each
+# push and pop of rbx and r12 to r15; the last one for the stack's alignment.
+_PUSHED = ((b"\x53", b"\x5b"), *((bytes([0x41, 0x50 | n]), bytes([0x41, 0x58 | n])) for n in range(4, 8)))
 
 
 @dataclass(slots=True)
@@ -130,6 +138,12 @@ class _Encoder(Encoder):
     def call(self, target: str | int) -> None:
         self.refer("e8", target, kind=R_PLT32)
 
+    def pass_address(self, target: str) -> None:
+        self._address(_RDI, target)
+
+    def pass_constant(self, value: int) -> None:
+        self.word("bf", value)  # mov edi, value
+
     def address(self, register: Register, target: str) -> None:
         self._address(_REGISTERS[register], target)
 
@@ -191,7 +205,8 @@ def _settle_unwind(asm: _Encoder, table: UnwindTable) -> None:
     by their values, which stand nowhere else; if they are not found, nothing is changed. Registers: rax = the place of
     orc_unwind_ip, r8 = the states, with the gap. Four instructions for each entry.
     """
-    own, grown = _FRAMES, [(name, count + _FRAMES * (name == table.own)) for name, count in (*table.core, *table.init)]
+    own = _FRAMES * len(table.own)
+    grown = [(name, count + _FRAMES * (name in table.own)) for name, count in (*table.core, *table.init)]
     core = sum(count for _, count in grown[: len(table.core)])
     init = sum(count for _, count in grown[len(table.core) :])
     total = core + init
@@ -223,7 +238,7 @@ def _settle_unwind(asm: _Encoder, table: UnwindTable) -> None:
     asm.word("488d97", -4 * total)  # lea rdx, [rdi - table]
     asm.word("4d8d88", 6 * init)  # lea r9, [r8 + gap]
     if core:
-        asm.refer("4c8d15", table.own)  # lea r10, [init code]
+        asm.refer("4c8d15", table.own[0])  # lea r10, [init code]
         asm.refer("4c8d1d", next(name for name, count in grown if count))  # lea r11, [other code]
         above = Label()
         asm.emit("4d39da")  # cmp r10, r11, which differ
