@@ -104,6 +104,34 @@ u32 refuse_words(struct boot *boot, const struct load *load)
 	return out;
 }
 
+static bool judges_itself(struct boot *boot, const struct load *load, const struct member *m)
+{
+	const char *at = boot->cmdline, *kind;
+	struct member *owner;
+	struct word w;
+	size_t head, skip;
+
+	while (next_own_word(boot, load, &at, &w, &head, &owner)) {
+		if (owner && owner != m)
+			continue;
+		skip = owner ? head + 1 : 0;
+		kind = kind_of(m, w.key + skip, w.key_size - skip);
+		if (kind && streq(kind, "own"))
+			return true;
+	}
+	return false;
+}
+
+struct member *next_own_judge(struct boot *boot, const struct load *load, const struct member *after)
+{
+	struct member *m = members_of(boot, load), *end = m + load->member_count;
+
+	for (; m < end; m++)
+		if ((!after || m > after) && m->fate == FATE_PENDING && judges_itself(boot, load, m))
+			return m;
+	return NULL;
+}
+
 /*
  * Adds the words of `at` that belong to the load. They stay as they are written, quotes included, as the call's
  * arguments go through the same lexer. Only a module by itself gets `member.` taken off; an opening quote before it is

@@ -15,5 +15,8 @@ const char *command_line_words(struct boot *boot, const struct load *load);
 /* Members of a megamodule that would refuse a word of the command line, and with it the whole call, have failed;
  * returns how many. Such words are not passed on. */
 u32 refuse_words(struct boot *boot, const struct load *load);
+/* The next member behind `after` (NULL: from the first on) that is to be initialised and has a word on the command line
+ * which a function of its own judges; NULL if there is none. */
+struct member *next_own_judge(struct boot *boot, const struct load *load, const struct member *after);
 
 #endif

@@ -96,10 +96,37 @@ static long call(struct boot *boot, struct load *load, bool words, bool skips)
 	return err;
 }
 
-/* What a parameter's setter says of a value (kernel/params.c, 6.1), or that there is no room for the words. */
+/* What a parameter's setter says of a value (kernel/params.c, 6.1), that it is about hardware and the kernel locked
+ * down (EPERM), or that there is no room for the words. */
 static bool may_be_a_word(long err)
 {
-	return err == -EINVAL || err == -ENOENT || err == -ERANGE || err == -ENOSPC || err == -E2BIG;
+	return err == -EINVAL || err == -ENOENT || err == -ERANGE || err == -ENOSPC || err == -E2BIG || err == -EPERM;
+}
+
+enum { MAX_JUDGES = 4 };
+
+/* A setter of a member's own has perhaps refused a word, which one only the kernel knows: each such member is left out
+ * in turn. */
+static long without_a_judge(struct boot *boot, struct load *load, long err)
+{
+	struct member *m = NULL;
+	u32 i;
+
+	for (i = 0; i < MAX_JUDGES && load->results; i++) {
+		m = next_own_judge(boot, load, m);
+		if (!m)
+			break;
+		m->fate = FATE_FAILED;
+		log_warning("load %s: once more without %s", load->name, m->name);
+		err = call(boot, load, true, true);
+		if (err >= 0) {
+			m->result = -EINVAL;
+			log_warning("member %s failed: -EINVAL", m->name);
+			break;
+		}
+		m->fate = FATE_PENDING;
+	}
+	return err;
 }
 
 /*
@@ -122,9 +149,12 @@ static int timed_call(struct boot *boot, struct load *load, bool skips)
 	if (err == -ENOEXEC)
 		log_wrong_release(boot);
 	if (load->merged && may_be_a_word(err) && *(words = command_line_words(boot, load))) {
-		log_warning("load %s: once more without %s", load->name, words);
 		start = monotonic_ns();
-		err = call(boot, load, false, skips);
+		err = without_a_judge(boot, load, err);
+		if (err < 0) {
+			log_warning("load %s: once more without %s", load->name, words);
+			err = call(boot, load, false, skips);
+		}
 		load->nanoseconds += monotonic_ns() - start;
 		if (err < 0)
 			log_warning("load %s failed: %s (%s)", load->name, errno_name(err), errno_text(err));

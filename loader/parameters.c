@@ -98,8 +98,10 @@ bool takes_value(const char *kind, const struct word *w)
 	size_t size = bracket ? (size_t)(bracket - kind) : length(kind);
 	u64 most = 1;
 
-	if (!s) /* alone it is `on` for the first two, and the others refuse it (parse_one()) */
-		return kind_is(kind, length(kind), "bool") || kind_is(kind, length(kind), "bint");
+	if (streq(kind, "none"))
+		return false; /* the kernel would jump to address 0 */
+	if (!s)		      /* alone it is `on` for the first two, and the others refuse it (parse_one()) */
+		return streq(kind, "bool") || streq(kind, "bint") || streq(kind, "own");
 	if (!bracket)
 		return takes_one(kind, size, s, w->value_size);
 	bracket++;

@@ -30,6 +30,10 @@ INIT = (
 wait_for usb
 wait_for sound
 for file in /sys/module/megamod_*/parameters/*; do show ${file##*/} cat $file; done
+# Members that are on their own because a setter of theirs gets a value.
+for module in snd_hda_intel usb_storage; do
+	for file in /sys/module/$module/parameters/*; do [ -f $file ] && show $module.${file##*/} cat $file; done
+done
 show tags cat /sys/block/vda/mq/0/nr_tags
 """
     + END
@@ -71,6 +75,10 @@ def test_options_of_the_profile_reach_members_of_every_stage(guest):
     assert guest.section("usb_storage.delay_use") == ["7"]
     assert guest.section("snd_hda_intel.power_save") == ["9"]
     assert guest.section("snd_hda_intel.model")[0].startswith("from the profile,")
+
+
+def test_module_with_a_setter_of_its_own_for_an_option_is_loaded_on_its_own(guest):
+    assert "snd_hda_intel" in guest.modules()
 
 
 def test_a_prefix_that_a_member_has_chosen_itself_is_understood(guest):

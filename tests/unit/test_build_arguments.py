@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megamod.build.arguments import arguments, parameters_of, prefixes_of
+from megamod.build.arguments import arguments, own_setter, parameters_of, prefixes_of, usable_options
 from megamod.common.errors import Location, MegamodError
 from megamod.modules.modprobe_d import Option
 from tests.unit.module_factory import Ko, read
@@ -15,7 +15,27 @@ def words(ko: Ko, parameter: str, value: str, *, merged: bool = True) -> tuple[s
     option = Option(
         module=member.name, parameter=parameter, value=value, location=Location(file="p.yaml", line=3, column=7)
     )
-    return arguments([option], {member.name: member}, [member.name], merged=merged)
+    options, notes = usable_options([option], {member.name: member})
+    assert not notes
+    return arguments(options, {member.name: member}, [member.name], merged=merged)
+
+
+def notes(ko: Ko, *wrong: tuple[str, str]) -> tuple[str, ...]:
+    """The notes about options of modprobe.d, none of which is passed on."""
+    (member,) = read(ko)
+    options = [
+        Option(
+            module=member.name,
+            parameter=parameter,
+            value=value,
+            location=Location(file="a.conf", line=line, column=1),
+            lenient=True,
+        )
+        for line, (parameter, value) in enumerate(wrong, 1)
+    ]
+    kept, found = usable_options(options, {member.name: member})
+    assert kept == ()
+    return found
 
 
 def test_option_of_a_member_has_its_name_in_front() -> None:
@@ -63,10 +83,47 @@ def test_unknown_parameter_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("value", ["a b", "a\tb", " "])
 def test_value_with_a_blank_is_quoted(value: str) -> None:
-    assert words(Ko("disk").param("debug"), "debug", value) == (f'disk.debug="{value}"',)
+    assert words(Ko("disk").param("name", ops="param_ops_charp"), "name", value) == (f'disk.name="{value}"',)
 
 
 @pytest.mark.parametrize("value", ['say "x"', '"', "a\0b", "a\nb", "\x1b[2J"])
 def test_value_that_the_kernel_could_not_read_back_is_refused(value: str) -> None:
     with pytest.raises(MegamodError, match=r"^p\.yaml:3:7: disk\.debug: "):
         words(Ko("disk").param("debug"), "debug", value)
+
+
+@pytest.mark.parametrize("value", ["", "abc", "2147483648", "1.5", "0x"])
+def test_value_that_the_kernel_would_refuse_is_refused(value: str) -> None:
+    with pytest.raises(MegamodError, match=r"^p\.yaml:3:7: disk\.debug does not take `.*int\)$"):
+        words(Ko("disk").param("debug"), "debug", value)
+
+
+def test_mistakes_in_modprobe_d_are_one_note_a_kind() -> None:
+    ko = Ko("disk").param("debug").param("on", ops="param_ops_bool")
+    assert notes(ko, ("debug", "abc"), ("on", "2"), ("nothing", "1"), ("debug", 'say "x"')) == (
+        "values that the kernel would refuse, together with the module, left out: "
+        "a.conf:1: disk.debug does not take `abc`; a.conf:2: disk.on does not take `2`",
+        "parameters that the modules do not have, left out as the kernel would: "
+        "a.conf:3: disk has no parameter nothing",
+        "values that cannot be passed to the kernel, left out: a.conf:4: disk.debug: 'say \"x\"'",
+    )
+
+
+def test_parameters_of_every_module_are_left_out_for_members_where_modprobe_d_has_them() -> None:
+    (member,) = read(Ko("disk"))
+    place = Location(file="a.conf", line=1, column=1)
+    option = Option(module="disk", parameter="dyndbg", value="+p", location=place, lenient=True)
+    for merged, expected in ((True, ()), (False, ("dyndbg=+p",))):
+        assert arguments([option], {"disk": member}, ["disk"], merged=merged) == expected
+
+
+def test_option_with_a_setter_of_the_modules_own_is_found() -> None:
+    (member,) = read(Ko("disk").param("debug").param("target", ops="disk_ops"))
+    place = Location(file="a.conf", line=1, column=1)
+
+    def option(name: str) -> Option:
+        return Option(module="disk", parameter=name, value="anything", location=place)
+
+    assert own_setter([option("debug")], member) is None
+    assert own_setter([option("debug"), option("target")], member) == "target"
+    assert words(Ko("disk").param("target", ops="disk_ops"), "target", "x y") == ('disk.target="x y"',)

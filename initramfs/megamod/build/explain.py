@@ -131,7 +131,14 @@ def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Loa
     loads = (
         load
         for stage in selection.stages
-        for load in split_into_loads(stage, members, edges, exports, allow_taint=selection.profile.allow_taint)
+        for load in split_into_loads(
+            stage,
+            members,
+            edges,
+            exports,
+            options=selection.profile.options,
+            allow_taint=selection.profile.allow_taint,
+        )
     )
     return {module.name: load for load in loads for module in load.modules}
 

@@ -13,7 +13,7 @@ from megamod.common.choices import Merging
 from megamod.common.compression import compress_inside, read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
-from megamod.common.text import counted, human_bytes
+from megamod.common.text import counted, human_bytes, listed
 from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config
@@ -97,7 +97,15 @@ def build_stage(
     refused: dict[str, str] = {}
     merged: dict[tuple[str, ...], Megamodule] = {}
     while True:
-        loads = split_into_loads(stage, members, edges, exports, refused=refused, allow_taint=profile.allow_taint)
+        loads = split_into_loads(
+            stage,
+            members,
+            edges,
+            exports,
+            options=profile.options,
+            refused=refused,
+            allow_taint=profile.allow_taint,
+        )
         if profile.merge is Merging.REQUIRED:
             _refuse_singles(loads, members)
         try:
@@ -153,8 +161,7 @@ def _single_notes(loads: Sequence[Load]) -> list[str]:
         if len(names) == 1:
             notes.append(f"{names[0]} stays a module of its own: it {reason}")
             continue
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        notes.append(f"{len(names)} modules stay on their own ({shown}): each {reason}")
+        notes.append(f"{len(names)} modules stay on their own ({listed(names, shown=_SHOWN)}): each {reason}")
     return notes
 
 

@@ -22,8 +22,9 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     member NAME [ID…]                in init order; ID: what it needs, of this load or an earlier one
     parameters NAME=KIND…            what the member or single above takes: KIND is byte short ushort int uint long
                                      ulong ullong hexint bool invbool bint charp string:SIZE (the kernel's
-                                     param_ops_KIND; any other takes everything), KIND[N] for an array of N at most;
-                                     NAME has a fixed prefix with it
+                                     param_ops_KIND), KIND[N] for an array of N at most, none for one that can only
+                                     be read; any other takes everything, own by a function of the member's; NAME has a
+                                     fixed prefix with it
     original FILE                    with fallback modules: the members' own files, in the members' order
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
@@ -57,10 +58,12 @@ CTL_PATH = "megamod/ctl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanModule:
-    """A member or single, and the names of the earlier modules, of its own load too, that it needs."""
+    """A member or single, and the names of the earlier modules, of its own load too, that it needs. *parameters*: of a
+    member, as (name, kind)."""
 
     name: str
     needs: tuple[str, ...]
+    parameters: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,8 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
         numbers[module.name] = len(numbers)
         if load.merged:
             yield _record("member", module.name, *ids)
+            if module.parameters:
+                yield _record("parameters", *(f"{name}={kind}" for name, kind in module.parameters))
         else:
             yield _record("single", load.file, module.name, *ids)
     yield from (_record("original", path) for path in load.originals)

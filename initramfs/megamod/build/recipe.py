@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from megamod.build.arguments import arguments, prefixes_of
+from megamod.build.arguments import arguments, prefixes_of, usable_options
 from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
 from megamod.build.kernel_fit import check_kernel
@@ -54,6 +54,7 @@ from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
 from megamod.prelink.member import Member
+from megamod.prelink.parameter_kinds import parameter_kinds
 from megamod.prelink.read import read_member
 from megamod.profile.model import Profile
 from megamod.select.select import Selection, select
@@ -92,6 +93,10 @@ def build_image(
     with steps.step("read") as step:
         files, members = read_selection(selection)
         step.note(f"{counted(len(members), 'module')}, {human_bytes(sum(map(len, files.values())))}")
+    options, notes = usable_options(selection.profile.options, members)
+    selection = replace(selection, profile=replace(selection.profile, options=options))
+    for note in notes:
+        steps.say(f"  note: {note}")
     with steps.step("files") as step:
         contents = collect_contents(selection, members)
         step.note(contents.summary())
@@ -161,7 +166,14 @@ def make_plan(
                     merged=item.merged is not None,
                     has_results=item.merged is not None and item.merged.has_results,
                     modules=tuple(
-                        PlanModule(name=n, needs=tuple(sorted(edges[n] & {*earlier, *names}))) for n in names
+                        PlanModule(
+                            name=n,
+                            needs=tuple(sorted(edges[n] & {*earlier, *names})),
+                            parameters=tuple((one.name, one.kind) for one in parameter_kinds(members[n]))
+                            if item.merged
+                            else (),
+                        )
+                        for n in names
                     ),
                     arguments=arguments(options, members, names, merged=item.merged is not None),
                     prefixes=prefixes_of(members[n] for n in names) if item.merged else (),

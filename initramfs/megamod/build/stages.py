@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from megamod.build.arguments import own_setter
 from megamod.common.errors import MegamodError
 from megamod.kernel.exports import KernelExports, why_reserved
+from megamod.modules.modprobe_d import Option
+from megamod.prelink.early_setters import needs_initialised
 from megamod.prelink.exports import reserved
 from megamod.prelink.member import Member
 from megamod.prelink.mergeable import why_single
@@ -44,13 +47,14 @@ def split_into_loads(
     edges: Mapping[str, frozenset[str]],
     exports: KernelExports | None,
     *,
+    options: Sequence[Option] = (),
     refused: Mapping[str, str] | None = None,
     allow_taint: bool = False,
 ) -> list[Load]:
     """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on.
 
     *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known;
-    *refused* says why modules cannot be merged beyond what each shows by itself.
+    *refused* says why modules cannot be merged beyond what each shows by itself, *options* which parameters are given.
     """
     if not stage.modules:
         return []
@@ -65,10 +69,16 @@ def split_into_loads(
         )
         is not None
     }
+    together = {name: members[name] for name in inside if name not in reasons}
+    alone = {name: why for name in sorted(together) if (why := _why_set_alone(members[name], together, options))}
+    reasons |= alone
     rounds = _rounds(inside, reasons, edges, members)
     while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):
         reasons |= more
         rounds = _rounds(inside, reasons, edges, members)
+    needed = {need for name in inside for need in edges[name]}
+    # A setter may look for a device that the driver of another module makes (block2mtd): the later the better.
+    rounds |= dict.fromkeys(alone.keys() - needed, max(rounds.values()))
     loads: list[Load] = []
     for number in range(max(rounds.values()) + 1):
         merged = tuple(inside[name] for name in sorted(inside) if name not in reasons and rounds[name] == number)
@@ -76,10 +86,20 @@ def split_into_loads(
             suffix = f"_{number}" if number > 1 else ""
             name = f"megamod_{stage.name.replace('-', '_')}{suffix}"
             loads.append(Load(module=name, modules=merged, single=None))
-        alone = [name for name in sorted(inside) if name in reasons and rounds[name] == number]
-        for name in _by_need(alone, edges):
+        singles = [name for name in sorted(inside) if name in reasons and rounds[name] == number]
+        for name in _by_need(singles, edges):
             loads.append(Load(module=name, modules=(inside[name],), single=reasons[name]))
     return loads
+
+
+def _why_set_alone(member: Member, inside: Mapping[str, Member], options: Sequence[Option]) -> str | None:
+    """Why the parameters of *member* have to be set by a call of its own: the kernel sets those of a megamodule before
+    any of its inits has run, and fails the whole call for a value that one of them refuses."""
+    if (name := own_setter(options, member)) is not None:
+        return f"has a function of its own for the option {name}, which may refuse the value"
+    if (found := needs_initialised(member, inside)) is not None:
+        return f"sets its parameter {found[0]} with the help of {found[1]}, whose init must have run by then"
+    return None
 
 
 def _reserved_elsewhere(

@@ -29,6 +29,12 @@ def shorten(text: str, limit: int = 60) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
+def listed(items: Sequence[str], *, shown: int = 8, separator: str = ", ") -> str:
+    """The first *shown* of *items*, and how many more there are: a note is one line, however many it is about."""
+    more = f" and {human_count(len(items) - shown)} more" if len(items) > shown else ""
+    return separator.join(items[:shown]) + more
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Columns two spaces apart under *header*: the first *left* of them flush left, the others flush right."""
     lines = [header, *rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from megamod.build.arguments import parameters_of
+from megamod.build.arguments import usable_options
 from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, read_selection
 from megamod.build.plan import Plan
 from megamod.build.recipe import make_plan
@@ -18,7 +18,6 @@ from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback, Unwind
 from megamod.common.errors import Location, MegamodError
 from megamod.common.progress import Steps
-from megamod.common.text import canonical
 from megamod.hooks.select_modules import Choice, ImageModules
 from megamod.image.signing.member_trust import MemberTrust
 from megamod.machine.detect import closure
@@ -176,15 +175,7 @@ def why_refused(member: Member, config: ModprobeConfig) -> str | None:
 
 
 def options_for(config: ModprobeConfig, members: Mapping[str, Member], notes: list[str]) -> tuple[Option, ...]:
-    """modprobe.d's options of *members*. A parameter that a module does not have is a warning of the kernel's for a
-    module on its own (unknown_module_param_cb, kernel/module/main.c, 6.1), so it is a note here."""
-    found = []
-    for option in config.options:
-        if option.module not in members:
-            continue
-        known = {canonical(name).split(".")[-1] for name in parameters_of(members[option.module])}
-        if canonical(option.parameter) in known:
-            found.append(option)
-        else:
-            notes.append(f"{option.location}: {option.module} has no parameter {option.parameter}: not passed on")
-    return tuple(found)
+    """modprobe.d's options of *members*, without those that the kernel would not take; these are *notes*."""
+    options, found = usable_options((option for option in config.options if option.module in members), members)
+    notes += found
+    return options

@@ -34,7 +34,8 @@ _COMMANDS = ("options", "blacklist", "softdep", "install", "alias", "remove", "c
 class Option:
     """A module parameter: *module* in canonical spelling, *value* as the kernel's parser wants it.
 
-    *optional* (written `?module`) says that the module need not exist.
+    *optional* (written `?module`) says that the module need not exist. *lenient*: it is modprobe.d's, where a mistake
+    costs a module on its own nothing, or that module alone; so it is a note and not an error.
     """
 
     module: str
@@ -42,6 +43,7 @@ class Option:
     value: str
     location: Location
     optional: bool = False
+    lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,4 +128,11 @@ def _options(module: str, text: str, place: Location) -> Iterator[Option]:
             raise fail(place, f"options {module}: `{shorten(word)}` is no parameter=value")
         # A bare word is a switch: parse_one (kernel/params.c, 6.1) gives it to the parameter without a value, and
         # param_set_bool takes none for Y.
-        yield Option(module=module, parameter=parameter, value=value if equals else "Y", location=place, optional=True)
+        yield Option(
+            module=module,
+            parameter=parameter,
+            value=value if equals else "Y",
+            location=place,
+            optional=True,
+            lenient=True,
+        )

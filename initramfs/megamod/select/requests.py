@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from megamod.common.errors import Location, MegamodError, fail
+from megamod.common.text import listed
 from megamod.modules.modprobe_d import ModprobeConfig
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Profile, Selector
 from megamod.profile.selectors import SelectorKind, parse_selector
 from megamod.select.match import Match, match
 from megamod.select.selection import LeftOut
-
-_SHOWN = 8
 
 Detect = Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
 """What this machine needs: modules of the critical stage and all others, each with the reason."""
@@ -48,14 +47,8 @@ class Notes:
         self.left_out.setdefault(name, LeftOut(name=name, reason=reason, location=location))
 
     def result(self) -> tuple[str, ...]:
-        grouped = (f"{heading}: {_names(names)}" for heading, names in self.groups.items())
+        grouped = (f"{heading}: {listed(names)}" for heading, names in self.groups.items())
         return (*self.lines, *grouped)
-
-
-def _names(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more
 
 
 def find_excluded(profile: Profile, tree: ModuleTree, notes: Notes) -> dict[str, Location]:

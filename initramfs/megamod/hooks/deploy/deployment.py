@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megamod.build.arguments import usable_options
 from megamod.build.contents import Contents
 from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, loader_name, read_selection, signed_stage
 from megamod.build.manifest import MANIFEST_PATH, Manifest
@@ -116,7 +117,10 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
             full.profile,
             root=Root(kind=RootKind.CHAIN, path="/init"),
             fallback=Fallback.NONE,
-            options=(*full.profile.options, *options_for(config, {n: members[n] for n in deployed}, notes)),
+            options=(
+                *usable_options(full.profile.options, members)[0],
+                *options_for(config, {n: members[n] for n in deployed}, notes),
+            ),
         ),
     )
     files, members = read_selection(selection)
