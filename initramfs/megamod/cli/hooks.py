@@ -35,20 +35,22 @@ def hook() -> None:
 
 
 @hook.command("install")
-@_GENERATOR
+@click.argument("generator", required=False, type=click.Choice(_NAMES))
 @click.option("--rdinit", "entry", flag_value="rdinit", help="Start the loader before the image's init.")
 @click.option("--hook-points", "entry", flag_value="hook-points", help="Leave the kernel command line alone.")
 @ROOT
-def hook_install(*, generator: Generator, entry: Entry | None, root: Path) -> None:
+def hook_install(*, generator: Generator | None, entry: Entry | None, root: Path) -> None:
     """Install the hook of a generator.
 
-    Its next images have a megamodule. Default: --rdinit where GRUB or kernel-install take a drop-in.
+    Its next images have a megamodule. Default: the generator that makes this system's images; --rdinit where GRUB or
+    kernel-install take a drop-in.
     """
-    from megamod.hooks.generators.install import install
+    from megamod.hooks.generators.install import find_generator, install
     from megamod.hooks.transaction import locked
 
     with locked(root):
-        for line in install(generator, root=root, entry=entry, program=_own_program(root)):
+        chosen = generator or find_generator(root)
+        for line in install(chosen, root=root, entry=entry, program=own_program(root)):
             click.echo(line)
 
 
@@ -293,7 +295,7 @@ def _deploy(
             again=members_of(root, record),
         )
         deployment = link_deployment(request, steps=steps)
-        lines = put(root, kernel, deployment.files, settings, _own_program(root))
+        lines = put(root, kernel, deployment.files, settings, own_program(root))
     except (MegamodError, OSError) as error:
         if not update:
             raise
@@ -328,7 +330,7 @@ def _deploy_status(root: Path, record: InstallRecord) -> None:
         click.echo(f"  {name} is not as it was written")
 
 
-def _own_program(root: Path) -> Path:
+def own_program(root: Path) -> Path:
     """The path of this `megamod`, for a shell script to call: as seen from *root*."""
     import shutil
 

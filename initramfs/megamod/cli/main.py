@@ -17,6 +17,7 @@ from megamod.cli.debugging import debug, symbolize
 from megamod.cli.groups import Commands
 from megamod.cli.hooks import deploy, hook
 from megamod.cli.inspecting import cat, inspect, list_files, unpack
+from megamod.cli.installing import init, install
 from megamod.cli.outputs import append, fit, uki
 from megamod.cli.profiles import detect, explain, levels, profile
 from megamod.cli.schemas import schema
@@ -25,7 +26,7 @@ from megamod.common.errors import MegamodError
 from megamod.common.signals import ended_by_signals
 
 _SECTIONS = {
-    "Everyday": [detect, profile, explain, build, boot, hook, deploy],
+    "Everyday": [init, build, boot, install, hook, deploy, detect, profile, explain],
     "Outputs": [uki, fit, append, sign, verify],
     "Looking into images and boots": [inspect, list_files, cat, unpack, chart, tune, symbolize],
     "For developers": [prelink, debug, levels, schema, demo],

@@ -59,6 +59,14 @@ _GENERATE: Mapping[Generator, str] = {
 }
 
 
+# What has a generator run when a kernel is installed, where it is the one that is run.
+_CALLED: Mapping[Generator, tuple[str, ...]] = {
+    "dracut": ("etc/kernel/postinst.d/dracut", "usr/lib/kernel/install.d/50-dracut.install"),
+    "initramfs-tools": ("etc/kernel/postinst.d/initramfs-tools",),
+    "mkinitcpio": ("usr/share/libalpm/hooks/90-mkinitcpio-install.hook",),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A generator on a system: *changed* are files of the hook that are not as they were installed, *entries* the boot
@@ -71,6 +79,23 @@ class Status:
     changed: tuple[str, ...]
     command_line: tuple[str, ...]
     entries: tuple[BootEntry, ...]
+
+
+def find_generator(root: Path) -> Generator:
+    """The generator that makes the images of the system below *root*; raises MegamodError if it is not clear which."""
+    present = [name for name, sign in _SIGNS.items() if (root / sign).is_dir()]
+    called = [name for name in present if any((root / path).exists() for path in _CALLED[name])]
+    found = called if len(present) > 1 else present
+    if len(found) == 1:
+        return found[0]
+    if not present:
+        raise MegamodError(f"{root}: neither dracut, initramfs-tools nor mkinitcpio is installed")
+    raise MegamodError(f"{root}: {' and '.join(present)} are installed", hint="name the one that makes your images")
+
+
+def generate_command(generator: Generator) -> str:
+    """The command that has *generator* make its images anew."""
+    return _GENERATE[generator]
 
 
 def install(generator: Generator, *, root: Path, entry: Entry | None, program: Path) -> list[str]:

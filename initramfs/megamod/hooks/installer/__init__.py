@@ -1,0 +1,1 @@
+"""`megamod install`: megamod's own image as what a machine boots."""
