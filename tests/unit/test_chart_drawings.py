@@ -6,17 +6,24 @@ import json
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from megamod.analyze.chart.compare import compare, comparison_text
+from megamod.analyze.chart.drawing import COLOURS, Scale
+from megamod.analyze.chart.finding import before_user_space
+from megamod.analyze.chart.html import html_chart
 from megamod.analyze.chart.perfetto import trace_json
-from megamod.analyze.chart.record import BootRecord, Kind, Span
+from megamod.analyze.chart.record import KIND_WORDS, BootRecord, Kind, Mark, Span
 from megamod.analyze.chart.record_source import record_from_log
-from megamod.analyze.chart.svg import svg_chart, svg_comparison
+from megamod.analyze.chart.svg import svg_chart
+from megamod.analyze.chart.svg_comparison import svg_comparison
 from megamod.analyze.chart.text import text_chart
+from megamod.analyze.chart.userspace import with_marks
 from tests.unit.boot_logs import LOG, PLAIN, STATUS, without_times
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -43,45 +50,108 @@ def record(log: str = LOG, name: str = "a.log") -> BootRecord:
     return record_from_log(log, name=name)
 
 
-def test_the_svg_is_sound_xml_that_refers_to_nothing_outside() -> None:
-    text = svg_chart(record())
-    root = ElementTree.fromstring(text)
-    assert root.tag == f"{SVG}svg"
-    assert not re.search(r"href|<script|@import|<style|http(?!://www\.w3\.org/2000/svg)", text)
-    patterns = {element.get("id") for element in root.iter(f"{SVG}pattern")}
-    used = set(re.findall(r'fill="url\(#(\w+)\)"', text))
-    assert used and used <= patterns
+@pytest.mark.parametrize("theme", ["auto", "light", "dark"])
+def test_the_svg_is_sound_xml_that_refers_to_nothing_outside(theme: str) -> None:
+    text = svg_chart(record(), theme=theme)
+    assert ElementTree.fromstring(text).tag == f"{SVG}svg"
+    assert not re.search(r"href|<script|@import|http(?!://www\.w3\.org/2000/svg)", text)
+    assert set(re.findall(r"url\(([^)]*)\)", text)) <= {"#hatch"}
 
 
 def test_each_bar_of_the_svg_says_what_it_is_when_hovered() -> None:
     root = ElementTree.fromstring(svg_chart(record()))
-    bars = [bar for bar in root.iter(f"{SVG}rect") if (bar.get("fill") or "").startswith("url(")]
-    # The legend's boxes stand beside their words.
-    titles = [bar.findtext(f"{SVG}title") for bar in bars if bar.get("width") != "16"]
-    assert "init of ext4: 0.200 ms, from 1762.001" in titles
-    assert "kernel: 1700.000 ms, from 0.000" in titles
-    assert None not in titles
+    titles = {bar.findtext(f"{SVG}title") for bar in root.iter(f"{SVG}rect")}
+    assert "ext4's init: 0.200 ms, from 1762.001 ms" in titles
+    assert "memory, clocks, processors: 400.000 ms, from 0.000 ms" in titles
 
 
-def test_the_kinds_of_bars_differ_without_colour() -> None:
-    root = ElementTree.fromstring(svg_chart(record()))
-    looks = {}
-    for pattern in root.iter(f"{SVG}pattern"):
-        ground = pattern.find(f"{SVG}rect")
-        path = pattern.find(f"{SVG}path")
-        assert ground is not None
-        red, green, blue = (int((ground.get("fill") or "")[at : at + 2], 16) for at in (1, 3, 5))
-        # Rec. 601 luma, as a copier sees it, in steps of a tenth.
-        grey = round((0.299 * red + 0.587 * green + 0.114 * blue) / 25.5)
-        looks[pattern.get("id")] = (grey, "" if path is None else path.get("d"))
-    assert len(set(looks.values())) == len(looks)
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_the_picture_begins_with_what_was_found() -> None:
+    first, second, *_rest = texts(svg_chart(record()))
+    assert first == "virtio_blk's init takes 49 of 61 ms of stage critical."
+    assert second == "The kernel itself takes 1.70 of the 1.77 s to user space."
+
+
+def test_a_boot_without_a_large_part_says_that_none_stands_out() -> None:
+    members = " ".join(f"m{number}=6000000" for number in range(1, 9))
+    log = re.sub(r"inits megamod_critical .*", f"inits megamod_critical {members}", LOG)
+    assert texts(svg_chart(record(log)))[0].startswith("No part stands out in the 61 ms of stage critical: ")
+
+
+def test_the_largest_parts_are_set_off_and_the_small_share_a_row() -> None:
+    members = " ".join(f"m{number}={2**number * 700}" for number in range(1, 16))
+    log = re.sub(r"inits megamod_critical .*", f"inits megamod_critical {members}", LOG)
+    found = before_user_space(record(log))
+    assert found is not None
+    inits = [part.label for part in found.largest if part.kind == Kind.INIT]
+    assert inits == ["m15's init", "m14's init"]
+    assert "m1's init" in [part.label for part in found.small]
+    everything = sum(part.duration for part in (*found.parts, *found.small))
+    assert everything == found.duration
+    labels = texts(svg_chart(record(log)))
+    assert "m15's init" in labels and "m1's init" not in labels
+    assert f"{len(found.small)} parts below 1 %" in labels
+
+
+@pytest.mark.parametrize("span", [1, 999, 17_300, 60_400_000, 1_767_100_000, 95_000_000_000])
+def test_ticks_are_few_round_and_have_a_unit(span: int) -> None:
+    ticks = list(Scale(start=123, end=123 + span, left=10.0, right=110.0).ticks())
+    assert ticks[0] == (10.0, "0")
+    assert 2 <= len(ticks) <= 12
+    assert all(re.fullmatch(r"\d+(\.\d)? (s|ms|µs|ns)", words) for _x, words in ticks[1:])
+    steps = {round(right[0] - left[0], 6) for left, right in pairwise(ticks)}
+    assert len(steps) == 1
+
+
+def test_words_of_marks_do_not_lie_on_one_another() -> None:
+    marks = tuple(Mark(name=f"mark {number}", time=1_770_000_000 + number * 10_000_000) for number in range(4))
+    root = ElementTree.fromstring(svg_chart(with_marks(record(), marks)))
+    places = [
+        (float(element.get("x") or 0), element.get("y"), element.get("text-anchor"))
+        for element in root.iter(f"{SVG}text")
+        if (element.text or "").startswith(("mark ", "loader 1", "user space 1"))
+    ]
+    assert len(places) == 6
+    assert len({y for _x, y, _anchor in places}) >= 4
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("link", "init"), ("init", "root"), ("init", "wait"), ("kernel", "link"), ("copy", "link"), ("unit", "userspace")],
+)
+def test_bars_that_touch_differ_in_lightness(side: int, one: str, other: str) -> None:
+    def grey(name: str) -> float:
+        value = COLOURS[name][side]
+        red, green, blue = (int(value[at : at + 2], 16) for at in (1, 3, 5))
+        return (0.299 * red + 0.587 * green + 0.114 * blue) / 255  # Rec. 601 luma, as a copier sees it
+
+    assert abs(grey(one) - grey(other)) > 0.04
+
+
+def test_every_colour_is_readable_on_its_page() -> None:
+    """WCAG 2.1's contrast for text: 4.5 to 1."""
+
+    def light(name: str, side: int) -> float:
+        parts = [int(COLOURS[name][side][at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for side in (0, 1):
+        for ground in ("page", "band"):
+            for ink in ("ink", "soft", "mark"):
+                high, low = sorted((light(ink, side), light(ground, side)), reverse=True)
+                assert (high + 0.05) / (low + 0.05) > 4.5, (ink, ground, side)
 
 
 def test_names_with_signs_of_xml_do_not_break_the_svg() -> None:
     name = 'a<b>&"c"\x01'
     text = svg_chart(record(name=name))
-    title = ElementTree.fromstring(text).findtext(f"{SVG}title")
-    assert title == 'a<b>&"c"\N{REPLACEMENT CHARACTER}, kernel 6.1.0-56-amd64'
+    title = ElementTree.fromstring(text).findtext(f"{SVG}title") or ""
+    assert title.startswith('a<b>&"c"\N{REPLACEMENT CHARACTER} · kernel 6.1.0-56-amd64')
 
 
 def test_the_text_has_a_row_for_each_part_and_sums_that_add_up() -> None:
@@ -209,6 +279,56 @@ def test_a_mistake_is_one_line_and_status_1(words: tuple[str, ...], message: str
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
-def test_kinds_have_words_and_a_pattern_each() -> None:
-    text = svg_chart(record())
-    assert all(f'<pattern id="{kind.value}"' in text for kind in Kind)
+def test_every_kind_has_words_and_a_colour() -> None:
+    assert set(KIND_WORDS) == set(Kind)
+    assert {kind.value for kind in Kind} <= COLOURS.keys()
+
+
+class Folds(HTMLParser):
+    """Titles of what can be folded out, and tags that are left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.titles: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "rect", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "path"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "summary":
+            self.titles.append(data.strip())
+
+
+def test_the_page_folds_stages_sums_and_failures() -> None:
+    page = html_chart(record(name="<b>"))
+    folds = Folds()
+    folds.feed(page)
+    assert folds.open == []
+    assert folds.titles == ["Stage critical", "Stage sound", "Sums before user space", "Failures", "Everything as text"]
+    assert "<b>" not in page and "<script" not in page
+
+
+def test_the_command_draws_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    log = tmp_path / "a.log"
+    log.write_text(LOG)
+    for name, words in (("light.png", ()), ("dark.png", ("--dark",))):
+        done = run(log, "-o", tmp_path / name, *words)
+        assert (done.returncode, done.stderr) == (0, "")
+    light, dark = ((tmp_path / name).read_bytes() for name in ("light.png", "dark.png"))
+    # The first eight bytes and the header: 2,000 pixels wide.
+    assert light[:8] == dark[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(light[16:20], "big") == 2000
+    assert light != dark
+
+
+def test_an_ending_that_is_not_known_is_refused_before_anything_is_read() -> None:
+    done = run("absent.log", "-o", "a.jpeg")
+    line = "megamod: a.jpeg: the chart's form is not known (hint: end it in .svg, .html, .png)\n"
+    assert (done.returncode, done.stderr) == (1, line)

@@ -15,7 +15,8 @@ from megamod.common.errors import MegamodError
 
 _FIRST_LINE = re.compile(r"^.*\[ *0\.000000\](?:\[ *[TC]\d+\])? (?:\S+ kernel: )?Linux version ", re.MULTILINE)
 _LOADER_START = re.compile(r"\[ *(\d+\.\d+)\].*megamod: start$", re.MULTILINE)
-_JOURNAL = re.compile(r"\S+ kernel: ")
+# journald takes the name at the front of a line that a program has written into the kernel's log for the sender.
+_JOURNAL = re.compile(r"\S+ (?:kernel: |(?=megamod: ))")
 # dmesg -T, --time-format=ctime; -H, reltime; iso; journalctl's own way. Times of day are no clock: they are set in a
 # boot.
 _DAY_TIMES = re.compile(

@@ -19,7 +19,9 @@ _BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "append", "initcalls", "log")
 
 @click.command()
 @click.argument("logs", nargs=-1, type=FILE, metavar="[LOG|JSON]…")
-@click.option("-o", "--output", type=FILE, metavar="OUT.svg", help="Write the chart here, as SVG.")
+@click.option("-o", "--output", type=FILE, metavar="OUT", help="Write the chart to OUT.svg, OUT.html or OUT.png.")
+@click.option("--dark", is_flag=True, help="With -o: for a dark screen; SVG and HTML follow the screen otherwise.")
+@click.option("--mark", "marks", multiple=True, metavar="TEXT", help="Mark when TEXT is first logged; repeatable.")
 @click.option("--text", "as_text", is_flag=True, help="Print it as text: the default without -o, --json and --trace.")
 @JSON
 @click.option("--trace", type=FILE, metavar="OUT.json", help="Write a trace for Perfetto or Chrome.")
@@ -37,6 +39,8 @@ def chart(
     *,
     logs: tuple[Path, ...],
     output: Path | None,
+    dark: bool,
+    marks: tuple[str, ...],
     as_text: bool,
     as_json: bool,
     trace: Path | None,
@@ -46,39 +50,68 @@ def chart(
 ) -> None:
     """Draw where a boot's time went, from its log.
 
-    A log is a serial console, dmesg, status.json, or JSON of megamod boot or chart; or IMAGE is booted. Status 1 when a
-    boot did not reach user space.
+    A LOG is a serial console, dmesg, a journal (journalctl -b -o json or export), systemd-analyze plot, status.json, or
+    JSON of megamod boot or chart. Several files are one boot. Status 1 when a boot did not reach user space.
     """
-    from megamod.analyze.chart.log_with_status import merge_records
+    from megamod.analyze.chart.one_record import one_record
     from megamod.analyze.chart.perfetto import trace_json
     from megamod.analyze.chart.record_json import record_json
-    from megamod.analyze.chart.record_source import read_record
-    from megamod.analyze.chart.svg import svg_chart
+    from megamod.analyze.chart.record_source import read_record, read_source
     from megamod.analyze.chart.text import print_chart
     from megamod.common.files import atomic_write
 
+    _check_output(output)
     status = 0
     if image is None:
         _no_boot_options(boot)
         if not logs:
             raise MegamodError("nothing to draw", hint="a log, status.json, or --boot IMAGE --vmlinuz FILE")
-        record = merge_records([read_record(log) for log in logs])
+        record = one_record([read_source(log, texts=marks) for log in logs])
     else:
         if logs:
             raise MegamodError(f"{logs[0]}: --boot takes no logs", hint="--compare LOG compares the boot with one")
-        record, status = _booted(image, **boot)
+        record, status = _booted(image, marks=marks, **boot)
     if trace is not None:
         atomic_write(trace, trace_json(record).encode())
     if other is not None:
-        _show_comparison(record, read_record(other), output=output, as_text=as_text, as_json=as_json)
+        _show_comparison(record, read_record(other), output=output, dark=dark, as_text=as_text, as_json=as_json)
         sys.exit(status)
     if output is not None:
-        atomic_write(output, svg_chart(record).encode())
+        atomic_write(output, _picture(record, output, dark=dark))
     if as_json:
         sys.stdout.write(record_json(record))
     elif as_text or (output is None and trace is None):
         print_chart(record, sys.stdout)
     sys.exit(status)
+
+
+_ENDINGS = (".svg", ".html", ".png")
+
+
+def _check_output(output: Path | None) -> None:
+    """Before a boot that takes minutes."""
+    if output is not None and output.suffix not in _ENDINGS:
+        raise MegamodError(f"{output}: the chart's form is not known", hint=f"end it in {', '.join(_ENDINGS)}")
+
+
+def _picture(record: BootRecord, output: Path, *, dark: bool) -> bytes:
+    from megamod.analyze.chart.html import html_chart
+    from megamod.analyze.chart.svg import svg_chart
+
+    if output.suffix == ".html":
+        return html_chart(record, theme=_theme(output, dark=dark)).encode()
+    picture = svg_chart(record, theme=_theme(output, dark=dark))
+    return _png(picture) if output.suffix == ".png" else picture.encode()
+
+
+def _png(picture: str) -> bytes:
+    from megamod.analyze.chart.png import png_of
+
+    return png_of(picture)
+
+
+def _theme(output: Path, *, dark: bool) -> str:
+    return "dark" if dark else "light" if output.suffix == ".png" else "auto"
 
 
 def _no_boot_options(boot: dict[str, Any]) -> None:
@@ -96,18 +129,21 @@ def _booted(image: Path, *, vmlinuz: Path | None, kernel: str | None, **options:
 
 
 def _show_comparison(
-    record: BootRecord, other: BootRecord, *, output: Path | None, as_text: bool, as_json: bool
+    record: BootRecord, other: BootRecord, *, output: Path | None, dark: bool, as_text: bool, as_json: bool
 ) -> None:
     import json
 
     from megamod.analyze.chart.compare import compare, comparison_dict, comparison_text
     from megamod.analyze.chart.record_json import record_dict
-    from megamod.analyze.chart.svg import svg_comparison
+    from megamod.analyze.chart.svg_comparison import svg_comparison
     from megamod.common.files import atomic_write
 
     comparison = compare(record, other)
     if output is not None:
-        atomic_write(output, svg_comparison(comparison).encode())
+        if output.suffix == ".html":
+            raise MegamodError(f"{output}: --compare draws SVG and PNG", hint="-o OUT.svg")
+        picture = svg_comparison(comparison, theme=_theme(output, dark=dark))
+        atomic_write(output, _png(picture) if output.suffix == ".png" else picture.encode())
     if as_json:
         value = {
             **comparison_dict(comparison),

@@ -12,11 +12,8 @@ _CALLING = re.compile(r"calling  (\S+?)\+0x\S+(?: \[(\S+)\])? @ (\d+)")
 _CALLED = re.compile(r"initcall (\S+?)\+0x\S+(?: \[(\S+)\])? returned (-?\d+) after \d+ usecs")
 
 # Where each phase begins. The first line that matches any of a phase's patterns counts, and phases come in this order.
-_PHASES = (
-    ("start, memory, processors", r"\A"),
-    ("drivers and subsystems built in", r"smp: Brought up|devtmpfs: initialized"),
-    ("memory freed and protected", r"Freeing unused "),
-)
+PHASES = ("memory, clocks, processors", "built-in drivers and subsystems", "memory freed and protected")
+_PHASES = tuple(zip(PHASES, (r"\A", r"smp: Brought up|devtmpfs: initialized", r"Freeing unused "), strict=True))
 _RUN = re.compile(r"Run (\S+) as init process")
 
 

@@ -20,7 +20,7 @@ from megamod.analyze.chart.kernel_phases import (
     unpack_span,
 )
 from megamod.analyze.chart.probes import probes_of, with_probes
-from megamod.analyze.chart.record import BootRecord, Kind, Span, filled, with_wait
+from megamod.analyze.chart.record import BootRecord, Kind, Mark, Span, filled, with_wait
 from megamod.analyze.chart.untimed import StageTimes, stages_in_a_row
 from megamod.boot.console import INIT_EXEC, ROOT_MOUNTED, STAGE_DONE, STAGE_TRIGGERED, parse_console
 from megamod.boot.kernel_log import Line
@@ -108,6 +108,7 @@ class _Course:
         self._copied: list[int] = []
         self._linked: dict[str, int] = {}
         self._notes: list[str] = []
+        self._marks: list[Mark] = []
 
     def record(self, title: str) -> BootRecord:
         first = next(line.time for line in self._lines if line.text.startswith(_OWN) and line.time is not None)
@@ -157,9 +158,13 @@ class _Course:
             self._hand_over(time)
             self._loader.close("handing over", Kind.LOADER, time)
             self._user_space = time, match[1]
+            if self._keeper.stage is not None:  # what comes now is of the stage that the keeper was loading
+                self._speaker = self._keeper
         elif text.startswith("break at "):
             self._speaker.close("handing over", Kind.LOADER, time)
             self._broken = True
+        elif self._user_space is not None and self._speaker is self._loader:
+            pass  # the keeper says what it waits for; the loader is gone
         elif (
             not text.startswith(("load ", "member ", "waiting for root", "counter "))
             or "is off during this call" in text
@@ -172,6 +177,8 @@ class _Course:
         else:
             self._speaker = self._loader
             self._loader.close("plan read" if self._started is not None else "before the loader", Kind.LOADER, time)
+        if trigger == "path" and not self._marks:
+            self._marks.append(Mark(name=f"path of stage {name}", time=time))
         self._give_up(self._speaker, time)
         self._speaker.begin(name, max(time, self._speaker.at), f"triggered by {trigger}")
         self._copied.clear()
@@ -254,6 +261,7 @@ class _Course:
             failures=(),
             notes=tuple(self._notes),
             before=before_clock(self._lines),
+            marks=tuple(self._marks),
         )
 
 

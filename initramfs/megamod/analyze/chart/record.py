@@ -27,6 +27,7 @@ class Kind(StrEnum):
     END = "end"
     ROOT = "root"
     USERSPACE = "userspace"
+    UNIT = "unit"
     MEASURING = "measuring"
     UNEXPLAINED = "unexplained"
 
@@ -45,6 +46,7 @@ KIND_WORDS = {
     Kind.END: "calls: after the inits",
     Kind.ROOT: "root",
     Kind.USERSPACE: "user space",
+    Kind.UNIT: "units of systemd",
     Kind.MEASURING: "measuring",
     Kind.UNEXPLAINED: "unexplained",
 }
@@ -87,6 +89,14 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A moment worth a line across the chart: *name*, and *time* in nanoseconds on the kernel's clock."""
+
+    name: str
+    time: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootRecord:
     """A boot. *line* is what happened one after the other and fills the time from 0 to `end`; *beside* are spans that
     ran at the same time, on another task: the unpacking of the image, deferred stages.
@@ -94,7 +104,8 @@ class BootRecord:
     *title* names where it was read; *kernel* the release, or empty; *user_space* when the real init was started,
     None if it was not, or if the source has no times. *clock*: whether it had times; without, the spans are laid out
     one after the other. *loader* is when the loader started. *before*: how long the processor's counter had run when
-    the kernel's clock began: firmware, decompression, an earlier kernel.
+    the kernel's clock began: firmware, decompression, an earlier kernel. *units* are systemd's, each while it was
+    starting; they overlap. *marks* are moments of user space, in order.
     """
 
     title: str
@@ -107,6 +118,8 @@ class BootRecord:
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     before: int | None = None
+    units: tuple[Span, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @property
     def end(self) -> int:

@@ -31,11 +31,13 @@ def boot_record(
     events: bool = True,
     wait_for: Sequence[str] | None = None,
     log: Path | None = None,
+    marks: Sequence[str] = (),
 ) -> tuple[BootRecord, BootReport]:
     """Boot *image* under icount with the words that make the loader and the kernel tell more, and read its console.
 
     With *initcalls* the kernel's own initcalls are told too, which makes its start slower; without *events* its
-    tracer is left off. *wait_for* is that of `boot_image`. *log*: the console is kept there. Raises MegamodError as
+    tracer is left off. *wait_for* is that of `boot_image`. *log*: the console is kept there. *marks*: texts to
+    look for in it. Raises MegamodError as
     `boot_image` does, and if the loader was not reached.
     """
     chosen = [TIMES_WORD, EVENT_WORDS if events else "", INITCALL_WORDS if initcalls else "", append]
@@ -44,7 +46,7 @@ def boot_record(
     if log is not None:
         atomic_write(log, report.result.console.encode())
     try:
-        return record_from_log(report.result.console, name=image.name), report
+        return record_from_log(report.result.console, name=image.name, texts=marks), report
     except MegamodError:
         tail = report.result.tail(1).strip()
         raise MegamodError(f"{image}: the boot did not come to the loader: {tail}") from None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from megamod.analyze.chart.record import BootRecord, Kind, Span, sums
+from megamod.analyze.chart.record import BootRecord, Kind, Mark, Span, sums
 from megamod.common.documents import Count, check_version, plain, typed
 
 FORMAT: Literal["megamod-chart"] = "megamod-chart"
@@ -27,13 +27,20 @@ class ChartSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parts: tuple[ChartSpan, ...] = ()
 
 
+class ChartMark(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment, as `Mark`; *time* in nanoseconds."""
+
+    name: str
+    time: Count
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartDocument:
     """A boot, as `BootRecord`; times in nanoseconds of the kernel's clock. *sums*: the line's spans by kind,
     *nanoseconds* is the line's end; both follow from the line."""
 
     format: Literal["megamod-chart"] = FORMAT
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     title: str
     kernel: str
     clock: bool
@@ -45,6 +52,8 @@ class ChartDocument:
     sums: Mapping[Kind, int]
     line: tuple[ChartSpan, ...]
     beside: tuple[ChartSpan, ...]
+    units: tuple[ChartSpan, ...]
+    marks: tuple[ChartMark, ...]
     failures: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -68,6 +77,8 @@ def record_dict(record: BootRecord) -> dict[str, object]:
         sums=sums(record.line),
         line=tuple(_span(span) for span in record.line),
         beside=tuple(_span(span) for span in record.beside),
+        units=tuple(_span(span) for span in record.units),
+        marks=tuple(ChartMark(name=mark.name, time=mark.time) for mark in record.marks),
         failures=record.failures,
         notes=record.notes,
     )
@@ -99,6 +110,8 @@ def record_from(value: Mapping[str, Any], *, source: str) -> BootRecord:
         loader=document.loader,
         clock=document.clock,
         before=document.before,
+        units=tuple(_read(span) for span in document.units),
+        marks=tuple(Mark(name=mark.name, time=mark.time) for mark in document.marks),
         failures=document.failures,
         notes=document.notes,
     )

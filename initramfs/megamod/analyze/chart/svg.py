@@ -1,252 +1,280 @@
-"""The record as one SVG file: no script, no font, no reference to anything outside. What a bar is shows in its
-pattern and its label, so it can be read in black and white; hovering gives the numbers.
-
-The first panel is the whole boot. Each stage has a panel of its own scale, a bar for each part of its calls.
+"""The record as one picture: the whole boot on one time scale, and below it what is between the loader's start and user
+space, enlarged. No script, no font, no reference to anything outside.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
-from xml.sax.saxutils import escape
 
-from megamod.analyze.chart.compare import Comparison
-from megamod.analyze.chart.record import AT_WORK, KIND_WORDS, BootRecord, Kind, Span, sums
-from megamod.analyze.chart.text import milliseconds
-from megamod.common.text import counted
+from megamod.analyze.chart.drawing import WIDTH, Canvas, Scale, fitted, hover, width_of
+from megamod.analyze.chart.finding import (
+    LEAST_SHARE,
+    Breakdown,
+    Part,
+    before_user_space,
+    context,
+    headline,
+    longest_units,
+)
+from megamod.analyze.chart.kernel_phases import PHASES
+from megamod.analyze.chart.record import BootRecord, Kind, Mark, Span
+from megamod.common.text import counted, human_seconds
 
-_WIDTH = 1000
-_LEFT = 230
-_RIGHT = 90
-_ROW = 17
-_PLOT = _WIDTH - _LEFT - _RIGHT
-_TICKS = 8
-_LEGEND_COLUMNS = 7
-_SHOWN_MEMBERS = 20
+_MARGIN = 24
+_LEFT = 236
+_RIGHT = WIDTH - 108
+_LANE = 22
+_GAP = 7
+_SMALL = 11
+_MOST_UNITS = 8
+_SPACE = 10
 
-# Background and lines of each pattern: strokes differ in direction and distance, backgrounds in lightness.
-_PATTERNS: dict[Kind, tuple[str, str]] = {
-    Kind.KERNEL: ("#d9d9d9", ""),
-    Kind.INITCALL: ("#c0c0c0", "M0 6H6"),
-    Kind.UNPACK: ("#efe3c8", "M0 3H6"),
-    Kind.LOADER: ("#ffffff", "M0 0L6 6"),
-    Kind.STAGE: ("#9fb8d3", ""),
-    Kind.CALL: ("#7d9cc0", ""),
-    Kind.COPY: ("#f3d9b1", "M3 0V6"),
-    Kind.LINK: ("#b98c5a", "M0 6L6 0"),
-    Kind.INIT: ("#2f5d8a", ""),
-    Kind.WAIT: ("#ffffff", "M0 2H6M0 5H6"),
-    Kind.END: ("#e8e8ff", "M0 0L6 6M0 6L6 0"),
-    Kind.ROOT: ("#cfe3cf", "M0 3H6M3 0V6"),
-    Kind.USERSPACE: ("#f4f4f4", ""),
-    Kind.MEASURING: ("#ffffff", "M0 3H2"),
-    Kind.UNEXPLAINED: ("#000000", ""),
+
+def svg_chart(record: BootRecord, *, theme: str = "auto") -> str:
+    """The file's text; *theme* is that of `Canvas`."""
+    canvas = Canvas(theme=theme)
+    y = heading(canvas, record)
+    found = before_user_space(record)
+    if record.clock:
+        y, scale = _overview(canvas, record, y)
+        if found is not None and found.duration < record.end:
+            y = _lens(canvas, scale, found, y)
+    if found is not None:
+        y = breakdown_panel(canvas, found, y)
+    return canvas.finished(_legend(canvas, record, y), _title(record))
+
+
+def heading(canvas: Canvas, record: BootRecord) -> float:
+    """The finding, and below it what was measured; returns where the next thing begins."""
+    canvas.text(_MARGIN, 36, fitted(headline(record), WIDTH - 2 * _MARGIN, 17), size=19, more='font-weight="600"')
+    y = 58.0
+    if sentences := context(record):
+        canvas.text(_MARGIN, y, fitted(" ".join(sentences), WIDTH - 2 * _MARGIN, 11.5), size=13)
+        y += 20
+    canvas.text(_MARGIN, y, fitted(_title(record), WIDTH - 2 * _MARGIN, 11), size=12, ink="soft")
+    return y + 18
+
+
+def _title(record: BootRecord) -> str:
+    parts = [record.title, *([f"kernel {record.kernel}"] if record.kernel else [])]
+    if record.user_space is not None:
+        parts.append(f"user space after {human_seconds(record.user_space / 1e9)}")
+    elif record.clock:
+        parts.append("user space was not reached")
+    else:
+        parts.append("durations only: the stages follow one another here")
+    if record.before is not None:
+        parts.append(f"{human_seconds(record.before / 1e9)} of firmware and decompression before 0")
+    return " · ".join(parts)
+
+
+def _overview(canvas: Canvas, record: BootRecord, y: float) -> tuple[float, Scale]:
+    lanes = _lanes(record)
+    scale = Scale(start=0, end=record.end, left=_LEFT, right=_RIGHT)
+    marks = _marks(record)
+    rows = _mark_rows(marks, scale)
+    top = y + 15 * (max(rows, default=-1) + 1) + 20
+    bottom = top + len(lanes) * (_LANE + _GAP)
+    if record.loader is not None and record.user_space is not None:
+        left, right = scale.at(record.loader), scale.at(record.user_space)
+        canvas.rect(left, top, right - left, bottom - top, "band")
+    _axis(canvas, scale, top, bottom)
+    for number, (label, spans, words) in enumerate(lanes):
+        _lane(canvas, scale, top + number * (_LANE + _GAP) + 4, label, spans, words)
+    for mark, row in zip(marks, rows, strict=True):
+        x = scale.at(mark.time)
+        canvas.line(x, y + 15 * row + 1, top - 18, "mark", dash="3 3")  # the words of the axis stay free
+        canvas.line(x, top - 3, bottom, "mark", dash="3 3")
+    for mark, row in zip(marks, rows, strict=True):
+        x, at, text = scale.at(mark.time), y + 15 * row + 10, _mark_words(mark)
+        width = width_of(text, _SMALL)
+        flip = x + width + 5 > WIDTH - 4
+        canvas.rect(x - width - 4 if flip else x + 3, at - 9, width, 12, "page")  # over the lines of other marks
+        anchor = 'text-anchor="end"' if flip else ""
+        canvas.text(x + (-5 if flip else 5), at, text, size=_SMALL, ink="mark", more=anchor)
+    return bottom, scale
+
+
+_Lane = tuple[str, Sequence[Span], str]
+
+
+def _lanes(record: BootRecord) -> list[_Lane]:
+    """Label, bars, and words after the last bar."""
+    kernel = [part for span in record.line if span.kind == Kind.KERNEL for part in (span.parts or (span,))]
+    loader = [span for span in record.line if span.kind not in (Kind.KERNEL, Kind.USERSPACE)]
+    user = [span for span in record.line if span.kind == Kind.USERSPACE]
+    lanes: list[_Lane] = []
+    if kernel:
+        lanes.append(("kernel", kernel, _total(kernel)))
+    lanes += [(span.name, (span,), _total((span,))) for span in record.beside if span.kind == Kind.UNPACK]
+    if loader:
+        lanes.append(("loader, critical stage", [leaf for span in loader for leaf in span.leaves()], _total(loader)))
+    for stage in record.stages():
+        if stage in record.beside:
+            lanes.append((f"stage {stage.name}", list(stage.leaves()), _total((stage,))))
+    if user:
+        lanes.append(("user space", user, ""))
+    return lanes + _unit_lanes(record)
+
+
+def _unit_lanes(record: BootRecord) -> list[_Lane]:
+    least = LEAST_SHARE * record.end
+    longest = [unit for unit in longest_units(record)[:_MOST_UNITS] if unit.duration >= least]
+    shown = sorted(longest, key=lambda unit: unit.start)
+    others = [unit for unit in record.units if unit not in shown]
+    lanes: list[_Lane] = [(unit.name, (unit,), _total((unit,))) for unit in shown]
+    if others:
+        lanes.append((counted(len(others), "other unit"), others, ""))
+    return lanes
+
+
+def _lane(canvas: Canvas, scale: Scale, y: float, label: str, spans: Sequence[Span], words: str) -> None:
+    canvas.text(_LEFT - 12, y + 15, fitted(label, _LEFT - _MARGIN - 12, 12), more='text-anchor="end"')
+    for span in spans:
+        x, end = scale.at(span.start), scale.at(span.end)
+        canvas.rect(x, y, end - x, _LANE, span.kind.value, title=hover(span))
+    if len(spans) > 1:  # thin lines between the bars that are wide enough to have names
+        for span in spans:
+            x, width = scale.at(span.start), scale.at(span.end) - scale.at(span.start)
+            if x > _LEFT + 1 and width > 3:
+                canvas.line(x, y, y + _LANE, "gap")
+    for span in spans:
+        x, width = scale.at(span.start), scale.at(span.end) - scale.at(span.start)
+        if span.kind in (Kind.KERNEL, Kind.USERSPACE):
+            text = next((text for text in _inside(span) if width_of(text, _SMALL) <= width - _SPACE), "")
+            canvas.text(x + 6, y + 15, text, size=_SMALL)
+    canvas.text(_RIGHT + 8, y + 15, words, size=_SMALL, ink="soft")
+
+
+_SHORT = {PHASES[0]: "start", PHASES[1]: "built-in drivers", PHASES[2]: "memory"}
+
+
+def _inside(span: Span) -> Iterator[str]:
+    """What may stand in a bar, the longest first."""
+    if span.kind == Kind.USERSPACE:
+        yield f"{span.detail or 'init'} and what it starts"
+        yield span.detail or "init"
+    else:
+        short = _SHORT.get(span.name, span.name)
+        yield f"{span.name}, {human_seconds(span.duration / 1e9)}"
+        yield f"{short}, {human_seconds(span.duration / 1e9)}"
+        yield short
+
+
+def _total(spans: Iterable[Span]) -> str:
+    return human_seconds(sum(span.duration for span in spans) / 1e9)
+
+
+def _marks(record: BootRecord) -> list[Mark]:
+    marks = list(record.marks)
+    if record.loader is not None:
+        marks.append(Mark(name="loader", time=record.loader))
+    if record.user_space is not None:
+        marks.append(Mark(name="user space", time=record.user_space))
+    return sorted(marks, key=lambda mark: mark.time)
+
+
+def _mark_words(mark: Mark) -> str:
+    return f"{mark.name} {human_seconds(mark.time / 1e9)}"
+
+
+def _mark_rows(marks: Sequence[Mark], scale: Scale) -> list[int]:
+    """The row of each mark's words, so that none lies on another's."""
+    ends: list[float] = []
+    rows = []
+    for mark in marks:
+        x, width = scale.at(mark.time), width_of(_mark_words(mark), _SMALL) + 12
+        left = x - width if x + width > WIDTH else x
+        row = next((number for number, end in enumerate(ends) if end <= left), len(ends))
+        ends[row : row + 1] = [left + width]
+        rows.append(row)
+    return rows
+
+
+def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float) -> None:
+    for x, words in scale.ticks():
+        canvas.line(x, top - 3, bottom, "grid")
+        canvas.text(x, top - 7, words, size=_SMALL, ink="soft", more='text-anchor="middle"')
+
+
+def _lens(canvas: Canvas, scale: Scale, found: Breakdown, y: float) -> float:
+    """From the place in the overview to the panel below, which shows it enlarged."""
+    left, right = scale.at(found.start), scale.at(found.end)
+    canvas.shape(f"M{left:.1f} {y:.1f}L{_LEFT} {y + 34:.1f}H{_RIGHT}L{max(right, left + 1):.1f} {y:.1f}Z", "band")
+    return y + 34
+
+
+def breakdown_panel(canvas: Canvas, found: Breakdown, y: float) -> float:
+    """A row for each part in the order of time; the largest are set off, the small ones share the last row."""
+    scale = Scale(start=found.start, end=found.end, left=_LEFT, right=_RIGHT)
+    rows = len(found.parts) + bool(found.small)
+    top = y + 46
+    bottom = top + rows * (_LANE + 2) + 4
+    canvas.rect(_LEFT, y, _RIGHT - _LEFT, bottom - y, "band")
+    title = f"{found.title}: {human_seconds(found.duration / 1e9)}"
+    canvas.text(_LEFT + 8, y + 18, title, size=13, more='font-weight="600"')
+    _axis(canvas, scale, top, bottom)
+    for number, part in enumerate(found.parts):
+        _part(canvas, scale, found, part, top + 4 + number * (_LANE + 2), large=part in found.largest)
+    if found.small:
+        at = top + 4 + (rows - 1) * (_LANE + 2)
+        share = LEAST_SHARE * 100
+        label = f"{counted(len(found.small), 'part')} below {share:g} %"
+        if len(found.small) == 1:
+            label = found.small[0].label
+        spans = tuple(span for part in found.small for span in part.spans)
+        _row(canvas, scale, found, at, label, spans, large=False)
+    return bottom
+
+
+def _part(canvas: Canvas, scale: Scale, found: Breakdown, part: Part, y: float, *, large: bool) -> None:
+    spans = tuple(leaf for span in part.spans for leaf in span.leaves())
+    _row(canvas, scale, found, y, part.label, spans, large=large)
+
+
+def _row(
+    canvas: Canvas, scale: Scale, found: Breakdown, y: float, label: str, spans: Sequence[Span], *, large: bool
+) -> None:
+    weight = ' font-weight="600"' if large else ""
+    ink = "ink" if large else "soft"
+    shown = fitted(label, _LEFT - _MARGIN - 12, 12)
+    canvas.text(_LEFT - 12, y + 15, shown, ink=ink, more=f'text-anchor="end"{weight}')
+    height = _LANE if large else _LANE - 10
+    for span in spans:
+        x, end = scale.at(span.start), scale.at(span.end)
+        canvas.rect(x, y + (_LANE - height) / 2, end - x, height, span.kind.value, title=hover(span))
+    total = sum(span.duration for span in spans)
+    words = f"{human_seconds(total / 1e9)} · {100 * total / max(1, found.duration):.0f} %"
+    canvas.text(_RIGHT + 8, y + 15, words, size=12 if large else _SMALL, ink=ink, more=weight.strip())
+
+
+_LEGEND = {
+    Kind.KERNEL: "kernel",
+    Kind.UNPACK: "unpacking the image",
+    Kind.LINK: "copy and relocation",
+    Kind.INIT: "drivers' inits",
+    Kind.CALL: "load calls, not split",
+    Kind.STAGE: "stages, not split",
+    Kind.WAIT: "waiting for devices",
+    Kind.ROOT: "root",
+    Kind.LOADER: "loader",
+    Kind.UNIT: "starting a unit",
+    Kind.MEASURING: "measuring",
+    Kind.UNEXPLAINED: "unexplained",
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bar:
-    label: str
-    spans: tuple[Span, ...]
-
-
-_PanelData: TypeAlias = tuple[str, int, int, list[_Bar]]
-
-
-def svg_chart(record: BootRecord) -> str:
-    """The file's text."""
-    head = f"{record.title}, kernel {record.kernel}" if record.kernel else record.title
-    return _file(head, list(_panels(record)), [record])
-
-
-def svg_comparison(comparison: Comparison) -> str:
-    """Both boots on one scale, then the members whose calls differ most, the first boot above the second."""
-    both = (("before", comparison.before), ("after", comparison.after))
-    lines = [[each for span in _compared(record) for each in _at_work(span)] for _name, record in both]
-    bars = [_Bar(label=name, spans=tuple(_from_zero(spans))) for (name, _), spans in zip(both, lines, strict=True)]
-    end = max(sum(span.duration for span in bar.spans) for bar in bars)
-    waits = any(
-        each.kind == Kind.WAIT for _name, record in both for span in _compared(record) for each in span.leaves()
-    )
-    panels = [("side by side, waits left out" if waits else "side by side", 0, end, bars)]
-    for stage in comparison.after.stages():
-        bars = [
-            _Bar(label=f"{when}: {counted(len(_calls(span)), 'call')}", spans=tuple(_from_zero(_pieces(span))))
-            for when, record in both
-            for span in record.stages()
-            if span.name == stage.name
-        ]
-        panels.append((f"calls of stage {stage.name}", 0, max(_total(bar.spans) for bar in bars), bars))
-    shown = [each for each in comparison.members if each.change][:_SHOWN_MEMBERS]
-    bars = []
-    for each in shown:
-        for when, side in (("before", "before"), ("after", "after")):
-            pieces = [
-                Span(name=each.name, kind=Kind.CALL, start=0, duration=getattr(each.call, side)),
-                Span(name=each.name, kind=Kind.INIT, start=0, duration=getattr(each.init, side)),
-            ]
-            bars.append(_Bar(label=f"{each.name}, {when}", spans=tuple(_from_zero(pieces))))
-    if bars:
-        panels.append(("the modules whose calls differ most", 0, max(_total(bar.spans) for bar in bars), bars))
-    head = f"{comparison.before.title} → {comparison.after.title}"
-    return _file(head, panels, [comparison.before, comparison.after])
-
-
-def _at_work(span: Span) -> list[Span]:
-    return [leaf for leaf in span.leaves() if leaf.kind != Kind.WAIT]
-
-
-def _compared(record: BootRecord) -> tuple[Span, ...]:
-    return record.before_user_space() if record.clock else record.stages()[:1]
-
-
-def _calls(stage: Span) -> list[Span]:
-    return [part for part in stage.parts if part.kind == Kind.CALL]
-
-
-def _pieces(stage: Span) -> list[Span]:
-    """What a stage's calls consist of, all of a kind together."""
-    found = sums(_calls(stage)).items()
-    return [Span(name=KIND_WORDS[kind], kind=kind, start=0, duration=ns) for kind, ns in found if kind != Kind.WAIT]
-
-
-def _from_zero(spans: Iterable[Span]) -> Iterator[Span]:
-    at = 0
-    for span in spans:
-        yield replace(span, start=at)
-        at += span.duration
-
-
-def _total(spans: Iterable[Span]) -> int:
-    return sum(span.duration for span in spans)
-
-
-def _file(head: str, panels: Sequence[_PanelData], records: Sequence[BootRecord]) -> str:
-    kinds = _legend_kinds(records)
-    body: list[str] = []
-    y = 40 + 22 * -(-len(kinds) // _LEGEND_COLUMNS)
-    for title, start, end, bars in panels:
-        body += _panel(title, start, end, bars, y)
-        y += _ROW * (len(bars) + 3) + 14
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y}" viewBox="0 0 {_WIDTH} {y}"'
-        ' font-family="sans-serif" font-size="11">',
-        f"<title>{_text(head)}</title>",
-        "<defs>",
-        *(_pattern(kind) for kind in Kind),
-        "</defs>",
-        f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>',
-        f'<text x="10" y="20" font-size="14">{_text(head)}</text>',
-        *_legend(kinds),
-        *body,
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _panels(record: BootRecord) -> Iterator[_PanelData]:
-    early = record.before_user_space()
-    if record.clock and early:
-        bars = [_Bar(label=_label(span), spans=tuple(_broad(span))) for span in early]
-        bars += [_Bar(label=_label(span), spans=(span,)) for span in record.beside if span.kind == Kind.UNPACK]
-        yield "to user space" if record.user_space is not None else "the boot", 0, early[-1].end, bars
-    for stage in record.stages():
-        yield f"stage {stage.name}, {stage.detail}", stage.start, stage.end, list(_stage_bars(stage))
-    if record.clock and record.end > record.before_user_space()[-1].end:
-        bars = [_Bar(label=_label(span), spans=(span,)) for span in (*record.line, *record.beside)]
-        yield "the whole", 0, record.end, bars
-
-
-def _broad(span: Span) -> Iterator[Span]:
-    """A row of the first panel: the kernel's phases, a stage's calls in their parts."""
-    if span.parts:
-        for part in span.parts:
-            yield from _broad(part)
-    else:
-        yield span
-
-
-def _stage_bars(stage: Span) -> Iterator[_Bar]:
-    others = tuple(part for part in stage.parts if part.kind != Kind.CALL)
-    for call in (part for part in stage.parts if part.kind == Kind.CALL):
-        inits = [part for part in call.parts if part.kind == Kind.INIT]
-        if len(inits) > 1:
-            yield _Bar(label=f"call of {call.name}", spans=(call,))
-            yield from (_Bar(label=part.name, spans=tuple(part.leaves())) for part in call.parts)
-        else:
-            yield _Bar(label=call.name, spans=tuple(call.leaves()))
-    if others:
-        yield _Bar(label="loader, measuring", spans=others)
-
-
-def _panel(title: str, start: int, end: int, bars: Sequence[_Bar], y: int) -> list[str]:
-    span = max(1, end - start)
-    lines = [f'<text x="10" y="{y + 12}" font-weight="bold">{_text(title)}: {milliseconds(end - start)} ms</text>']
-    top, bottom = y + 2 * _ROW, y + _ROW * (len(bars) + 2)
-    for number in range(_TICKS + 1):
-        x = _LEFT + _PLOT * number / _TICKS
-        value = f"{(start + span * number / _TICKS) / 1e6:.1f}"
-        lines.append(f'<path d="M{x:.1f} {top - 3}V{bottom}" stroke="#bbbbbb" stroke-width="0.5"/>')
-        lines.append(f'<text x="{x:.1f}" y="{top - 6}" font-size="9" text-anchor="middle">{value}</text>')
-    for number, bar in enumerate(bars):
-        at = top + number * _ROW
-        lines.append(f'<text x="{_LEFT - 6}" y="{at + 12}" text-anchor="end">{_text(_shortened(bar.label))}</text>')
-        right = float(_LEFT)
-        for each in bar.spans:
-            x = _LEFT + _PLOT * (each.start - start) / span
-            width = max(0.4, _PLOT * each.duration / span)
-            right = max(right, x + width)
-            lines.append(
-                f'<rect x="{x:.2f}" y="{at + 2}" width="{width:.2f}" height="{_ROW - 4}" fill="url(#{each.kind.value})"'
-                f' stroke="#333333" stroke-width="0.4"><title>{_text(_hover(each))}</title></rect>'
-            )
-        total = sum(each.duration for each in bar.spans)
-        lines.append(f'<text x="{right + 4:.1f}" y="{at + 12}" font-size="9">{milliseconds(total)}</text>')
-    return lines
-
-
-def _hover(span: Span) -> str:
-    text = f"{_label(span)}: {milliseconds(span.duration)} ms, from {milliseconds(span.start)}"
-    if span.waited is not None:
-        text += f", {milliseconds(span.waited)} ms of it waiting"
-    return f"{text}; {span.detail}" if span.detail else text
-
-
-def _label(span: Span) -> str:
-    words = {Kind.STAGE: f"stage {span.name}", Kind.CALL: f"call of {span.name}", Kind.INIT: f"init of {span.name}"}
-    return words.get(span.kind, span.name) if span.name != AT_WORK else AT_WORK
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 36 else f"{text[:35]}…"
-
-
-def _legend_kinds(records: Sequence[BootRecord]) -> list[Kind]:
-    spans = [span for record in records for span in (*record.line, *record.beside)]
-    there = {each.kind for span in spans for each in span.walk()}
-    return [kind for kind in KIND_WORDS if kind in there]
-
-
-def _legend(kinds: Sequence[Kind]) -> Iterator[str]:
-    for number, kind in enumerate(kinds):
-        x, y = 10 + 140 * (number % _LEGEND_COLUMNS), 32 + 22 * (number // _LEGEND_COLUMNS)
-        yield f'<rect x="{x}" y="{y}" width="16" height="11" fill="url(#{kind.value})" stroke="#333333"/>'
-        word = KIND_WORDS[kind].removeprefix("calls: ").replace("relocation and the rest", "relocation, the rest")
-        yield f'<text x="{x + 21}" y="{y + 10}" font-size="10">{_text(word)}</text>'
-
-
-def _pattern(kind: Kind) -> str:
-    ground, strokes = _PATTERNS[kind]
-    path = f'<path d="{strokes}" stroke="#444444" stroke-width="0.9" fill="none"/>' if strokes else ""
-    return (
-        f'<pattern id="{kind.value}" width="6" height="6" patternUnits="userSpaceOnUse">'
-        f'<rect width="6" height="6" fill="{ground}"/>{path}</pattern>'
-    )
-
-
-def _text(text: str) -> str:
-    # XML has no place for most control characters, not even escaped (XML 1.0, 2.2).
-    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", text))
+def _legend(canvas: Canvas, record: BootRecord, y: float) -> float:
+    spans = [*record.line, *record.beside, *record.units]
+    there = {leaf.kind for span in spans for leaf in span.leaves()}
+    x, y = float(_LEFT), y + 30
+    for kind, words in _LEGEND.items():
+        if kind not in there:
+            continue
+        width = 18 + width_of(words, _SMALL) + 14
+        if x + width > WIDTH - _MARGIN:
+            x, y = float(_LEFT), y + 20
+        canvas.rect(x, y - 10, 12, 12, kind.value)
+        canvas.text(x + 18, y, words, size=_SMALL, ink="soft")
+        x += width
+    return y + 22

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from megamod.analyze.chart.finding import context, headline, longest_units
 from megamod.analyze.chart.record import AT_WORK, KIND_WORDS, BootRecord, Kind, Span, sums
 from megamod.analyze.chart.text_rows import Row, rows_of
 from megamod.common.text import table
 
 _BAR = 32
+_SHOWN_UNITS = 20
 # Told apart by their form, so that colour may be missing.
 _FILL = {
     Kind.KERNEL: "░",
@@ -23,6 +25,7 @@ _FILL = {
     Kind.STAGE: "▓",
     Kind.END: "▒",
     Kind.USERSPACE: "·",
+    Kind.UNIT: "█",
     Kind.MEASURING: "?",
     Kind.UNEXPLAINED: "?",
 }
@@ -63,7 +66,8 @@ def milliseconds(nanoseconds: int) -> str:
 
 
 def _lines(record: BootRecord) -> list[tuple[str, Kind | None]]:
-    lines: list[tuple[str, Kind | None]] = [(_title(record), None), ("", None)]
+    finding = " ".join([headline(record), *context(record)])
+    lines: list[tuple[str, Kind | None]] = [(finding, None), (_title(record), None), ("", None)]
     early = record.before_user_space()
     lines += _section(early, early[-1].end if early else 0, base=0)
     for stage in record.beside:
@@ -71,6 +75,13 @@ def _lines(record: BootRecord) -> list[tuple[str, Kind | None]]:
         lines += _section([stage], stage.duration, base=stage.start)
     lines += [("", None), ("sums before user space:" if record.user_space is not None else "sums:", None)]
     lines += [(line, None) for line in _sums(early)]
+    if record.units:
+        lines += [("", None), ("units of systemd, the longest:", None)]
+        longest = longest_units(record)[:_SHOWN_UNITS]
+        lines += _section(sorted(longest, key=lambda unit: unit.start), record.end, base=0)
+    if record.marks:
+        lines += [("", None), ("marks:", None)]
+        lines += [(f"  {milliseconds(mark.time)} ms  {mark.name}", None) for mark in record.marks]
     for title, texts in (("failures", record.failures), ("notes", record.notes)):
         if texts:
             lines += [("", None), (f"{title}:", None), *((f"  {text}", None) for text in texts)]

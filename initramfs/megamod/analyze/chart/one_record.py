@@ -1,4 +1,4 @@
-"""A log and the status.json of the same boot → one record: times from the one, the members' inits from the other."""
+"""Several files of one boot → one record: times from its log, the members' inits from status.json, units of systemd."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from dataclasses import replace
 
 from megamod.analyze.chart.calls import CallDraft
 from megamod.analyze.chart.record import BootRecord, Kind, Span
+from megamod.analyze.chart.userspace import UserSpace, with_user_space
 from megamod.common.errors import MegamodError
 
 
-def merge_records(records: Sequence[BootRecord]) -> BootRecord:
-    """One record of those that *records* are of one boot. Raises MegamodError unless exactly one of several has
-    times.
+def one_record(sources: Sequence[BootRecord | UserSpace]) -> BootRecord:
+    """One record of all *sources*, which are of one boot. Raises MegamodError unless exactly one of several has the
+    loader's lines with times.
     """
+    records = [source for source in sources if isinstance(source, BootRecord)]
+    spaces = [source for source in sources if isinstance(source, UserSpace)]
+    if not records:
+        hint = "add the serial log, dmesg or the whole journal of that boot"
+        raise MegamodError(f"{spaces[0].title}: has no line of megamod's loader", hint=hint)
+    record = _with_durations(records)
+    if spaces and not record.clock:
+        hint = "add the serial log, dmesg or the whole journal of that boot"
+        raise MegamodError(f"{record.title}: has no times, so {spaces[0].title} has no place in it", hint=hint)
+    for space in spaces:
+        record = with_user_space(record, space)
+    return record
+
+
+def _with_durations(records: Sequence[BootRecord]) -> BootRecord:
     timed = [record for record in records if record.clock]
     if len(records) == 1:
         return records[0]
