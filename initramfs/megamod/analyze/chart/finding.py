@@ -14,7 +14,7 @@ LARGEST = 3
 LEAST_SHARE = 0.01
 """Parts with a smaller share of the whole have one row together."""
 
-_LOAD = {Kind.COPY, Kind.LINK, Kind.END}
+_LOAD = {Kind.COPY, Kind.LINK}
 _NOT_FOUND = {Kind.MEASURING, Kind.UNEXPLAINED}
 
 
@@ -112,7 +112,7 @@ def longest_units(record: BootRecord) -> list[Span]:
     return sorted(units, key=lambda unit: -unit.duration)
 
 
-def _parts(span: Span, stage: str) -> Iterator[Part]:
+def _parts(span: Span, stage: str, call: str = "") -> Iterator[Part]:
     if span.kind == Kind.STAGE:
         for part in span.parts or (span,):
             yield from _parts(part, span.name) if part is not span else [_part(span.name, span.name, span, span.name)]
@@ -128,7 +128,9 @@ def _parts(span: Span, stage: str) -> Iterator[Part]:
             )
         for part in span.parts:
             if part.kind not in _LOAD:
-                yield from _parts(part, stage)
+                yield from _parts(part, stage, span.name)
+    elif span.kind == Kind.END:
+        yield _part("after the inits", f"what follows the inits of {call}", span, stage)
     elif span.kind == Kind.INIT:
         yield _part(f"{span.name}'s init", f"{span.name}'s init", span, stage)
     elif span.kind == Kind.CALL:

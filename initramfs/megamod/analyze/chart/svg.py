@@ -88,7 +88,7 @@ def _overview(canvas: Canvas, record: BootRecord, y: float) -> tuple[float, Scal
     for mark, row in zip(marks, rows, strict=True):
         x, at, text = scale.at(mark.time), y + 15 * row + 10, _mark_words(mark)
         width = width_of(text, _SMALL)
-        flip = x + width + 5 > WIDTH - 4
+        flip = _flipped(x, text)
         canvas.rect(x - width - 4 if flip else x + 3, at - 9, width, 12, "page")  # over the lines of other marks
         anchor = 'text-anchor="end"' if flip else ""
         canvas.text(x + (-5 if flip else 5), at, text, size=_SMALL, ink="mark", more=anchor)
@@ -184,11 +184,16 @@ def _mark_rows(marks: Sequence[Mark], scale: Scale) -> list[int]:
     rows = []
     for mark in marks:
         x, width = scale.at(mark.time), width_of(_mark_words(mark), _SMALL) + 12
-        left = x - width if x + width > WIDTH else x
+        left = x - width if _flipped(x, _mark_words(mark)) else x
         row = next((number for number, end in enumerate(ends) if end <= left), len(ends))
         ends[row : row + 1] = [left + width]
         rows.append(row)
     return rows
+
+
+def _flipped(x: float, text: str) -> bool:
+    """Whether the words of a mark stand left of it."""
+    return x + width_of(text, _SMALL) + 12 > WIDTH
 
 
 def _axis(canvas: Canvas, scale: Scale, top: float, bottom: float) -> None:
@@ -253,6 +258,7 @@ _LEGEND = {
     Kind.UNPACK: "unpacking the image",
     Kind.LINK: "copy and relocation",
     Kind.INIT: "drivers' inits",
+    Kind.END: "after the inits (async probes)",
     Kind.CALL: "load calls, not split",
     Kind.STAGE: "stages, not split",
     Kind.WAIT: "waiting for devices",

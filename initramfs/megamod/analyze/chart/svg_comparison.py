@@ -49,6 +49,7 @@ def svg_comparison(comparison: Comparison, *, theme: str = "auto") -> str:
         for each in [each for each in comparison.members if each.change][:_SHOWN_MEMBERS]
         for when in ("before", "after")
     ]
+    bars = [bar for bar in bars if bar.total]  # a member of a megamodule has no call of its own
     y = _panel(canvas, "the modules whose calls differ most", bars, y) if bars else y
     return canvas.finished(y, title)
 

@@ -29,17 +29,32 @@ def with_user_space(record: BootRecord, found: UserSpace) -> BootRecord:
 
     What an initramfs' own systemd did before the real init is part of the boot too, and stays.
     """
-    units = tuple(sorted((*record.units, *found.units), key=lambda span: (span.start, span.end)))
+    units = sorted((*record.units, *_new(record.units, found.units)), key=lambda span: (span.start, span.end))
     marks = with_marks(record, found.marks).marks
     end = max([record.end, *(unit.end for unit in units), *(mark.time for mark in marks)])
-    return replace(record, units=units, marks=marks, line=_until(record, end))
+    return replace(record, units=tuple(units), marks=marks, line=_until(record, end))
 
 
 def with_marks(record: BootRecord, marks: Sequence[Mark]) -> BootRecord:
-    """*record* with *marks* among its own, each name and time once."""
-    whole = sorted({*record.marks, *marks}, key=lambda mark: (mark.time, mark.name))
+    """*record* with *marks* among its own, of each name the first."""
+    first: dict[str, Mark] = {}
+    for mark in sorted((*record.marks, *marks), key=lambda mark: mark.time):
+        first.setdefault(mark.name, mark)
+    whole = list(first.values())
     end = max([record.end, *(mark.time for mark in whole)])
     return replace(record, marks=tuple(whole), line=_until(record, end))
+
+
+def _new(known: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """Those of *others* that are not the same start of a unit as one of the *known*."""
+    ends: dict[str, list[Span]] = {}
+    for unit in known:
+        ends.setdefault(unit.name, []).append(unit)
+    return [
+        unit
+        for unit in others
+        if not any(unit.start < same.end and same.start < unit.end for same in ends.get(unit.name, []))
+    ]
 
 
 def _until(record: BootRecord, end: int) -> tuple[Span, ...]:
