@@ -18,6 +18,8 @@ struct boot {
 	int ready;		 /* its end tells that the keeper has written mask and status; -1: no waiting */
 	bool first;		 /* this is process 1, or a child of it */
 	int control;		 /* the keeper's FIFO, -1 none */
+	int token;		 /* a pipe with one byte: who reads it goes on with the critical stage; -1 none */
+	int probes;		 /* its end tells that the critical stage's probes are over; -1 none */
 	void (*report)(struct boot *boot); /* what the keeper does after a stage; NULL in process 1 */
 	bool kept;			   /* the keeper needs /megamod, and empties it */
 	char cmdline[CMDLINE_ROOM];
@@ -26,7 +28,7 @@ struct boot {
 };
 
 /* Handles that the keeper is started with, by their numbers: far from those that the loader has open. */
-enum passed { PASS_DEV = 64, PASS_PROC, PASS_SYS, PASS_RUN, PASS_IMAGE, PASS_ALIVE, PASS_READY };
+enum passed { PASS_DEV = 64, PASS_PROC, PASS_SYS, PASS_RUN, PASS_IMAGE, PASS_ALIVE, PASS_READY, PASS_PROBES };
 
 /* The stages after the critical one are [first_deferred, end_of_stages). */
 static inline struct stage *first_deferred(struct boot *boot)

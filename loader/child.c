@@ -37,6 +37,7 @@ long start_child(struct boot *boot, struct child *c)
 		return err;
 	c->process = err = sys_fork();
 	c->end = ends[0];
+	c->also = -1;
 	sys_close(ends[err ? 1 : 0]);
 	if (err < 0)
 		sys_close(ends[0]);
@@ -69,21 +70,23 @@ static enum ending how_it_ended(const struct boot *boot, int status)
 
 enum ending wait_child(const struct boot *boot, struct child *c, u64 nanoseconds)
 {
-	struct pollfd poll = { .fd = c->end, .events = POLLIN };
+	struct pollfd polls[] = { { .fd = c->end, .events = POLLIN }, { .fd = c->also, .events = POLLIN } };
 	u64 until = monotonic_ns() + nanoseconds, t;
 	struct timespec64 left = { 0, 0 };
 	int status = 0;
 	u32 rest;
 
-	while (!poll.revents) {
+	while (!polls[0].revents) {
 		t = monotonic_ns();
+		if (polls[1].revents)
+			return ENDING_EVENT;
 		if (nanoseconds && t >= until)
 			return ENDING_NONE;
 		if (nanoseconds) {
 			left.sec = (s64)divide(until - t, SECOND, &rest);
 			left.nsec = rest;
 		}
-		if (sys_ppoll(&poll, 1, nanoseconds ? &left : NULL) == -EINVAL)
+		if (sys_ppoll(polls, 2, nanoseconds ? &left : NULL) == -EINVAL)
 			break; /* no descriptor may be open, by RLIMIT_NOFILE: then it is waited for without a limit */
 	}
 	sys_close(c->end);

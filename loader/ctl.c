@@ -83,6 +83,7 @@ static void prepare_keeper(void)
 	keeper.boot = keeper.watches.boot = &boot;
 	boot.report = report_stage;
 	keeper.alive = keeper.watches.inotify = keeper.watches.mounts = boot.control = -1;
+	boot.token = boot.probes = -1;
 }
 
 /* Started by the loader: handles come with it, the file systems may have moved already. */
@@ -103,6 +104,7 @@ static int keeper_main(void)
 		find_loaded(&boot, boot.plan.stages);
 	}
 	keeper.alive = PASS_ALIVE;
+	boot.probes = PASS_PROBES;
 	if (boot.plan.handover == HAND_CHAIN)
 		prepare_chain(&keeper);
 	write_mask(&boot, false);

@@ -147,7 +147,7 @@ int main(int argc, char **argv, char **envp)
 {
 	static struct boot boot;
 
-	boot.alive = boot.ready = boot.control = -1;
+	boot.alive = boot.ready = boot.control = boot.token = boot.probes = -1;
 	boot.first = true;
 	boot.argc = argc;
 	boot.argv = argv;

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "mask.h"
 #include "modprobe_path.h"
+#include "probes.h"
 #include "run_stage.h"
 #include "saved_state.h"
 #include "status.h"
@@ -190,6 +191,7 @@ static void load_and_report(struct keeper *k, struct stage *s)
 	s->state = STATE_LOADING;
 	save_state(k->boot);
 	write_status(k->boot);
+	wait_for_probes(k->boot);
 	load_stage(k->boot, s, s->fired);
 	report_stage(k->boot);
 	if (has_dependents(&k->boot->plan, s))

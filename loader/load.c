@@ -11,6 +11,7 @@
 #include "files.h"
 #include "image_files.h"
 #include "log.h"
+#include "probes.h"
 #include "results.h"
 #include "times.h"
 #include "unpack.h"
@@ -91,6 +92,8 @@ static long call(struct boot *boot, struct load *load, bool words, bool skips)
 		return fd;
 	log_debug("load %s: %s", load->name, text);
 	err = put_in(&load->file, (int)fd, text);
+	if (err >= 0)
+		after_call(boot, load);
 	if (load->file.fd < 0)
 		sys_close((int)fd); /* else it is its holder's */
 	return err;

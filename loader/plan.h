@@ -131,7 +131,7 @@ struct plan {
 	struct fields command; /* exec: path and arguments; chain: path */
 	struct fields overlay; /* tmpfs and perhaps its options; count 0: none */
 	struct fields verity;  /* see verity.c; count 0: none */
-	bool async_probe;
+	bool async_probe, no_probe_wait;
 	u64 watchdog;  /* seconds without progress after which a call is given up; 0 never */
 	bool no_shell; /* nobody gets a shell */
 	bool fallback; /* every megamodule has originals */

@@ -123,8 +123,9 @@ static bool on_root(struct reader *r, const char *const *f, struct fields rest)
 static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
-	r->plan->async_probe = true;
-	return streq(f[0], "async") || refuse(r, "unknown probe record", f[0]);
+	r->plan->async_probe = streq(f[0], "async");
+	r->plan->no_probe_wait = streq(f[0], "root");
+	return r->plan->async_probe || r->plan->no_probe_wait || refuse(r, "unknown probe record", f[0]);
 }
 
 static bool on_watchdog(struct reader *r, const char *const *f, struct fields rest)

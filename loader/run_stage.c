@@ -8,6 +8,7 @@
 #include "load.h"
 #include "log.h"
 #include "modprobe_path.h"
+#include "probes.h"
 #include "results.h"
 #include "settle.h"
 #include "times.h"
@@ -75,6 +76,10 @@ static enum ending watch(struct boot *boot, struct child *child)
 
 	while (idle < LOOKS) {
 		ending = wait_child(boot, child, slice);
+		if (ending == ENDING_EVENT && leave_to_probes(boot, child))
+			return ENDING_PROBES;
+		if (ending == ENDING_EVENT)
+			continue;
 		if (ending != ENDING_NONE)
 			return ending;
 		idle = has_moved(boot, &before) ? 0 : idle + 1;
@@ -115,16 +120,23 @@ static enum ending go_on(struct boot *boot, struct stage *stage)
 {
 	struct load *load = present_load(boot);
 	long parent = sys_getpid(), err;
+	enum ending ending;
 	struct child child;
+	int events;
 
 	if (!boot->first && !load->resuming) {
 		wait_while_coming(boot, load);
 		if (load->merged && load->method != METHOD_ORIGINALS && module_state(boot, load->name) == MODULE_COMING)
 			return ENDING_HUNG;
 	}
+	events = watch_modules(boot);
 	err = start_child(boot, &child);
-	if (err > 0)
-		return watch(boot, &child);
+	child.also = events;
+	if (err > 0) {
+		ending = watch(boot, &child);
+		sys_close(events);
+		return ending;
+	}
 	if (err < 0)
 		log_warning("no process for the calls: %s", errno_name(err));
 	make_loads(boot);
@@ -153,6 +165,11 @@ void load_stage(struct boot *boot, struct stage *stage, enum trigger fired)
 		ending = go_on(boot, stage);
 		if (ending == ENDING_GOOD)
 			break;
+		if (ending == ENDING_PROBES) {
+			finish_load(boot, present_load(boot));
+			restore_modprobe(boot);
+			break;
+		}
 		settle(boot, ending);
 	}
 	end_stage(boot, stage);

@@ -33,7 +33,7 @@ _Noreturn static void become_keeper(const struct boot *boot, int alive, int read
 {
 	/* argv[0] begins with @: systemd leaves such a process alone (ROOT_STORAGE_DAEMONS in its documentation). */
 	char *argv[] = { (char[]){ "@megamod-keeper" }, NULL };
-	const int handles[] = { boot->dev, boot->proc, boot->sys, boot->run, boot->image, alive, ready };
+	const int handles[] = { boot->dev, boot->proc, boot->sys, boot->run, boot->image, alive, ready, boot->probes };
 	long err;
 	u32 i;
 
@@ -70,6 +70,7 @@ void start_keeper(struct boot *boot)
 	boot->kept = !chain;
 	sys_close(alive[0]);
 	sys_close(ready[1]);
+	sys_close(boot->probes);
 	return;
 failed:
 	log_error(PROGRAM ": %s: no mask, no status, and nothing that is deferred is loaded", errno_name(err));

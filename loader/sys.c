@@ -213,6 +213,11 @@ long sys_bind(int fd, const void *address, size_t size)
 	return syscall6(NR_bind, fd, P(address), (long)size, 0, 0, 0);
 }
 
+long sys_setsockopt(int fd, int level, int option, const void *value, size_t size)
+{
+	return syscall6(NR_setsockopt, fd, level, option, P(value), (long)size, 0);
+}
+
 long sys_inotify_init(void)
 {
 	return syscall6(NR_inotify_init1, IN_CLOEXEC | IN_NONBLOCK, 0, 0, 0, 0, 0);

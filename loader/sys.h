@@ -97,6 +97,8 @@ enum { SIGKILL = 9, SIGSEGV = 11, SIGCHLD = 17, WNOHANG = 1 };
 
 enum { RLIMIT_NOFILE = 7, PR_SET_NAME = 15, TIOCSCTTY = 0x540E, CLOCK_MONOTONIC = 1 };
 
+enum { SOL_SOCKET = 1, SO_ATTACH_FILTER = 26 };
+
 enum { AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_CLOEXEC = 02000000, SOCK_NONBLOCK = 04000, NETLINK_KOBJECT_UEVENT = 15 };
 
 enum { POLLIN = 1, POLLPRI = 2, POLLERR = 8, POLLHUP = 16 };
@@ -147,6 +149,20 @@ struct sockaddr_nl {
 	u32 pid, groups;
 };
 
+/* include/uapi/linux/filter.h */
+struct sock_filter {
+	u16 code;
+	u8 if_true, if_false;
+	u32 value;
+};
+
+struct sock_fprog {
+	u16 count;
+	const struct sock_filter *filter;
+};
+
+enum { BPF_RETURN = 0x06, BPF_IF_EQUAL = 0x15, BPF_LOAD_WORD = 0x20 };
+
 struct rlimit64 {
 	u64 soft, hard;
 };
@@ -196,6 +212,7 @@ u64 monotonic_ns(void);
 u64 sys_counter(u64 *hertz);
 long sys_socket(int family, int type, int protocol);
 long sys_bind(int fd, const void *address, size_t size);
+long sys_setsockopt(int fd, int level, int option, const void *value, size_t size);
 long sys_inotify_init(void);
 long sys_inotify_add_watch(int fd, const char *path, u32 mask);
 long sys_inotify_rm_watch(int fd, int watch);

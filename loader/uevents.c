@@ -20,11 +20,39 @@ long open_uevents(void)
 	return fd;
 }
 
+long open_module_uevents(void)
+{
+	/* A message begins with `add@/module/NAME`. Each word that differs goes to the last line. */
+	static const struct sock_filter lines[] = {
+		{ BPF_LOAD_WORD, 0, 0, 0 },   { BPF_IF_EQUAL, 0, 5, 0x61646440 }, /* add@ */
+		{ BPF_LOAD_WORD, 0, 0, 4 },   { BPF_IF_EQUAL, 0, 3, 0x2f6d6f64 }, /* /mod */
+		{ BPF_LOAD_WORD, 0, 0, 8 },   { BPF_IF_EQUAL, 0, 1, 0x756c652f }, /* ule/ */
+		{ BPF_RETURN, 0, 0, 0xffff }, { BPF_RETURN, 0, 0, 0 },
+	};
+	const struct sock_fprog program = { sizeof(lines) / sizeof(lines[0]), lines };
+	long fd = open_uevents(), err;
+
+	if (fd < 0)
+		return fd;
+	err = sys_setsockopt((int)fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+	if (err >= 0)
+		return fd;
+	sys_close((int)fd);
+	return err;
+}
+
+void drain_uevents(int fd)
+{
+	char event[2048];
+
+	while (sys_read(fd, event, sizeof(event)) > 0)
+		;
+}
+
 bool wait_uevent(long fd, u64 until)
 {
 	struct pollfd poll = { .fd = (int)fd, .events = POLLIN };
 	struct timespec64 left = { 0, 0 };
-	char event[2048];
 	u32 rest;
 	u64 t = monotonic_ns();
 
@@ -40,8 +68,8 @@ bool wait_uevent(long fd, u64 until)
 		left.nsec = 100000000;
 	}
 	sys_ppoll(&poll, fd < 0 ? 0 : 1, until || fd < 0 ? &left : NULL);
-	while (fd >= 0 && sys_read((int)fd, event, sizeof(event)) > 0)
-		;
+	if (fd >= 0)
+		drain_uevents((int)fd);
 	return true; /* an interrupted or overrun wait only means one look more */
 }
 

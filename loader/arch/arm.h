@@ -32,6 +32,7 @@ enum {
 	NR_statfs = 266 /* statfs64 */,
 	NR_socket = 281,
 	NR_bind = 282,
+	NR_setsockopt = 294,
 	NR_inotify_add_watch = 317,
 	NR_inotify_rm_watch = 318,
 	NR_openat = 322,

@@ -40,6 +40,7 @@ enum {
 	NR_kill = 129,
 	NR_socket = 198,
 	NR_bind = 200,
+	NR_setsockopt = 208,
 	NR_clone = 220,
 	NR_munmap = 215,
 	NR_execve = 221,

@@ -17,6 +17,7 @@ enum {
 	NR_getpid = 39,
 	NR_socket = 41,
 	NR_bind = 49,
+	NR_setsockopt = 54,
 	NR_clone = 56,
 	NR_execve = 59,
 	NR_wait4 = 61,

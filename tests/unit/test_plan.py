@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
+from megamod.common.choices import Probe
 from megamod.profile.model import Root, Trigger, TriggerKind
 
 CMDLINE = Root(kind="cmdline", path=None, args=())
@@ -45,7 +46,12 @@ def text(
     kernel: str = "6.1.0-test",
 ) -> list[str]:
     plan = Plan(
-        kernel=kernel, root=root, probe_async=probe, stages=stages, softdeps=softdeps, dependents=dependents or {}
+        kernel=kernel,
+        root=root,
+        probe=Probe.ASYNC if probe else Probe.SYNC,
+        stages=stages,
+        softdeps=softdeps,
+        dependents=dependents or {},
     )
     data = plan_text(plan)
     assert data.endswith(b"\n")
@@ -166,7 +172,7 @@ def test_triggers(given: Trigger | None, record: str, words: str) -> None:
 
 def test_a_watchdog_and_a_closed_shell_are_records_of_the_head() -> None:
     plan = Plan(
-        kernel="6.1", root=CMDLINE, probe_async=False, stages=(), softdeps=(), dependents={}, watchdog=7, shell=False
+        kernel="6.1", root=CMDLINE, probe=Probe.SYNC, stages=(), softdeps=(), dependents={}, watchdog=7, shell=False
     )
     lines = plan_text(plan).decode("ascii").splitlines()
     assert lines[-2:] == ["watchdog 7", "shell none"]

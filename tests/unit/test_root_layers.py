@@ -8,6 +8,7 @@ import pytest
 
 from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.build.root_requirements import check_root
+from megamod.common.choices import Probe
 from megamod.common.errors import MegamodError
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Root
@@ -34,7 +35,7 @@ def root(tmp_path):
 
 
 def records(root: Root) -> list[str]:
-    plan = Plan(kernel="6.1.0", root=root, probe_async=False, stages=(), softdeps=(), dependents={})
+    plan = Plan(kernel="6.1.0", root=root, probe=Probe.SYNC, stages=(), softdeps=(), dependents={})
     return plan_text(plan).decode().splitlines()[3:]
 
 
@@ -126,7 +127,7 @@ def test_members_of_a_megamodule_have_their_originals_in_the_plan():
     plan = Plan(
         kernel="6.1.0",
         root=Root(kind="cmdline"),
-        probe_async=False,
+        probe=Probe.SYNC,
         stages=(stage,),
         softdeps=(),
         dependents={},

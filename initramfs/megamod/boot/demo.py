@@ -25,7 +25,6 @@ from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import CTL_PATH, PLAN_PATH, Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.build.recipe import build_image
 from megamod.build.stages import import_edges
-from megamod.common.choices import Probe
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, find_program
@@ -157,7 +156,7 @@ def one_by_one(profile: Profile, tree: ModuleTree, merged: Sequence[Entry]) -> l
     plan = Plan(
         kernel=tree.release,
         root=profile.root,
-        probe_async=profile.probe is Probe.ASYNC,
+        probe=profile.probe,
         stages=tuple(stages),
         softdeps=(),
         dependents={},

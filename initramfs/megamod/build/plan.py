@@ -11,7 +11,7 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     overlay tmpfs [OPTIONS]          a tmpfs over the root takes what is written
     verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
                                      a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
-    probe async                      only if asked for
+    probe root|async                 only if asked for
     watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
     shell none                       nobody gets a shell, neither in an emergency nor by megamod.break=
     skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
@@ -98,7 +98,7 @@ class Plan:
 
     kernel: str
     root: Root
-    probe_async: bool
+    probe: Probe
     stages: tuple[PlanStage, ...]
     softdeps: tuple[str, ...]
     dependents: Mapping[str, Sequence[str]]
@@ -113,8 +113,8 @@ def plan_text(plan: Plan) -> bytes:
     numbers: dict[str, int] = {}
     lines = [_record("megamod-plan", "1"), _record("kernel", plan.kernel), _record("fallback", plan.fallback)]
     lines += _root(plan.root)
-    if plan.probe_async:
-        lines.append(_record("probe", Probe.ASYNC))
+    if plan.probe is not Probe.SYNC:
+        lines.append(_record("probe", plan.probe))
     if plan.watchdog != WATCHDOG:
         lines.append(_record("watchdog", str(plan.watchdog)))
     if not plan.shell:

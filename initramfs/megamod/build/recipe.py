@@ -42,7 +42,7 @@ from megamod.build.plan import (
 from megamod.build.root_requirements import check_root, root_text
 from megamod.build.stages import import_edges
 from megamod.build.write_output import write_output
-from megamod.common.choices import Fallback, Probe, Shell
+from megamod.common.choices import Fallback, Shell
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps
 from megamod.common.text import counted, human_bytes
@@ -197,7 +197,7 @@ def make_plan(
     return Plan(
         kernel=tree.release,
         root=selection.profile.root,
-        probe_async=selection.profile.probe is Probe.ASYNC,
+        probe=selection.profile.probe,
         stages=tuple(stages),
         softdeps=tuple(name for name in sorted(earlier) if name in tree.softdeps),
         dependents=dependents,

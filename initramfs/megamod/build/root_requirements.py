@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from megamod.common.choices import Probe
 from megamod.common.errors import MegamodError
-from megamod.profile.model import Root
+from megamod.profile.model import Root, RootKind
 from megamod.select.select import Selection
 
 # A table of device mapper needs both: the target, and the core that takes it.
@@ -21,6 +22,11 @@ def root_text(root: Root) -> str:
 def check_root(selection: Selection) -> None:
     """Raises MegamodError if what `root:` asks for cannot work with the modules that are there when it is mounted."""
     root = selection.profile.root
+    if root.kind is RootKind.EXEC and selection.profile.probe is Probe.ROOT:
+        raise MegamodError(
+            f"{selection.profile.source}: probe: root waits for a root file system, and root: exec has none",
+            hint="probe: sync waits for all devices, async for none",
+        )
     if root.overlay is not None:
         _check(selection, ("overlay",), "overlay")
     if root.verity is not None:

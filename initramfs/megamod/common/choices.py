@@ -35,9 +35,11 @@ class StaticCalls(StrEnum):
 
 
 class Probe(StrEnum):
-    """Whether the drivers of a load probe their devices one after the other."""
+    """How drivers probe their devices: SYNC one after the other, and the boot waits for what they leave to be done
+    later; ROOT the same, but the boot goes on as soon as the root is there; ASYNC all at once."""
 
     SYNC = "sync"
+    ROOT = "root"
     ASYNC = "async"
 
 

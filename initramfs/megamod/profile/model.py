@@ -263,7 +263,13 @@ class Profile:
         ),
     ] = StaticCalls.TRAMPOLINE
     probe: Annotated[
-        Probe, choice(Probe, help="`async`: drivers probe in parallel; device names may come in another order.")
+        Probe,
+        choice(
+            Probe,
+            help="`sync`: drivers probe one after the other, and the boot waits until all have; `root`: in the same "
+            "order, but user space starts as soon as the root is there (for one that waits for its devices by itself, as "
+            "with udev); `async`: drivers probe in parallel, and device names may come in another order.",
+        ),
     ] = Probe.SYNC
     compress: Annotated[
         Compress, choice(Compress, help="Compression of the image; `auto` takes what boots fastest from `storage`.")
