@@ -50,7 +50,7 @@ echo "request_module: $(cat /proc/sys/kernel/modprobe)"
 echo "left: $(grep -h megamod-keeper /proc/[0-9]*/comm | wc -l)"
 """ + (POWER_OFF)
 # Members and singles that are not on the root's way, and what the beginning of an init may become.
-BAD = ("brd", "macvlan", "loop", "dummy", "crc_itu_t", "snd", "snd_timer", "snd_hwdep", "tun")
+BAD = ("brd", "macvlan", "loop", "dummy", "snd", "snd_timer", "snd_hwdep", "tun")
 CODES = {
     "oopses": b"\x0f\x0b",  # ud2
     "loops": b"\xeb\xfe",  # jmp to itself

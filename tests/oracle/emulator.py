@@ -41,11 +41,21 @@ class Space:
     stack: int = 0x60000000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A function in the middle of a call: where, registers, the whole stack."""
+
+    address: int
+    registers: Any
+    stack: bytes
+
+
 class Emulator:
     """A loaded megamodule whose init can be called again and again.
 
     inits: (section, offset) of members' inits; space: random addresses if not given; tables: sections beside the
-    glue's own that are loaded, their relocations applied, and may be written to if their section is writable.
+    glue's own that are loaded, their relocations applied, and may be written to if their section is writable; state:
+    the first field of struct module may be written, too.
     """
 
     def __init__(
@@ -57,12 +67,14 @@ class Emulator:
         *,
         space: Space | None = None,
         tables: Iterable[int] = (),
+        state: bool = False,
     ) -> None:
         self.merged, self.layout, self.section = merged, layout, entry[0]
         self.processor = processor_of(merged.arch)
         self.space = space or _random_space(merged)
         self.home = self.space.home
         self.tables = set(tables) & set(self.home)
+        self.state = state
         inits = [place for place in inits if place[0] in self.home]
         bit = self.processor.bit
         self.calls = {self.home[home] + offset - bit: Pointer(home, offset) for home, offset in inits}
@@ -78,7 +90,8 @@ class Emulator:
         self.machine.mem_map(_unsigned(self.space.kernel), _KERNEL_SIZE)
         self.machine.mem_map(_unsigned(self.space.stack), _STACK_SIZE)
         contents = self._load({home for home, _ in inits})
-        written = {home for home, _, _ in layout.glue if home != self.section} & set(contents)
+        code = {home for home, _, _ in layout.glue if merged.sections[home].flags & SHF_EXEC}
+        written = {home for home, _, _ in layout.glue if home not in code} & set(contents)
         self.fresh = {home: contents[home].tobytes() for home in written}
         self.stuck: list[str] = []
         self.answer: Answer = lambda target: 0
@@ -132,13 +145,15 @@ class Emulator:
 
     def _watch(self) -> None:
         """Hooks on code and on data that are not the glue's: what it does in its own costs nothing."""
-        owned = [(self.home[home] + at, size) for home, at, size in self.layout.glue if home == self.section]
         sections = self.merged.sections
+        owned = [(self.home[home] + at, size) for home, at, size in self.layout.glue if sections[home].flags & SHF_EXEC]
         data = [(self.home[i], sections[i].size) for i in self.tables if sections[i].flags & SHF_WRITE]
         for home, at, size in self.layout.glue:
             # Struct module is the kernel's.
             if home in self.fresh and sections[home].flags & SHF_WRITE and sections[home].name != _OWNER:
                 data.append((self.home[home] + at, size))
+            if sections[home].name == _OWNER and self.state:
+                data.append((self.home[home] + at, 4))
         data.append((self.space.stack, self.stack - self.space.stack))
         kernel, stack = (self.space.kernel, _KERNEL_SIZE), (self.space.stack, _STACK_SIZE)
         regions = [(start, size) for start, size, _ in self.space.regions]
@@ -194,11 +209,12 @@ class Emulator:
 
     def run(self, entry: int, answer: Answer, *, steps: int = _STEPS) -> Value:
         """Calls the function at an offset of the glue's section; the int that it returns. StuckError if it may not."""
+        return self.run_at(self.home[self.section] + entry, answer, steps=steps)
+
+    def run_at(self, address: int, answer: Answer, *, steps: int = _STEPS) -> Value:
+        """Calls the function of the glue at an address. What *answer* raises leaves memory as it is then."""
         cpu, machine = self.processor, self.machine
-        mask = (1 << cpu.bits) - 1
-        self.stuck, self.answer = [], answer
-        marks = {register: 0x1111222233330000 + n & mask for n, register in enumerate((*cpu.saved.values(), *cpu.lost))}
-        for register, mark in marks.items():
+        for register, mark in self._marks().items():
             machine.reg_write(register, mark)
         returns = _unsigned(self.space.kernel)
         machine.reg_write(cpu.sp, _unsigned(self.stack))
@@ -209,8 +225,31 @@ class Emulator:
         if cpu.direction is not None:
             register, bit = cpu.direction
             machine.reg_write(register, machine.reg_read(register) & ~bit)
+        return self._go(address, answer, steps)
+
+    def hold(self) -> Held:
+        """The function that has just been left by an exception of its answer, in the call that was to be answered."""
+        pc = _signed(self.machine.reg_read(self.processor.pc)) | self.processor.bit
+        stack = self.get(self.space.stack, _STACK_SIZE)
+        return Held(address=pc, registers=self.machine.context_save(), stack=stack)
+
+    def go_on(self, held: Held, answer: Answer, *, steps: int = _STEPS) -> Value:
+        """The call of *held* is answered now, and the function goes on."""
+        self.put(self.space.stack, held.stack)
+        self.machine.context_restore(held.registers)
+        return self._go(held.address, answer, steps)
+
+    def _marks(self) -> dict[int, int]:
+        """What the registers hold as a function is called."""
+        cpu, mask = self.processor, (1 << self.processor.bits) - 1
+        return {register: 0x1111222233330000 + n & mask for n, register in enumerate((*cpu.saved.values(), *cpu.lost))}
+
+    def _go(self, address: int, answer: Answer, steps: int) -> Value:
+        cpu, machine = self.processor, self.machine
+        self.stuck, self.answer = [], answer
+        returns, marks = _unsigned(self.space.kernel), self._marks()
         try:
-            machine.emu_start(_unsigned(self.home[self.section] + entry), returns, count=steps)
+            machine.emu_start(_unsigned(address), returns, count=steps)
         except self.error as error:
             self.stuck.append(f"{error} at {self.where(_signed(machine.reg_read(cpu.pc)))}")
         if not self.stuck:

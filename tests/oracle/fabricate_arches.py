@@ -11,7 +11,15 @@ from tests.oracle.write import Object
 
 _FUNC, _GLOBAL, _EXIDX = 2, 0x10, 0x70000001
 _Fixups = list[tuple[int, int, int, int]]
-GLUE_IMPORTS = {"param_array_ops": 0xA1, "param_ops_int": 0xA2, "ktime_get": 0xA3, "param_ops_ulong": 0xA4}
+GLUE_IMPORTS = {
+    "param_array_ops": 0xA1,
+    "param_ops_int": 0xA2,
+    "ktime_get": 0xA3,
+    "param_ops_ulong": 0xA4,
+    "kernel_param_lock": 0xA5,
+    "kernel_param_unlock": 0xA6,
+    "msleep": 0xA7,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

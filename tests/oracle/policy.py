@@ -98,6 +98,9 @@ SINGLES = {"thinkpad_acpi", "qemu_fw_cfg"}
 GLUE_IMPORTS = {
     "ktime_get",
     "ktime_get_mono_fast_ns",
+    "kernel_param_lock",
+    "kernel_param_unlock",
+    "msleep",
     "param_array_ops",
     "param_ops_int",
     "param_ops_uint",

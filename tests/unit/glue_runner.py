@@ -8,7 +8,7 @@ or another stack pointer, or calls with a misaligned one; what a call may change
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,28 +16,37 @@ import numpy as np
 from megamod.prelink.link import Megamodule, prelink
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
-from tests.oracle.emulator import Emulator
+from tests.oracle.emulator import Emulator, Held
 from tests.oracle.fabricate_arches import make_arch_module
-from tests.oracle.machine import Pointer
+from tests.oracle.machine import Answer, Pointer, Value
 from tests.oracle.model import Model, load_model
 from tests.oracle.placement import Layout
 
 ENODEV = 19
+KERNEL = ("ktime_get", "kernel_param_lock", "kernel_param_unlock", "msleep")
+
+
+class HangError(Exception):
+    """A call that does not return, for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one call of init did. calls: members and kernel functions in order; results by member; times in order."""
+    """What one call of init did. calls: members and kernel functions in order; results by member; times in order.
 
-    value: int
+    held: it hangs in a call; then there is no value.
+    """
+
+    value: int | None
     calls: list[str]
     results: dict[str, int]
     times: list[int]
+    held: Held | None = None
 
     @property
     def members(self) -> list[str]:
         """The members whose inits were called, in order."""
-        return [name for name in self.calls if name not in ("ktime_get", "__x86_return_thunk")]
+        return [name for name in self.calls if name not in (*KERNEL, "__x86_return_thunk")]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +62,7 @@ class Loaded:
     inits: Mapping[tuple[int, int], str]
     machine: Emulator
     ticks: Callable[[int], int] = field(default=lambda number: 1000 * number)
+    locked: bool = False  # the parameters' lock
 
     @property
     def home(self) -> dict[str, int]:
@@ -105,24 +115,62 @@ class Loaded:
         values, names = self.get_all("result"), [member.name for member in self.megamodule.members]
         return dict(zip(names, values, strict=bool(values)))
 
-    def run(self, *, answers: Mapping[str, int] = {}, **lists: Sequence[int]) -> Run:
+    @property
+    def state(self) -> int:
+        """enum module_state of struct module: 0 live, 1 coming."""
+        return self.word(self.home[".gnu.linkonce.this_module"], "<i")
+
+    def run(self, *, answers: Mapping[str, int] = {}, hang: Collection[str] = (), **lists: Sequence[int]) -> Run:
         """One call as do_one_initcall() makes it, in memory as the loader leaves it.
 
-        answers: what members' inits return, 0 if not given; lists: values of skip, skip1 and so on.
+        answers: what members' inits return, 0 if not given; hang: calls that do not return; lists: values of skip,
+        skip1 and so on.
         """
         self.machine.clear()
+        self.machine.put(self.home[".gnu.linkonce.this_module"], struct.pack("<i", 1))
         for name, values in lists.items():
             self.set_ints(name, values)
+        self.locked = False
+        return self._run(lambda answer: self.machine.run(self.entry[1], answer), answers, hang)
+
+    def resume(self, *, answers: Mapping[str, int] = {}, hang: Collection[str] = ()) -> Run:
+        """One write to the parameter resume: its setter is called with the parameters' lock held."""
+        word = self.merged.arch.word
+        setter = self.word(self.word(self.parameters()["resume"] + 2 * word) + word)
+        assert not self.locked
+        self.locked = True
+        run = self._run(lambda answer: self.machine.run_at(setter, answer), answers, hang)
+        if run.held is None:
+            assert self.locked
+            self.locked = False
+        return run
+
+    def go_on(self, held: Held, *, answers: Mapping[str, int] = {}, hang: Collection[str] = ()) -> Run:
+        """The call that hung comes back after all."""
+        return self._run(lambda answer: self.machine.go_on(held, answer), answers, hang)
+
+    def _run(self, call: Callable[[Answer], Value], answers: Mapping[str, int], hang: Collection[str]) -> Run:
         calls: list[str] = []
 
         def answer(target: Pointer) -> int:
             name = target.name or self.inits[target.section, target.offset]
             calls.append(name)
+            if name in ("kernel_param_lock", "kernel_param_unlock"):
+                assert self.locked == (name == "kernel_param_unlock"), "locked twice, or not at all"
+                self.locked = not self.locked
+            elif not target.name and "kernel_param_lock" in self.machine.imports:
+                assert not self.locked, "an init is called with the parameters' lock held"
+            if name in hang:
+                raise HangError
             return self.ticks(calls.count(name) - 1) if name == "ktime_get" else answers.get(name, 0)
 
-        value = self.machine.run(self.entry[1], answer)
-        assert isinstance(value, int)
-        return Run(value=value, calls=calls, results=self.results(), times=self.get_all("nanoseconds"))
+        value, held = None, None
+        try:
+            value = call(answer)
+            assert isinstance(value, int)
+        except HangError:
+            held = self.machine.hold()
+        return Run(value=value, calls=calls, results=self.results(), times=self.get_all("nanoseconds"), held=held)
 
 
 def load(megamodule: Megamodule) -> Loaded:
@@ -144,7 +192,7 @@ def load(megamodule: Megamodule) -> Loaded:
     entry = merged.refers(owner, at)
     assert entry is not None
     layout = Layout([], glue, [], np.zeros((0, 4), np.int64))
-    machine = Emulator(merged, layout, entry, inits)
+    machine = Emulator(merged, layout, entry, inits, state=True)
     return Loaded(megamodule=megamodule, merged=merged, entry=entry, inits=inits, machine=machine)
 
 

@@ -24,7 +24,15 @@ from megamod.prelink.read import read_member
 
 VERMAGIC = "6.1.0-test SMP preempt mod_unload modversions "
 LAYOUT_CRC = 0x11223344
-GLUE_IMPORTS = {"param_array_ops": 0xA1, "param_ops_int": 0xA2, "ktime_get": 0xA3, "param_ops_ulong": 0xA4}
+GLUE_IMPORTS = {
+    "param_array_ops": 0xA1,
+    "param_ops_int": 0xA2,
+    "ktime_get": 0xA3,
+    "param_ops_ulong": 0xA4,
+    "kernel_param_lock": 0xA5,
+    "kernel_param_unlock": 0xA6,
+    "msleep": 0xA7,
+}
 ALLOC, WRITE, EXEC = 2, 1, 4
 PROGBITS, NOTE, NOBITS = 1, 7, 8
 R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24

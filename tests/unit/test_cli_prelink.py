@@ -120,8 +120,8 @@ def test_packed_and_signed_modules_give_the_same_bytes(
 
 
 def test_glue_imports_are_looked_up_in_the_neighbours(run: Run, tmp_path: Path) -> None:
-    write(tmp_path, Ko("disk"), Ko("donor").glue_imports())
-    assert run("prelink", "-q", "-o", "out.ko", "disk.ko").status == 0
+    write(tmp_path, Ko("disk"), Ko("other"), Ko("donor").glue_imports(), Ko("mac80211").glue_imports())
+    assert run("prelink", "-q", "-o", "out.ko", "disk.ko", "other.ko").status == 0
     assert GLUE_IMPORTS.items() <= Back((tmp_path / "out.ko").read_bytes()).versions().items()
 
 

@@ -11,7 +11,7 @@ from tests.unit.module_factory import ALLOC, EXEC, VERMAGIC, WRITE, Back, Ko, er
 
 START, DEEPER, END = b"\x08\0\0\0\x15\x10", b"\x10\0\0\0\x15\x10", bytes(6)
 RO_AFTER_INIT = 0x200000  # include/uapi/linux/elf.h
-OWN = 8  # entries of the glue
+OWN = 12  # entries of the glue
 
 
 def table(back: Back) -> list[tuple[int, bytes]]:
