@@ -74,6 +74,7 @@ class Plan:
         """
         options = PrelinkOptions(name=load, unwind="drop", symbols="trim", results=results, allow_taint=True)
         module = prelink_files([module_path(self.modules, name) for name in names], options)
+        assert module.has_results == results, f"{load}: no CRCs for the glue beside {names[0]}"
         self.files[f"megamod/{load}.ko"] = module.data if data is None else data
         self.lines.append(f"merged /megamod/{load}.ko {load} {int(results)}")
         for member in module.members:

@@ -221,8 +221,9 @@ def bad_base(kernel: Kernel, fallback: str, name: str, code: bytes, folder: Path
 def make_base(modules: Path, fallback: str) -> Plan:
     """A whole plan: a merged critical stage, three deferred stages with singles and megamodules."""
     plan = start_plan(modules, critical=(), fallback=fallback, head=["watchdog 4"])
-    plan.merged("megamod_critical", "brd", *DISK, "macvlan", *FILES)
-    plan.stage("early", "now").merged("megamod_early", "loop", "dummy").single("crc_itu_t")
+    # The first one's neighbours tell the CRCs that the glue needs, so it is never the bad one.
+    plan.merged("megamod_critical", DISK[0], "brd", *DISK[1:], "macvlan", *FILES)
+    plan.stage("early", "now").merged("megamod_early", "ifb", "loop", "dummy").single("crc_itu_t")
     plan.stage("late", "userspace", timeout=500).merged("megamod_late", "soundcore", "snd", "snd_timer")
     plan.single("snd_hwdep").stage("path", "path", "/run/nowhere", timeout=300).single("tun")
     return plan
