@@ -16,7 +16,7 @@ from tests.oracle.edit import patch
 from tests.oracle.fabricate_arches import make_arch_module
 from tests.oracle.judge import judge
 from tests.unit.glue_runner import link_files, load
-from tests.unit.module_factory import INIT_AT, R_PC32, RETURN_ZERO, Back, Ko, Sec, error_of, link, read
+from tests.unit.module_factory import INIT_AT, R_64, R_PC32, RETURN_ZERO, Back, Ko, Sec, error_of, link, read
 
 HASH = bytes.fromhex("a6c5b136")
 # With CALL_PADDING the NOPs stand between hash and function, without it the hash stands directly before it.
@@ -224,3 +224,57 @@ def test_the_oracle_finds_a_glue_that_fineibt_would_not_rewrite() -> None:
     megamodule = link(*without)
     texts = [difference.text for difference in judge(files(*modules), megamodule.data, megamodule.map)]
     assert any("FineIBT will not rewrite the glue's init" in text for text in texts)
+
+
+# The setter of the parameter resume
+
+SETTER_HASH = b"\xb8" + bytes.fromhex("01e2c344") + b"\x90" * 11
+
+
+def with_setter(ko: Ko, before: bytes = SETTER_HASH) -> Ko:
+    """A member with a parameter that it sets itself."""
+    ko.text.data += before
+    place = len(ko.text.data)
+    ko.text.data += RETURN_ZERO.ljust(16, b"\xcc")
+    operations = len(ko.rodata.data) + -len(ko.rodata.data) % 8
+    ko.rodata.data = ko.rodata.data.ljust(operations, b"\0") + bytes(32)
+    ko.reloc(ko.rodata, operations + 8, R_64, ko.text, place)
+    ko.param("own")
+    table = ko.get("__param")
+    table.relocs = [row for row in table.relocs if row[0] != len(table.data) - 40 + 16]
+    ko.reloc(table, len(table.data) - 40 + 16, R_64, ko.rodata, operations)
+    return ko
+
+
+def setter_of(megamodule: Megamodule) -> bytes:
+    """The code section from its start to the setter of `resume`."""
+    back = Back(megamodule.data)
+    symbol = next(s for s in back.symbols() if s.name == "megamod_resume")
+    return bytes(back[".text"][: symbol["st_value"]])
+
+
+def test_the_setter_has_the_hash_of_the_members_own_setters() -> None:
+    merged = link(with_setter(checked("a")), checked("b"))
+    assert "resume" in Back(merged.data).params()
+    code = setter_of(merged)
+    assert code.endswith(SETTER_HASH) and len(code) % 16 == 0
+    listed = [row[1:] for row in Back(merged.data).relocs(".cfi_sites").values()]
+    assert (".text", len(code) - len(SETTER_HASH)) in listed and len(listed) == 4
+
+
+def test_without_a_setter_among_the_members_nothing_is_resumed_and_a_note_says_so() -> None:
+    merged = link(checked("a"), checked("b"))
+    assert "resume" not in Back(merged.data).params()
+    assert any("no member has what kCFI wants before a parameter's setter" in note for note in merged.notes)
+
+
+def test_setters_of_two_kinds_are_no_ground_for_a_hash() -> None:
+    other = b"\xb8" + bytes.fromhex("01e2c345") + b"\x90" * 11
+    merged = link(with_setter(checked("a")), with_setter(checked("b"), other))
+    assert "resume" not in Back(merged.data).params()
+
+
+def test_without_kcfi_the_setter_has_what_the_inits_have() -> None:
+    merged = link(Ko("a").glue_imports(), Ko("b").glue_imports())
+    assert "resume" in Back(merged.data).params()
+    assert b"\xb8" not in setter_of(merged)[-16:]
