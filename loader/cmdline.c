@@ -72,23 +72,26 @@ static void copy_value(char *to, size_t room, const struct word *word)
 		text_reset(&t); /* half a name would be the wrong name */
 }
 
-/* Joins the values of a repeated option by commas. */
-static void append_value(char *to, size_t room, const struct word *word)
+static void append(char *to, size_t room, const char *value, size_t size)
 {
 	struct text t = { to, room, length(to), false };
-
 	size_t before = t.used;
 
 	if (t.used)
 		text_add(&t, ",");
-	if (word->value)
-		text_add_bytes(&t, word->value, word->value_size);
+	text_add_bytes(&t, value, size);
 	if (!t.cut)
 		return;
 	/* Half a name would be the wrong name. */
 	for (; t.used > before && to[t.used] != ','; t.used--)
 		;
 	to[t.used] = 0;
+}
+
+/* Joins the values of a repeated option by commas. */
+static void append_value(char *to, size_t room, const struct word *word)
+{
+	append(to, room, word->value ? word->value : "", word->value_size);
 }
 
 static u64 number_of(const struct word *word)
@@ -104,6 +107,40 @@ static bool value_is(const struct word *word, const char *value)
 	return word->value && word->value_size == length(value) && !memcmp(word->value, value, word->value_size);
 }
 
+/*
+ * dracut's points (dracut.cmdline(7), rd.break), as ours. Its drivers are loaded by udev, so what comes before udev is
+ * before the critical stage.
+ */
+static const struct {
+	const char *theirs, *ours;
+} breaks[] = {
+	{ "cmdline", "pre-load" },     { "pre-udev", "pre-load" },   { "pre-trigger", "pre-load" },
+	{ "initqueue", "pre-mount" },  { "pre-mount", "pre-mount" }, { "mount", "pre-mount" },
+	{ "pre-pivot", "pre-switch" }, { "cleanup", "pre-switch" },
+};
+
+static void add_break(struct options *o, const struct word *w)
+{
+	const char *ours = w->value ? NULL : "pre-switch";
+	size_t i;
+
+	for (i = 0; i < sizeof(breaks) / sizeof(breaks[0]); i++)
+		if (value_is(w, breaks[i].theirs))
+			ours = breaks[i].ours;
+	if (ours)
+		append(o->break_at, sizeof(o->break_at), ours, length(ours));
+}
+
+static void read_emergency(struct options *o, const struct word *w)
+{
+	if (value_is(w, "reboot"))
+		o->emergency = EMERGENCY_REBOOT;
+	else if (value_is(w, "poweroff"))
+		o->emergency = EMERGENCY_POWEROFF;
+	else if (value_is(w, "halt"))
+		o->emergency = EMERGENCY_HALT;
+}
+
 #define TEXT_OPTION(key, field) { key, offsetof(struct options, field), sizeof(((struct options *)0)->field) }
 
 /* Options whose value is kept as text. */
@@ -111,7 +148,6 @@ static const struct {
 	const char *key;
 	u16 offset, room;
 } texts[] = {
-	TEXT_OPTION("megamod.break", break_at),
 	TEXT_OPTION("root", root),
 	TEXT_OPTION("rootfstype", fstype),
 	TEXT_OPTION("rootflags", flags),
@@ -134,8 +170,14 @@ void read_options(const char *cmdline, struct options *o)
 				copy_value((char *)o + texts[i].offset, texts[i].room, &w);
 		if (key_is(&w, "megamod"))
 			o->off = value_is(&w, "off");
-		else if (key_is(&w, "megamod.debug"))
+		else if (key_is(&w, "megamod.debug") || key_is(&w, "rd.debug"))
 			o->debug = !value_is(&w, "0");
+		else if (key_is(&w, "megamod.break"))
+			append_value(o->break_at, sizeof(o->break_at), &w);
+		else if (key_is(&w, "rd.break"))
+			add_break(o, &w);
+		else if (key_is(&w, "rd.emergency"))
+			read_emergency(o, &w);
 		else if (key_is(&w, "panic"))
 			o->panics = w.value_size && !value_is(&w, "0");
 		else if (key_is(&w, "rd.shell"))
@@ -157,8 +199,14 @@ void read_options(const char *cmdline, struct options *o)
 			if (!w.value)
 				o->writable = w.key[1] == 'w';
 		} else if (key_is(&w, "rootwait")) {
+			o->wait_given = true;
 			o->wait_forever = !w.value;
 			o->wait_seconds = number_of(&w);
+		} else if (key_is(&w, "rd.timeout")) {
+			if (w.value_size && !o->wait_given) {
+				o->wait_seconds = number_of(&w);
+				o->wait_forever = !o->wait_seconds;
+			}
 		} else if (key_is(&w, "rootdelay"))
 			o->delay_seconds = number_of(&w);
 		else if (key_is(&w, "resume_offset"))

@@ -23,16 +23,21 @@ bool key_is(const struct word *word, const char *key);
 
 enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
 
+/* rd.emergency=: what happens when nothing is left to try. */
+enum emergency { EMERGENCY_PANIC, EMERGENCY_REBOOT, EMERGENCY_POWEROFF, EMERGENCY_HALT };
+
 struct options {
 	bool off, debug, times;
 	bool panics;   /* the last panic= is not 0 */
 	bool no_shell; /* the last rd.shell= is 0 */
+	enum emergency emergency;
 	bool deferred_now, deferred_off;
 	bool writable;	       /* the last of ro and rw */
-	bool wait_forever;     /* rootwait */
-	u64 wait_seconds;      /* rootwait=N (6.7 and newer), 0 if not given */
+	bool wait_given;       /* rootwait is there, with or without a number; rd.timeout= does not count then */
+	bool wait_forever;     /* rootwait, rd.timeout=0 */
+	u64 wait_seconds;      /* rootwait=N (6.7 and newer), rd.timeout=N, 0 if not given */
 	u64 delay_seconds;     /* rootdelay=N */
-	char break_at[64];     /* megamod.break=, a comma-separated list */
+	char break_at[64];     /* every megamod.break= and rd.break=, a comma-separated list of the former's points */
 	char skip[VALUE_ROOM]; /* every megamod.skip=, joined by commas */
 	char run[VALUE_ROOM];  /* the same of megamod.run=, which takes back the plan's skips */
 	/* Other programs' words for what must not be loaded. */

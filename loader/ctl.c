@@ -226,6 +226,27 @@ static int show_file(const char *name)
 	return got < 0;
 }
 
+/* Whoever wonders why a stage does not come finds here what it waits for. */
+static void show_paths(void)
+{
+	const struct stage *s;
+	TEXT(line, 512);
+
+	if (boot.image < 0 || !read_plan_and_state())
+		return;
+	for (s = first_deferred(&boot); s < end_of_stages(&boot); s++) {
+		if (s->state != STATE_WAITING || s->trigger != TRIGGER_PATH)
+			continue;
+		text_reset(&line);
+		text_format(&line, "%s waits for %s, ", s->name, s->path);
+		if (s->timeout)
+			text_format(&line, "%llu ms at most\n", (unsigned long long)s->timeout);
+		else
+			text_add(&line, "without a timeout\n");
+		print(line.data, line.used);
+	}
+}
+
 static int show_status(void)
 {
 	static const char head[] = "STAGE STATE ERRNO MS OK FAILED SKIPPED HOW\n";
@@ -236,6 +257,7 @@ static int show_status(void)
 		return 1;
 	fd = reach_keeper();
 	print(fd >= 0 ? "keeper: runs\n" : "keeper: none\n", 13);
+	show_paths();
 	return 0;
 }
 

@@ -172,6 +172,6 @@ int main(int argc, char **argv, char **envp)
 		hand_over(&boot);
 	while (last_resort(&boot));
 panic:
-	log_error("nothing is left to try: the kernel panics now, and panic= decides what follows");
+	give_up(&boot);
 	return 1;
 }

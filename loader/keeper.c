@@ -21,6 +21,8 @@
 
 #define MILLISECOND 1000000ull
 
+enum { LOOK_MILLISECONDS = 1000 };
+
 /* udev looks for a change of the mask only if its last look was 3 s ago (on_uevent, src/udev/udevd.c, 252; 257 too). */
 #define ANNOUNCE_MILLISECONDS 3500
 
@@ -107,6 +109,12 @@ static void look_at_clock(struct keeper *k)
 	u64 t = monotonic_ns();
 	struct stage *s;
 
+	if (k->look_at && t >= k->look_at) {
+		look_for_paths(&k->watches);
+		k->look_at = 0;
+	}
+	if (!k->look_at && k->alive < 0 && must_look(&k->watches))
+		k->look_at = t + LOOK_MILLISECONDS * MILLISECOND;
 	if (k->announce_at && t >= k->announce_at) {
 		k->announce_at = 0;
 		announce_devices(k->boot->sys);
@@ -225,6 +233,8 @@ static u64 next_time(const struct keeper *k)
 	const struct stage *s;
 	u64 next = k->announce_at;
 
+	if (k->look_at && (!next || k->look_at < next))
+		next = k->look_at;
 	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;

@@ -13,6 +13,7 @@ struct keeper {
 	struct watches watches;
 	struct boot *boot;
 	int alive;		 /* read end of the pipe; -1 once user space has started */
+	u64 look_at;		 /* when to look for paths that cannot be watched, monotonic ns; 0 never */
 	u64 announce_at;	 /* when to announce devices without a driver again, monotonic ns; 0 never */
 	bool chain;		 /* another generator empties the initramfs */
 	char line[CONTROL_ROOM]; /* an unfinished line from the control FIFO */

@@ -61,6 +61,25 @@ void break_at(const struct boot *boot, const char *point)
 		log_warning("no shell: the image has no /bin/sh");
 }
 
+void give_up(const struct boot *boot)
+{
+	static const struct {
+		const char *text;
+		int how;
+	} ends[] = {
+		[EMERGENCY_REBOOT] = { "reboot", REBOOT_RESTART },
+		[EMERGENCY_POWEROFF] = { "poweroff", REBOOT_POWER_OFF },
+		[EMERGENCY_HALT] = { "halt", REBOOT_HALT },
+	};
+	enum emergency end = boot->options.emergency;
+
+	if (end != EMERGENCY_PANIC) {
+		log_error("nothing is left to try: rd.emergency=%s", ends[end].text);
+		sys_reboot(ends[end].how);
+	}
+	log_error("nothing is left to try: the kernel panics now, and panic= decides what follows");
+}
+
 bool last_resort(struct boot *boot)
 {
 	u64 start = monotonic_ns();

@@ -14,5 +14,7 @@ void break_at(const struct boot *boot, const char *point);
  * that ended at once had no one at its console, and a machine that nobody looks at must come to panic=.
  */
 bool last_resort(struct boot *boot);
+/* What rd.emergency= wants, or a line before process 1 ends. */
+void give_up(const struct boot *boot);
 
 #endif

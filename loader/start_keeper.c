@@ -86,7 +86,7 @@ void wait_for_keeper(struct boot *boot)
 		return;
 	sys_ppoll(&poll, 1, &(struct timespec64){ .sec = KEEPER_SECONDS });
 	if (!poll.revents)
-		log_error("the keeper does not come: is the mask there?");
+		log_error("the stage keeper did not start within %u s: mask and status may be missing", KEEPER_SECONDS);
 	sys_close(boot->ready);
 	boot->ready = -1;
 }

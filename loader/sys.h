@@ -188,6 +188,11 @@ s64 sys_statfs_type(const char *path);
 long sys_mount(const char *from, const char *to, const char *type, unsigned long flags, const void *data);
 long sys_umount(const char *path, int flags);
 long sys_chroot(const char *path);
+
+/* One of these; returns only if that is not possible. */
+enum { REBOOT_RESTART = 0x01234567, REBOOT_HALT = (int)0xcdef0123, REBOOT_POWER_OFF = 0x4321fedc };
+
+long sys_reboot(int how);
 long sys_chdir(const char *path);
 long sys_fchdir(int fd);
 long sys_fork(void);

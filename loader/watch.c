@@ -141,6 +141,18 @@ void look_for_paths(struct watches *w)
 			look_for_path(w, s);
 }
 
+bool must_look(const struct watches *w)
+{
+	const struct stage *s;
+
+	if (w->inotify >= 0 && w->mounts >= 0)
+		return false;
+	for (s = first_deferred(w->boot); s < end_of_stages(w->boot); s++)
+		if (is_pending(s) && s->trigger == TRIGGER_PATH)
+			return true;
+	return false;
+}
+
 void open_watches(struct watches *w)
 {
 	const struct stage *s = first_deferred(w->boot);
@@ -153,6 +165,6 @@ void open_watches(struct watches *w)
 	w->inotify = (int)sys_inotify_init();
 	w->mounts = (int)sys_openat(w->boot->proc, "1/mountinfo", O_RDONLY, 0);
 	if (w->inotify < 0 || w->mounts < 0)
-		log_warning("paths cannot be watched (%s), only their timeouts count",
+		log_warning("paths cannot be watched (%s), they are looked for once a second",
 			    errno_name(w->inotify < 0 ? w->inotify : w->mounts));
 }

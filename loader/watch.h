@@ -18,6 +18,8 @@ void fire(struct watches *watches, struct stage *stage, enum trigger by);
 void open_watches(struct watches *watches);
 /* Fires every stage whose path is there, and watches for the others. */
 void look_for_paths(struct watches *watches);
+/* Is there a path to wait for that the kernel cannot watch? */
+bool must_look(const struct watches *watches);
 /* Were the processors idle since the last look? */
 bool was_idle(const struct boot *boot, struct stage *stage);
 

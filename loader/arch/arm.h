@@ -18,6 +18,7 @@ enum {
 	NR_umount2 = 52,
 	NR_ioctl = 54,
 	NR_chroot = 61,
+	NR_reboot = 88,
 	NR_setsid = 66,
 	NR_wait4 = 114,
 	NR_init_module = 128,

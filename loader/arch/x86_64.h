@@ -29,6 +29,7 @@ enum {
 	NR_statfs = 137,
 	NR_prctl = 157,
 	NR_chroot = 161,
+	NR_reboot = 169,
 	NR_mount = 165,
 	NR_umount2 = 166,
 	NR_getdents64 = 217,

@@ -146,7 +146,7 @@ def test_break_points_give_a_shell_and_the_boot_goes_on(run, modules):
     console = run(
         start_plan(modules),
         "echo the end",
-        append="root=/dev/vda megamod.break=pre-load,pre-switch",
+        append="root=/dev/vda megamod.break=pre-load rd.break",
         files=shell_files(shell),
     )
     rest = after(console, "megamod: break at pre-load", "/megamod", "0\n")
