@@ -25,10 +25,10 @@ INIT = (
     """
 wait_for usb
 show mtd cat /proc/mtd
-show links ls /sys/class/net
-show e1000e ls /sys/bus/pci/drivers
-show usb ls /sys/bus/usb/drivers
-show scsi ls /sys/bus/scsi/drivers
+show links ls -1 /sys/class/net
+show e1000e ls -1 /sys/bus/pci/drivers
+show usb ls -1 /sys/bus/usb/drivers
+show scsi ls -1 /sys/bus/scsi/drivers
 """
     + END
 )

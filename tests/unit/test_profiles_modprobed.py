@@ -62,23 +62,28 @@ def test_the_loaders_own_mask_is_not_read(tmp_path: Path) -> None:
 def test_softdeps_and_installs_are_read(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", a="softdep snd pre: usb-common post: crc16\ninstall floppy /bin/false\n")
     config = read_config([folder])
-    assert config.softdeps == {"snd": Softdep(pre=("usb-common",), post=("crc16",))}
-    assert list(config.installs) == ["floppy"]
+    assert config.softdep("snd", None) == Softdep(pre=("usb-common",), post=("crc16",))
+    assert [one.pattern for one in config.installs] == ["floppy"] and config.install("floppy")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("nonsense snd x=1\n", "a.conf:1:1: `nonsense snd x=1` is no command of modprobe.d"),
-        ("options\n", "a.conf:1:1: `options` is no command of modprobe.d"),
-        ('\noptions snd x="1\n', "a.conf:2:1: options snd: No closing quotation"),
-        ("options snd =1\n", "a.conf:1:1: options snd: `=1` is no parameter=value"),
-    ],
-)
-def test_each_mistake_is_a_located_error(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(MegamodError) as caught:
-        read_config([write(tmp_path / "d", a=text)])
-    assert str(caught.value) == f"{tmp_path}/d/{message}"
+def test_what_modprobe_passes_over_is_one_note(tmp_path: Path) -> None:
+    text = "\ufeffoptions snd a=1\n\noptions\n # indented\nnonsense snd x=1\ninclude /etc/other\nblacklist a]b\n"
+    config = read_config([write(tmp_path / "d", a=text)])
+    [note] = config.notes
+    assert note.startswith("passed over, as modprobe does: ")
+    places = [f"{tmp_path}/d/a.conf:{line} `" for line in (1, 3, 4, 5, 6, 7)]
+    assert all(place in note for place in places) and not config.options and not config.blacklist
+
+
+def test_module_with_a_command_that_loads_nothing_is_left_out_with_what_needs_it(tmp_path: Path) -> None:
+    config = "install usb-common /bin/false\ninstall snd /sbin/modprobe -i snd; echo\n"
+    selection = select_with(tmp_path, config, "critical: {modules: [usbcore, snd]}\n")
+    assert {module.name for module in selection.stages[0].modules} == {"snd"}
+    assert selection.notes == (
+        "left out, because modprobe.d has an `install` command for usb_common that loads nothing "
+        f"({tmp_path}/d/a.conf:1): usbcore",
+        "loaded without the `install` command that modprobe.d has for them: snd",
+    )
 
 
 def select_with(folder: Path, config: str, profile: str) -> Selection:

@@ -73,10 +73,11 @@ def _problem(option: Option, member: Member) -> tuple[str, str, str] | None:
             f"nearest: {', '.join(near)}" if near else f"its parameters: {', '.join(known) or 'none'}",
             "parameters that the modules do not have, left out as the kernel would",
         )
-    if takes(found.kind, option.value, bits=member.architecture.bits):
+    if takes(found.kind, None if option.bare else option.value, bits=member.architecture.bits):
         return None
     return (
-        f"{option.module}.{option.parameter} does not take `{shorten(option.value)}`",
+        f"{option.module}.{option.parameter} "
+        + ("needs a value" if option.bare else f"does not take `{shorten(option.value)}`"),
         f"it takes {expectation(found.kind)}",
         "values that the kernel would refuse, together with the module, left out",
     )
@@ -102,7 +103,8 @@ def _word(option: Option, member: Member, merged: bool) -> str | None:
     kinds = parameter_kinds(member)
     found = find_parameter(kinds, option.parameter)
     if found is not None:
-        return f"{_name(found, member, merged)}={_quoted(option.value)}"
+        name = _name(found, member, merged)
+        return name if option.bare else f"{name}={_quoted(option.value)}"
     assert canonical(option.parameter) in _EVERYBODYS
     if not merged:
         return f"{canonical(option.parameter)}={_quoted(option.value)}"

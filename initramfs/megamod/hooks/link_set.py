@@ -62,8 +62,8 @@ def merge_choice(
     Raises MegamodError if nothing of it can be merged, or for what the linker refuses.
     """
     allowed = closure(tree, {*(image.files.keys() & tree.modules.keys()), *choice.merge})
-    left = {name: "modprobe.d has a command for it" for name in sorted(config.installs) if name in allowed}
-    notes: list[str] = []
+    left = {name: "modprobe.d has a command for it" for name in sorted(allowed) if config.install(name)}
+    notes = list(config.notes)
     for _round in range(_MOST_ROUNDS):
         left = with_dependents(left, allowed, tree)
         wanted = {name: why for name, why in choice.merge.items() if name not in left}
@@ -133,9 +133,8 @@ def _selection(
 
 
 def _soft_before(name: str, tree: ModuleTree, config: ModprobeConfig) -> tuple[str, ...]:
-    softdep = config.softdeps.get(name)
-    words = softdep.pre if softdep else ()
-    return tuple(dict.fromkeys(need for word in words for need in tree.resolve(word)[0] if need != name))
+    softdep = config.softdep(name, tree.softdeps.get(name))
+    return tuple(dict.fromkeys(need for word in softdep.pre for need in tree.resolve(word)[0] if need != name))
 
 
 def untrusted(files: Mapping[str, bytes], trust: MemberTrust | None) -> dict[str, str]:

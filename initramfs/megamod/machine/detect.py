@@ -211,9 +211,10 @@ def _others(machine: Machine, tree: ModuleTree, notes: list[str]) -> Iterator[Mo
     if merged:
         notes.append(f"{', '.join(merged)} hide their members, so only what modaliases ask for is known of those")
     config = read_config([machine.root / folder for folder in HOST_FOLDERS])
+    notes += config.notes
     for folder, _modalias in machine.modaliases():
         for name in device_modules(machine, tree, folder):
-            if name not in config.blacklist and name not in config.installs:
+            if name not in config.blacklist and config.install(name) is None:
                 yield ModuleReason(name=name, why=f"for {label(machine, folder)}")
 
 

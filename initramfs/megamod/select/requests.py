@@ -66,6 +66,12 @@ def find_excluded(profile: Profile, tree: ModuleTree, notes: Notes) -> dict[str,
     return excluded
 
 
+def forbidden_modules(config: ModprobeConfig | None, tree: ModuleTree) -> dict[str, Location]:
+    """The modules that modprobe.d keeps from being loaded even by their name: `install NAME /bin/false`."""
+    found = ((name, config.install(name)) for name in tree.modules) if config is not None and config.installs else ()
+    return {name: command.location for name, command in found if command is not None and command.keeps_out}
+
+
 def find_requests(
     profile: Profile, tree: ModuleTree, config: ModprobeConfig | None, detect: Detect, notes: Notes
 ) -> dict[str, Request]:
@@ -106,11 +112,23 @@ def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping
 
 
 def without_excluded(
-    profile: Profile, requests: Mapping[str, Request], excluded: Mapping[str, Location], tree: ModuleTree, notes: Notes
+    profile: Profile,
+    requests: Mapping[str, Request],
+    excluded: Mapping[str, Location],
+    forbidden: Mapping[str, Location],
+    tree: ModuleTree,
+    notes: Notes,
 ) -> dict[str, Request]:
-    """The requests that can be met; a module that is named and excluded, or needs an excluded one, is an error."""
+    """The requests that can be met; a module that is named and excluded, or needs an excluded one, is an error. What
+    modprobe.d has *forbidden* is left out, as it is on the machine."""
     kept: dict[str, Request] = {}
     for name, request in requests.items():
+        blocker = excluded_dependency(name, forbidden, tree)
+        if blocker is not None:
+            why = f"modprobe.d has an `install` command for {blocker} that loads nothing"
+            notes.group(f"left out, because {why} ({forbidden[blocker].file}:{forbidden[blocker].line})", name)
+            notes.leave_out(name, why, forbidden[blocker])
+            continue
         blocker = excluded_dependency(name, excluded, tree)
         if blocker is None:
             kept[name] = request

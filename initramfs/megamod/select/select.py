@@ -31,6 +31,7 @@ from megamod.select.requests import (
     excluded_dependency,
     find_excluded,
     find_requests,
+    forbidden_modules,
     without_excluded,
 )
 from megamod.select.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
@@ -45,14 +46,18 @@ def select(profile: Profile, tree: ModuleTree, *, detect: Detect | None = None) 
     """
     notes = Notes()
     config = _modprobe_config(profile)
+    notes.lines += config.notes if config else ()
+    forbidden = forbidden_modules(config, tree)
     excluded = find_excluded(profile, tree, notes)
     requests = find_requests(profile, tree, config, detect or _this_machine(tree), notes)
-    requests = without_excluded(profile, requests, excluded, tree, notes)
+    requests = without_excluded(profile, requests, excluded, forbidden, tree, notes)
+    excluded |= forbidden
     softdeps = _Softdeps(tree=tree, config=config)
     placed = _place(profile, requests, excluded, softdeps, notes)
     # From here on no module changes its stage.
     _check_cycles(placed, tree)
     _check_files(placed, tree)
+    _note_commands(placed, config, notes)
     _check_options(profile, placed, tree, notes)
     skip = _skipped(profile, placed, tree, notes)
     profile = replace(profile, options=_merged_options(profile, placed, config))
@@ -98,10 +103,11 @@ class _Softdeps:
     def of(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(modules to come before, modules to come after) *name*."""
         if name not in self._cache:
-            softdep = self.tree.softdeps.get(name, Softdep())
-            own = self.config.softdeps.get(name, Softdep()) if self.config else Softdep()
-            before, after = (*own.pre, *softdep.pre), (*own.post, *softdep.post)
-            self._cache[name] = (self._resolve(name, before), self._resolve(name, after))
+            softdep = self.tree.softdeps.get(name)
+            if self.config is not None:
+                softdep = self.config.softdep(name, softdep)
+            softdep = softdep or Softdep()
+            self._cache[name] = (self._resolve(name, softdep.pre), self._resolve(name, softdep.post))
         return self._cache[name]
 
     def _resolve(self, name: str, words: Iterable[str]) -> tuple[str, ...]:
@@ -227,6 +233,12 @@ def _check_files(placed: Iterable[str], tree: ModuleTree) -> None:
         if not module.path.is_file():
             message = f"{tree.folder / 'modules.dep'}: {module.relpath} is listed, but there is no such file"
             raise MegamodError(message, hint="run depmod, or unpack the kernel's modules again")
+
+
+def _note_commands(placed: Iterable[str], config: ModprobeConfig | None, notes: Notes) -> None:
+    for name in sorted(placed):
+        if config is not None and config.install(name) is not None:
+            notes.group("loaded without the `install` command that modprobe.d has for them", name)
 
 
 def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, notes: Notes) -> None:

@@ -93,7 +93,7 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
     config = read_config([request.root / name for name in HOST_FOLDERS])
     signer = Signer.for_machine(tree, host=request.root)
     full = _selection(request, tree)
-    notes: list[str] = []
+    notes = list(config.notes)
     early = _in_the_image(request.root, request.kernel, notes)
 
     trust = signer.trust_for(tree, host=request.root) if signer is not None else None
@@ -229,9 +229,7 @@ def _left(
     files, members = read_selection(selection)
     there = {*early, *_critical(selection)}
     left = untrusted({name: data for name, data in files.items() if name not in there}, trust)
-    left |= {
-        name: "modprobe.d has a command for it" for name in config.installs if name in members and name not in there
-    }
+    left |= {name: "modprobe.d has a command for it" for name in members if name not in there and config.install(name)}
     left |= {
         name: why
         for name, member in members.items()
