@@ -17,9 +17,9 @@ BEGIN, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """*files* (path → text) or *cmdline*, and what becomes of *module*: *options* that its load gets, the *command* that
-    is run in its place, *hidden* from devices, *before* and *after* what softdeps bring, *instead* what is loaded in its
-    place. *member*: what a member does where that is another thing."""
+    """*files* (path → text) or *cmdline*, and what becomes of *module*: *options* that its load gets, a *command* that is
+    run in its place, *hidden* from devices, *before* and *after* what softdeps bring, *instead* what is loaded for it.
+    *member*: what a member does where that is another thing."""
 
     files: tuple[tuple[str, str], ...] = ()
     cmdline: str = ""
@@ -104,13 +104,13 @@ CASES = (
     line("options loop max-loop=4\n", options=(("max-loop", "4"),)),
     line('options loop max_loop="4"\n', options=FOUR),
     line('options loop "max_loop=4"\n', options=FOUR),
-    line("options loop max_loop='4'\n", options=(("max_loop", "'4'"),), member="is loaded without it, with a note"),
+    line("options loop max_part='4'\n", options=(("max_part", "'4'"),), member="is loaded without it, with a note"),
     line(
         'options usb-storage quirks="1:2:u 3:4:i"\n', module="usb_storage", options=(("quirks", "1:2:u 3:4:i"),)
     ),
     line("options usb_storage swi_tru_install=1\n", module="usb_storage", options=(("swi_tru_install", "1"),)),
     line("options usbcore nousb\n", module="usbcore", options=(("nousb", None),)),
-    line("options loop max_loop\n", options=(("max_loop", None),), member="is loaded without it, with a note"),
+    line("options loop max_part\n", options=(("max_part", None),), member="is loaded without it, with a note"),
     line(
         "options loop max_loop=4 # four are enough\n",
         options=(*FOUR, ("#", None), ("four", None), ("are", None), ("enough", None)),
