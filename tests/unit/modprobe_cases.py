@@ -17,8 +17,8 @@ BEGIN, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """*files* (path → text) or *cmdline*, and what becomes of *module*: *options* that its load gets, a *command* that is
-    run in its place, *hidden* from devices, *before* and *after* what softdeps bring, *instead* what is loaded for it.
+    """*files* (path → text) or *cmdline*, and what becomes of *module*: *options* that its load gets, a *command* run
+    in its place, *hidden* from devices, *before* and *after* what softdeps bring, *instead* what is loaded for it.
     *member*: what a member does where that is another thing."""
 
     files: tuple[tuple[str, str], ...] = ()

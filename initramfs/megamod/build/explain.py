@@ -26,8 +26,8 @@ from megamod.select.select import SelectedModule, SelectedStage, Selection, sele
 class ModuleExplanation:
     """A selected module. *chain*: the steps up to the selector. *load*: the kernel module that it is loaded in or as;
     *single* says why it is alone. *bytes*: its file, plain. *missing*: what of its *firmware* was not found for
-    the image. *skipped*: its init is left out at boot. *parameters* maps names to descriptions, *options* to the
-    values that the profile gives."""
+    the image. *skipped*: its init is left out at boot; *init*: it has one. *parameters* maps names to descriptions,
+    *options* to the values that the profile gives."""
 
     name: str
     file: str
@@ -45,6 +45,7 @@ class ModuleExplanation:
     firmware: tuple[str, ...]
     missing: tuple[str, ...]
     skipped: bool
+    init: bool
     parameters: Mapping[str, str]
     options: Mapping[str, str]
 
@@ -170,6 +171,7 @@ def _explain(
         firmware=tuple(member.infos("firmware")),
         missing=tuple(name for name in member.infos("firmware") if module.name in missing.get(name, ())),
         skipped=module.name in selection.skip,
+        init=member.init is not None,
         parameters={name: described.get(name, "") for name in sorted(parameters_of(member))},
         options={option.parameter: option.value for option in selection.options_of(module.name)},
     )
@@ -196,6 +198,7 @@ def _detail(module: ModuleExplanation) -> str:
     facts = [
         ("file", f"{module.file}, {human_bytes(module.bytes)}"),
         ("loaded", how),
+        ("init", "" if module.init else "none: it is a library, and there when it is linked"),
         ("initcall level", str(module.level)),
         ("after", ", ".join(module.after)),
         ("needs", ", ".join(module.needs)),

@@ -57,7 +57,7 @@ def find_init(
     others = [pointer for pointer in pointers if pointer.name != "cleanup_module"]
     init = named[0] if named else _by_place(others, len(pointers) > len(others), sections, file)
     if init is None:
-        _check_unused(symbols, strings, file)
+        _check_unused(sections, symbols, strings, file)
         return None
     what = "init_module" if named else "its init"
     if not 0 < init.home < elf.SHN_LORESERVE:
@@ -87,9 +87,15 @@ def _by_place(others: Sequence[_Pointer], has_exit: bool, sections: Sequence[Sec
     )
 
 
-def _check_unused(symbols: Array, strings: bytes, file: str) -> None:
-    """A function that is called init_module is there for struct module to point to."""
+def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, file: str) -> None:
+    """A function that is called init_module is there for struct module to point to; code that the kernel frees after
+    the init is there for the init."""
     if b"init_module\0" not in strings:
+        if any(s.name.startswith(".init.text") and s.alloc and s.size for s in sections):
+            raise MegamodError(
+                f"{file}: {THIS_MODULE} has no relocation to an init, although there is .init.text: {_LOST}",
+                hint="strip with --strip-debug, which keeps relocations",
+            )
         return
     homes = symbols["st_shndx"]
     for index in ((homes != elf.SHN_UNDEF) & (homes < elf.SHN_LORESERVE)).nonzero()[0].tolist():
