@@ -129,6 +129,20 @@ def test_options_of_the_image_and_of_the_machine_become_arguments(image: Path, t
     assert any("virtio_blk has no parameter nothing" in note for note in report.notes)
 
 
+def test_mistakes_in_modprobe_d_are_notes_and_unmerge_nothing(image: Path, tree: ModuleTree) -> None:
+    (image / "etc/modprobe.d").mkdir(parents=True)
+    lines = "\ufeffoptions usb_storage delay_use=3\njunk\noptions usb_storage delay_use=abc # why\n"
+    (image / "etc/modprobe.d/a.conf").write_text(lines)
+    report = run(image, tree)
+    assert {"usb_storage", "virtio_blk", "ext4"} <= set(report.members)
+    assert not any(line.startswith("argument ") for line in plan_lines(image))
+    assert any(line.startswith("parameters ") and " delay_use=uint" in line for line in plan_lines(image))
+    [passed, refused, unknown] = [note for note in report.notes if "a.conf:" in note]
+    assert "a.conf:1 `" in passed and "a.conf:2 `junk`" in passed
+    assert "a.conf:3: usb_storage.delay_use does not take `abc`" in refused
+    assert "a.conf:3: usb_storage has no parameter #; " in unknown
+
+
 def test_a_module_with_an_install_command_stays_a_file_with_what_needs_it(image: Path, tree: ModuleTree) -> None:
     (image / "etc/modprobe.d").mkdir(parents=True)
     (image / "etc/modprobe.d/a.conf").write_text("install scsi_mod /sbin/modprobe --ignore-install scsi_mod\n")
@@ -308,8 +322,7 @@ def command(image: Path, tree: ModuleTree, *options: str) -> subprocess.Complete
 
 
 def test_a_failure_is_one_line_of_warning_and_with_strict_an_error(image: Path, tree: ModuleTree) -> None:
-    (image / "etc/modprobe.d").mkdir(parents=True)
-    (image / "etc/modprobe.d/a.conf").write_text("nonsense\n")
+    shutil.rmtree(image / "lib/modules" / tree.release)
     done = command(image, tree, "--select", "all")
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1

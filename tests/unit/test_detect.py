@@ -254,12 +254,14 @@ def test_a_blacklisted_module_is_not_asked_for_unless_it_is_loaded(tree: ModuleT
         etc/modprobe.d/mine.conf
         | blacklist beeper
         | blacklist other
-        | install busy /bin/false
+        | junk
+        | install busy /bin/false # for now
         proc/modules
         | other 9 0 - Live 0x0
     """
     found = detect(fake_machine(tmp_path / "m", disk() + text + mounted("/ 259:0 ext4 /dev/nvme0n1")), tree)
     assert found.by_stage()[1] == {"other": "loaded now"}
+    assert found.notes == (f"passed over, as modprobe does: {tmp_path}/m/etc/modprobe.d/mine.conf:3 `junk`",)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Modules stripped by binutils in the ways of distributions and of OpenWrt: the init is found where it was, or refused."""
+"""Modules stripped by binutils as distributions and OpenWrt do it: the init is found where it was, or refused."""
 
 from __future__ import annotations
 

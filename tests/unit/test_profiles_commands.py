@@ -13,6 +13,7 @@ from megamod.common.errors import MegamodError
 from megamod.modules.levels import parse_table
 from megamod.profile.schema import shipped_profiles
 from tests.unit.machine_records import recorded_machine
+from tests.unit.module_factory import Ko
 from tests.unit.module_trees import make_tree, small_tree
 from tests.unit.test_levels import source_tree
 
@@ -76,6 +77,17 @@ def test_detect_draws_a_recorded_machine_and_records_this_one(tmp_path: Path) ->
     assert all(f"    - {name} " in text for name in modules)
     run("detect", "--sysfs", str(tmp_path / "m"), "--record", str(tmp_path / "again"))
     assert run("detect", "--sysfs", str(tmp_path / "again"), "-k", str(tree)) == text
+
+
+def test_detect_notes_options_that_the_kernel_would_refuse(tmp_path: Path) -> None:
+    recorded_machine("server", tmp_path / "m")
+    files: dict[str, list[str]] = {f"kernel/{name}.ko": [] for name in ("xfs", "raid1", "sd_mod", "ahci")}
+    tree = make_tree(tmp_path, files, alias=["md-raid1 raid1"], builtin=["kernel/drivers/md/md-mod.ko"])
+    (tree / "kernel/ahci.ko").write_bytes(bytes(Ko("ahci").param("debug")))
+    (tmp_path / "m/etc/modprobe.d").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "m/etc/modprobe.d/x.conf").write_text("options ahci debug=abc\noptions raid1 a=1\n")
+    text = " ".join(run("detect", "--sysfs", str(tmp_path / "m"), "-k", str(tree)).replace("\n# ", " ").split())
+    assert "x.conf:1: ahci.debug does not take `abc`" in text and "x.conf:2" not in text
 
 
 def test_explain_prints_a_table_or_json_of_a_real_kernel(kernels, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from megamod.common.errors import Location, fail
+from megamod.common.compression import read_module_bytes
+from megamod.common.errors import Location, MegamodError, fail
 from megamod.common.text import canonical, listed, shorten
-from megamod.modules.modprobe_d import Option
+from megamod.modules.modprobe_d import ModprobeConfig, Option
+from megamod.modules.tree import ModuleTree
 from megamod.prelink.member import Member
 from megamod.prelink.parameter_kinds import ParameterKind, find_parameter, parameter_kinds
 from megamod.prelink.parameter_values import expectation, takes
+from megamod.prelink.read import read_member
 
 _EVERYBODYS = ("async_probe", "dyndbg")
 """Parameters of every module (kernel/module/main.c unknown_module_param_cb()); in a megamodule they would be those of
@@ -47,6 +51,17 @@ def usable_options(
             raise fail(option.location, message, hint)
         wrong.setdefault(what, []).append(f"{_place(option.location)}: {message}")
     return tuple(kept), tuple(f"{what}: {listed(found, separator='; ')}" for what, found in wrong.items())
+
+
+def option_notes(config: ModprobeConfig, tree: ModuleTree, names: Iterable[str]) -> tuple[str, ...]:
+    """What usable_options() would say of modprobe.d's options of the modules *names*, as far as these can be read."""
+    inside = {option.module for option in config.options}.intersection(names)
+    members: dict[str, Member] = {}
+    for name in sorted(inside & tree.modules.keys()):
+        path = tree.modules[name].path
+        with contextlib.suppress(MegamodError):
+            members[name] = read_member(read_module_bytes(path), file=path.name, lenient=True)
+    return usable_options((option for option in config.options if option.module in members), members)[1]
 
 
 def _place(location: Location) -> str:

@@ -100,11 +100,15 @@ def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> No
 
     Critical is what its root and console need; everything else is deferred.
     """
+    from dataclasses import replace
+
+    from megamod.build.arguments import option_notes
     from megamod.cli.defaults import chosen_tree
     from megamod.machine.detect import detect
     from megamod.machine.detected_yaml import detected_profile
     from megamod.machine.machine import open_machine
     from megamod.machine.machine_recorder import recorded, write_record
+    from megamod.modules.modprobe_d import host_config
 
     machine = open_machine(sysfs)
     if record is not None:
@@ -112,7 +116,10 @@ def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> No
         click.echo(f"{record}: {count:,} {'entry' if count == 1 else 'entries'}")
         return
     tree = chosen_tree(kernel)
-    click.echo(detected_profile(detect(machine, tree), tree).removesuffix("\n"))
+    found = detect(machine, tree)
+    names = [one.name for one in (*found.critical, *found.deferred)]
+    notes = option_notes(host_config(machine.root), tree, names)
+    click.echo(detected_profile(replace(found, notes=(*found.notes, *notes)), tree).removesuffix("\n"))
 
 
 @click.command()
