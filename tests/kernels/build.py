@@ -122,7 +122,7 @@ def _run_make(row: Row, source: Source, tools: Toolchain, objects: Path, words: 
     command = [
         # Should this process be killed, make ends too, and ends its compilers.
         *(find_program("setpriv", package="util-linux"), "--pdeathsig", "TERM"),
-        *(find_program("nice", package="coreutils"), "-n", "19", find_program("make", package="make"), "-s"),
+        *(find_program("nice", package="coreutils"), "-n", "10", find_program("make", package="make"), "-s"),
         *("-C", str(source.folder), f"O={objects}", f"ARCH={row.architecture}"),
         *(f"KBUILD_BUILD_TIMESTAMP={_TIMESTAMP}", "KBUILD_BUILD_USER=tests", "KBUILD_BUILD_HOST=tests"),
         *("KBUILD_BUILD_VERSION=1", *tools.variables, *_cached_compiler(row, tools), *words),
