@@ -34,8 +34,11 @@ _IMAGES = {
     "x86_64": ("bzImage", "arch/x86/boot/bzImage"),
     "arm64": ("Image.gz", "arch/arm64/boot/Image.gz"),
     "arm": ("zImage", "arch/arm/boot/zImage"),
+    "riscv64": ("Image", "arch/riscv/boot/Image"),
 }
-_DEBIAN_NAMES = {"x86_64": "amd64", "arm64": "arm64", "arm": "armhf"}
+# make's name of an architecture where it is not the row's.
+_ARCH = {"riscv64": "riscv"}
+_DEBIAN_NAMES = {"x86_64": "amd64", "arm64": "arm64", "arm": "armhf", "riscv64": "riscv64"}
 _JOBS = 2
 
 
@@ -123,7 +126,7 @@ def _run_make(row: Row, source: Source, tools: Toolchain, objects: Path, words: 
         # Should this process be killed, make ends too, and ends its compilers.
         *(find_program("setpriv", package="util-linux"), "--pdeathsig", "TERM"),
         *(find_program("nice", package="coreutils"), "-n", "10", find_program("make", package="make"), "-s"),
-        *("-C", str(source.folder), f"O={objects}", f"ARCH={row.architecture}"),
+        *("-C", str(source.folder), f"O={objects}", f"ARCH={_ARCH.get(row.architecture, row.architecture)}"),
         *(f"KBUILD_BUILD_TIMESTAMP={_TIMESTAMP}", "KBUILD_BUILD_USER=tests", "KBUILD_BUILD_HOST=tests"),
         *("KBUILD_BUILD_VERSION=1", *tools.variables, *_cached_compiler(row, tools), *words),
     ]

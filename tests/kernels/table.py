@@ -8,7 +8,7 @@ from typing import Literal
 
 FRAGMENTS = Path(__file__).parent / "fragments"
 
-Architecture = Literal["x86_64", "arm64", "arm"]
+Architecture = Literal["x86_64", "arm64", "arm", "riscv64"]
 Compiler = Literal["gcc", "clang-19"]
 
 # Debian's source packages and the suites that have them.
@@ -72,6 +72,11 @@ _ROWS = (
     _row("randstruct", "x86_64", "clang-19", "randstruct", "struct module in a drawn order"),
     _row("packed-lzma", "x86_64", "gcc", "packed-lzma", "a bzImage packed with LZMA"),
     _row("packed-bzip2", "x86_64", "gcc", "packed-bzip2", "a bzImage packed with bzip2"),
+    _row("packed-lzo", "x86_64", "gcc", "packed-lzo", "a bzImage packed with LZO"),
+    _row("livepatch", "x86_64", "gcc", "livepatch", "LIVEPATCH, with modules that patch"),
+    _row("kunit", "x86_64", "gcc", "kunit", "modules with KUnit suites, run as they are loaded"),
+    _row("gcc-plugins", "x86_64", "gcc", "gcc-plugins", "GCC plugins: latent entropy, STACKLEAK, RANDSTRUCT"),
+    _row("kcfi-riscv64", "riscv64", "clang-19", "kcfi-riscv64", "kCFI on riscv64, with trap sites"),
     _row("noprintktime", "x86_64", "gcc", "noprintktime", "a log without times"),
 )
 
