@@ -30,7 +30,7 @@ Kernels = Callable[[str], Kernel]
 def trusted(tree: ModuleTree, tmp_path: Path) -> MemberTrust:  # noqa: F811
     _key, certificate = make_pair(tmp_path)
     own = x509.load_pem_x509_certificate(certificate.read_bytes())
-    found = member_trust(tree.folder, tree.release, host=tmp_path, own=own)
+    found = member_trust(tree.kernel_files, host=tmp_path, own=own)
     assert found is not None
     return found
 

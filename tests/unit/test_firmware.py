@@ -13,6 +13,7 @@ from megamod.build.firmware import Firmware, FirmwareFolder, can_read, collect_f
 from megamod.common.errors import Location, MegamodError
 from megamod.image.cpio import Entry
 from megamod.kernel.config import KernelConfig, find_config, parse_config
+from megamod.modules.kernel_files import KernelFiles
 from megamod.profile.model import Root, Selector, Trigger, TriggerKind
 from megamod.profile.schema import load_profile
 
@@ -138,13 +139,14 @@ def test_stages_that_may_precede_the_root_need_firmware_in_the_image(tmp_path: P
 def test_the_configuration_is_found_with_the_modules_or_in_their_boot(tmp_path: Path) -> None:
     folder = tmp_path / "usr/lib/modules" / RELEASE
     folder.mkdir(parents=True)
-    assert find_config(folder, RELEASE) is None
+    files = KernelFiles(folder=folder, release=RELEASE)
+    assert find_config(files) is None
     put(tmp_path, f"boot/config-{RELEASE}", b"# comment\nCONFIG_RD_ZSTD=y\n# CONFIG_RD_LZ4 is not set\n")
-    config = find_config(folder, RELEASE)
+    config = find_config(files)
     assert config is not None
     assert (config.enabled("RD_ZSTD"), config.enabled("RD_LZ4"), config.enabled("RD_XZ")) == (True, False, False)
     assert config.line_of("RD_LZ4").endswith(f"config-{RELEASE}:3: # CONFIG_RD_LZ4 is not set")
     assert config.line_of("RD_XZ").endswith("has no CONFIG_RD_XZ")
     put(folder, "config", b"CONFIG_RD_XZ=y\n")
-    config = find_config(folder, RELEASE)
+    config = find_config(files)
     assert config is not None and config.enabled("RD_XZ")

@@ -8,8 +8,12 @@ import struct
 
 import pytest
 
-from megamod.kernel.exports import find_exports, read_exports
-from megamod.kernel.flat_image import flat_exports, flat_kernel
+from megamod.common.errors import MegamodError
+from megamod.kernel.export_sources import read_image_exports
+from megamod.kernel.exports import find_exports
+from megamod.kernel.flat_image import flat_exports
+from megamod.kernel.kernel_image import unwrap
+from megamod.modules.kernel_files import KernelFiles
 from megamod.modules.tree import open_tree
 from megamod.prelink.read import read_members
 
@@ -25,7 +29,7 @@ KERNELS = [
 @pytest.mark.parametrize("pair", KERNELS, ids="-".join)
 def test_every_import_is_an_export_of_the_kernel_or_of_a_module(kernels, pair):
     kernel = kernels(*pair)
-    exports = find_exports(kernel.modules, kernel.release)
+    exports = find_exports(KernelFiles(folder=kernel.modules, release=kernel.release))
     assert exports is not None
     # depmod's list of what modules export (alias symbol:NAME MODULE).
     others = {
@@ -43,7 +47,7 @@ def test_every_import_is_an_export_of_the_kernel_or_of_a_module(kernels, pair):
 
 def test_newer_kernels_reserve_symbols_for_modules_by_name(kernels):
     kernel = kernels("sid", "arm64")
-    exports = find_exports(kernel.modules, kernel.release)
+    exports = find_exports(KernelFiles(folder=kernel.modules, release=kernel.release))
     assert exports is not None
     assert any(export.namespace.startswith("module:kvm") or "btrfs" in export.namespace
                for export in exports.symbols.values())  # fmt: skip
@@ -52,18 +56,22 @@ def test_newer_kernels_reserve_symbols_for_modules_by_name(kernels):
 def test_an_image_without_the_table_has_no_exports(tmp_path):
     image = tmp_path / "vmlinuz"
     image.write_bytes(bytes(0x38) + b"ARM\x64" + bytes(1 << 16))
-    assert read_exports(image) is None
+    with pytest.raises(MegamodError, match=r"^.*vmlinuz: no table of exports is found"):
+        read_image_exports(image)
 
 
 @pytest.mark.parametrize("head", [b"\x1f\x8b\x08", b"MZ\0\0zimg"], ids=["compressed", "EFI zboot"])
-def test_an_image_that_is_packed_is_not_looked_into(tmp_path, head):
+def test_an_image_whose_packed_kernel_is_damaged_is_refused(tmp_path, head):
     image = tmp_path / "vmlinuz"
     image.write_bytes(head + bytes(1 << 12))
-    assert read_exports(image) is None
+    with pytest.raises(MegamodError, match=r"vmlinuz: "):
+        read_image_exports(image)
 
 
-def test_a_zimage_whose_kernel_cannot_be_unpacked_is_no_error():
-    assert flat_kernel(bytes(0x24) + struct.pack("<I", 0x016F2818) + b"\x1f\x8b\x08" + bytes(100)) is None
+def test_a_zimage_whose_kernel_cannot_be_unpacked_is_refused():
+    image = bytes(0x24) + struct.pack("<I", 0x016F2818) + b"\x1f\x8b\x08\0" + bytes(100)
+    with pytest.raises(MegamodError, match="a zImage, and what is packed in it is not found"):
+        unwrap(image, source="zImage")
 
 
 def test_a_table_shorter_than_any_kernels_is_none():

@@ -22,7 +22,9 @@ from megamod.build.plan import PLAN_PATH, Plan
 from megamod.build.reads import own_folders
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
-from megamod.kernel.exports import cached_exports
+from megamod.kernel.exports import find_exports
+from megamod.modules.kernel_files import KernelFiles
+from megamod.modules.tree import ModuleTree
 from megamod.profile.schema import load_profile
 from tests.unit.signing_keys import make_pair
 from tests.unit.test_cli_build import GOOD, module_tree
@@ -332,9 +334,10 @@ def test_what_depends_on_the_machine_is_built_each_time(build: Build, tmp_path: 
     Path("p.yaml").write_text(f"{GOOD}modprobe-d: host\n")
     for _ in range(2):
         assert "prelink" in build()
+    tree = ModuleTree(release="6.1.0-test", folder=tmp_path, modules={}, indexes={})
     for line in ("modprobe-d: host", "board: host", 'exclude: ["@detected"]'):
         Path("p.yaml").write_text(f"{GOOD}{line}\n")
-        assert image_key(load_profile(Path("p.yaml")), tmp_path, "6.1.0-test") is None
+        assert image_key(load_profile(Path("p.yaml")), tree) is None
 
 
 def test_a_folder_of_modprobe_d_and_a_device_tree_belong_to_the_input(build: Build, tool: Callable[..., str]) -> None:
@@ -360,10 +363,10 @@ def test_exports_of_a_kernel_are_kept_and_read_again_when_it_changes(tmp_path: P
     (folder / "build").mkdir(parents=True)
     table = folder / "build/Module.symvers"
     table.write_text("0x12345678\tkfree\tvmlinux\tEXPORT_SYMBOL\t\n")
-    first = cached_exports(folder, "1")
+    first = find_exports(KernelFiles(folder=folder, release="1"))
     assert first is not None
-    assert cached_exports(folder, "1") == first
+    assert find_exports(KernelFiles(folder=folder, release="1")) == first
     table.write_text("0x12345678\tkfree\tvmlinux\tEXPORT_SYMBOL_GPL\tNS\n")
-    second = cached_exports(folder, "1")
+    second = find_exports(KernelFiles(folder=folder, release="1"))
     assert second is not None
     assert (second.symbols["kfree"].gpl, second.symbols["kfree"].namespace) == (True, "NS")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megamod.kernel.exports import KernelExport, read_exports
+from megamod.kernel.export_sources import KernelExport, read_image_exports
 from tests.unit.module_factory import Ko
 
 NAMES = ("first", "second")
@@ -28,12 +28,10 @@ def kernel(path: Path, crcs: bytes | None) -> Path:
 
 @pytest.mark.parametrize("crcs", [None, b""], ids=["no table", "an empty table, as ld.lld leaves it"])
 def test_exports_of_a_kernel_without_modversions_have_no_crc(tmp_path: Path, crcs: bytes | None) -> None:
-    exports = read_exports(kernel(tmp_path / "vmlinux", crcs))
-    assert exports is not None
+    exports = read_image_exports(kernel(tmp_path / "vmlinux", crcs))
     assert exports.symbols == {name: KernelExport(crc=None, gpl=False, namespace="") for name in NAMES}
 
 
 def test_exports_of_a_kernel_with_modversions_have_their_crcs(tmp_path: Path) -> None:
-    exports = read_exports(kernel(tmp_path / "vmlinux", struct.pack("<II", 7, 0xFFFFFFFE)))
-    assert exports is not None
+    exports = read_image_exports(kernel(tmp_path / "vmlinux", struct.pack("<II", 7, 0xFFFFFFFE)))
     assert [export.crc for export in exports.symbols.values()] == [7, 0xFFFFFFFE]

@@ -71,7 +71,7 @@ def firmware_of(selection: Selection, members: Mapping[str, Member]) -> tuple[Fi
         hint = "`firmware-dir: FOLDER` or --firmware-dir names a folder, `firmware: none` looks for none"
         # No path of this machine in a note: notes go into the manifest, and images must be the same everywhere.
         return Firmware(), [f"firmware: no lib/firmware beside the modules: {counted(count, 'name')} left out ({hint})"]
-    config = find_config(tree.folder, tree.release)
+    config = find_config(tree.kernel_files)
     firmware = collect_firmware(wanted, profile.firmware.patterns, folder=folder, config=config, board=board)
     names = list(firmware.missing)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -127,7 +127,7 @@ def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) ->
 
 def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Load]:
     """Module → the load that it goes into."""
-    exports = find_exports(selection.tree.folder, selection.tree.release)
+    exports = find_exports(selection.tree.kernel_files)
     edges = import_edges(members)
     loads = (
         load

@@ -17,11 +17,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 from megamod.build.reads import Reads, digest_of, own_folders
 from megamod.common.cache import file_facts, paths_below, read_entry, write_entry
 from megamod.machine.board import HOST
+from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Profile
 from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_selector
 
@@ -29,8 +29,8 @@ _FORMAT = 3
 _DISTRIBUTIONS = ("megamod", "msgspec", "zstandard", "lz4", "libarchive-c", "cryptography", "numpy", "pyelftools")
 
 
-def image_key(profile: Profile, folder: Path, release: str) -> str | None:
-    """The key of what is known before a build of *profile* on the tree *folder*; None if its image is not to be kept.
+def image_key(profile: Profile, tree: ModuleTree) -> str | None:
+    """The key of what is known before a build of *profile* on *tree*; None if its image is not to be kept.
 
     `@detected`, `modprobe-d: host` and `board: host` are of the machine as it is now, and a UKI is made by other tools.
     """
@@ -38,7 +38,8 @@ def image_key(profile: Profile, folder: Path, release: str) -> str | None:
     if profile.output is not None or HOST in (profile.modprobe, profile.board) or SelectorKind.DETECTED in kinds:
         return None
     # Paths in a profile are relative to the working folder if the profile's own is.
-    words = [str(_FORMAT), sys.version, os.getcwd(), str(folder.resolve()), release, repr(profile)]  # noqa: PTH109
+    words = [str(_FORMAT), sys.version, os.getcwd(), str(tree.folder.resolve()), tree.release]  # noqa: PTH109
+    words += [repr(profile), repr(tree.kernel_files)]
     words += [os.environ.get("SOURCE_DATE_EPOCH", ""), *(version(name) for name in _DISTRIBUTIONS)]
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
     try:

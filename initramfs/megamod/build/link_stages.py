@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 from megamod.build.stages import Load, split_into_loads
 from megamod.common.choices import Merging
@@ -16,11 +14,12 @@ from megamod.common.progress import Steps
 from megamod.common.text import counted, human_bytes, listed
 from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
-from megamod.kernel.config import find_config
-from megamod.kernel.exports import KernelExports, cached_exports, check_imports
+from megamod.kernel.config import find_config, has_kcfi
+from megamod.kernel.export_sources import KernelExports
+from megamod.kernel.exports import check_imports, search_exports
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree
-from megamod.prelink.kernel_crcs import find_glue_crcs
+from megamod.prelink.kernel_crcs import find_glue_crcs, imported_anywhere
 from megamod.prelink.link import Megamodule, RefusedError, prelink
 from megamod.prelink.member import Member
 from megamod.prelink.options import PrelinkOptions
@@ -179,7 +178,7 @@ def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
 def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
     """Raises MegamodError for members that must not get *signer*'s signature: the kernel would not take them by their
     own. Without an image of the kernel its certificates are not known, and nothing is checked."""
-    trust = member_trust(tree.folder, tree.release, host=None, own=read_certificate(signer.certificate))
+    trust = member_trust(tree.kernel_files, host=None, own=read_certificate(signer.certificate))
     if trust is None:
         return
     for name, data in files.items():
@@ -190,15 +189,22 @@ def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree)
 
 def kernel_exports(selection: Selection, members: Mapping[str, Member], steps: Steps) -> KernelExports | None:
     """The kernel's own exports, checked against what the modules import."""
-    tree = selection.tree
+    files = selection.tree.kernel_files
     with steps.step("kernel") as step:
-        exports = cached_exports(tree.folder, tree.release)
-        step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no image found")
+        exports, notes = search_exports(files)
+        step.note(f"{exports.source}, {counted(len(exports.symbols), 'export')}" if exports else "no exports found")
+    for note in notes:
+        steps.say(f"  note: {note}")
     provided = frozenset(export.name for member in members.values() for export in member.exports)
     for member in members.values():
         check_imports(member, exports, provided)
-    if exports is None and not any(member.has_versions for member in members.values()):
-        steps.say("  note: no kernel image near the modules: symbols reserved for one module's name are not known")
+    if exports is None and members:
+        versions = any(member.has_versions for member in members.values())
+        cost = "symbols reserved for one module's name are not known" if versions else "nor by the modules' versions"
+        steps.say(
+            f"  note: no kernel image, Module.symvers or System.map of {files.release} is found (--vmlinuz, --symvers, "
+            f"--system-map): whether the kernel exports what modules import is not checked, {cost}"
+        )
     return exports
 
 
@@ -216,27 +222,29 @@ def _prelink(
             symbols=profile.symbols,
             static_calls=profile.static_calls,
             allow_taint=profile.allow_taint,
-            kcfi=_has_kcfi(selection.tree.folder, selection.tree.release),
+            kcfi=has_kcfi(find_config(selection.tree.kernel_files)),
         ),
         ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
         after={module.name: module.after for module in load.modules},
         donors=_donors(chosen, exports, selection.tree),
-        exported=exports.symbols if exports is not None else None,
+        exported=_exported(chosen, exports, selection.tree),
     )
-
-
-@cache
-def _has_kcfi(folder: Path, release: str) -> bool:
-    """Whether the kernel's configuration, if it is found, names kCFI: CFI since 6.18, CFI_CLANG before."""
-    config = find_config(folder, release)
-    return config is not None and (config.enabled("CFI") or config.enabled("CFI_CLANG"))
 
 
 def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:
     """CRCs for the glue's imports: the kernel's own word, or that of any module that imports them."""
-    if exports is not None and any(export.crc is not None for export in exports.symbols.values()):
+    if exports is not None and exports.has_crcs:
         return {name: export.crc for name, export in exports.symbols.items() if export.crc is not None}
     return find_glue_crcs(chosen, (module.path for module in tree.modules.values()))
+
+
+def _exported(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> Container[str] | None:
+    """What the kernel exports, as far as the glue may want it; None if it is left to what versions there are."""
+    if exports is not None:
+        return exports.symbols
+    if any(member.has_versions for member in chosen):
+        return None
+    return imported_anywhere(chosen, (module.path for module in tree.modules.values()))
 
 
 def packed_stage(stage: BuiltStage) -> BuiltStage:

@@ -84,7 +84,7 @@ def build_image(
     for note in selection.notes:
         steps.say(f"  note: {note}")
 
-    config = find_config(tree.folder, tree.release)
+    config = find_config(tree.kernel_files)
     check_method(profile.compress, config)
     for note in check_kernel(profile, config):
         steps.say(f"  note: {note}")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from megamod.build.arguments import own_setter
 from megamod.common.errors import MegamodError
-from megamod.kernel.exports import KernelExports, why_reserved
+from megamod.kernel.export_sources import KernelExports
+from megamod.kernel.exports import why_reserved
 from megamod.modules.modprobe_d import Option
 from megamod.prelink.early_setters import needs_initialised
 from megamod.prelink.exports import reserved

@@ -9,7 +9,7 @@ from pathlib import Path
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write_all, read_file
 from megamod.image.uki import SecureBootKey, write_uki
-from megamod.kernel.exports import kernel_images
+from megamod.kernel.exports import kernel_image_of
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Profile, Uki
 
@@ -49,10 +49,10 @@ def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree) -> int:
 
 def kernel_of(tree: ModuleTree) -> Path:
     """The kernel image beside the modules."""
-    for path in kernel_images(tree.folder, tree.release):
-        if path.is_file():
-            return path
-    raise MegamodError(f"{tree.folder}: no kernel image near it", hint="output: {uki: {vmlinuz: FILE}} names one")
+    if (path := kernel_image_of(tree.kernel_files)) is not None:
+        return path
+    hint = "--vmlinuz FILE, or `output: {uki: {vmlinuz: FILE}}`"
+    raise MegamodError(f"{tree.folder}: no kernel image near it", hint=hint)
 
 
 def _path(text: str | None) -> Path | None:

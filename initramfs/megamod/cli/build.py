@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE, KERNEL, progress, steps_of, word_of
+from megamod.cli.options import FILE, KERNEL, kernel_files, progress, steps_of, word_of
 from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
+
+if TYPE_CHECKING:
+    from megamod.common.progress import Steps
+    from megamod.prelink.options import PrelinkOptions
 
 
 @click.command()
 @click.argument("profile")
 @KERNEL
+@kernel_files()
 @click.option("-o", "--output", type=FILE, metavar="IMAGE", help="Write the image here; default: PROFILE-KVER.img.")
 @click.option(
     "--firmware-dir", metavar="DIR", help="Look for firmware here; default: lib/firmware of the kernel's root."
@@ -27,6 +33,7 @@ def build(
     *,
     profile: str,
     kernel: str | None,
+    named: dict[str, Path],
     output: Path | None,
     firmware_dir: str | None,
     map_file: str | None,
@@ -58,7 +65,7 @@ def build(
         chosen = replace(chosen, firmware_dir=firmware_dir)
     reads = Reads()
     with reads.recording():
-        tree = chosen_tree(kernel)
+        tree = chosen_tree(kernel, named)
     output = output or default_output(chosen, tree)
     map_path = _map_path(output, map_file)
     for path in filter(None, (output, map_path)):
@@ -67,7 +74,7 @@ def build(
     steps.detail(f"profile {chosen.name}: {source}")
     steps.detail(f"kernel {tree.release}: {tree.folder}, {len(tree.modules):,} modules")
     steps.detail(f"output {output}, map {map_path or 'not written'}")
-    key = image_key(chosen, tree.folder, tree.release) if cache else None
+    key = image_key(chosen, tree) if cache else None
     known = find_image(key) if key else None
     if known is not None:
         image, link_map = known
@@ -87,7 +94,7 @@ def build(
         link_map = read_file(map_path or Path(folder) / "map")
     steps.closing_table(report.rows)
     # A change of the program while it ran belongs to no entry.
-    if key and key == image_key(chosen, tree.folder, tree.release):
+    if key and key == image_key(chosen, tree):
         keep_image(key, reads, read_file(output), link_map)
 
 
@@ -116,6 +123,7 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
 )
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @click.option("--leave-out", is_flag=True, help="If a module cannot be merged, link the others.")
+@kernel_files()
 @progress
 def prelink(
     *,
@@ -129,6 +137,7 @@ def prelink(
     static_calls: str,
     allow_taint: bool,
     leave_out: bool,
+    named: dict[str, Path],
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -154,8 +163,11 @@ def prelink(
         static_calls=StaticCalls(static_calls),
         allow_taint=allow_taint,
     )
+    source = None
+    if named:
+        chosen, source = _of_kernel(modules[0], chosen, named, steps)
     with steps.step("prelink") as step:
-        megamodule = prelink_files(modules, chosen, leave_out=leave_out)
+        megamodule = prelink_files(modules, chosen, leave_out=leave_out, kernel=source)
         before, after = megamodule.relocations
         step.note(f"{counted(len(megamodule.members), 'member')}, {human_bytes(len(megamodule.data))}")
         step.note(f"relocations {before:,} → {after:,}")
@@ -167,6 +179,26 @@ def prelink(
     if map_file is not None:
         files.append((map_file, document_bytes(megamodule.map, indent=None)))
     atomic_write_all(files)
+
+
+def _of_kernel(
+    module: Path, options: PrelinkOptions, named: dict[str, Path], steps: Steps
+) -> tuple[PrelinkOptions, dict[str, int | None] | None]:
+    """What the files *named* say of the kernel that *module* is for: options, and its exports with their CRCs."""
+    from megamod.common.compression import read_module_bytes
+    from megamod.kernel.config import find_config, has_kcfi
+    from megamod.kernel.exports import search_exports
+    from megamod.modules.kernel_files import KernelFiles
+    from megamod.prelink.read import read_member
+
+    member = read_member(read_module_bytes(module), file=module.name, lenient=True)
+    release = (member.info("vermagic") or "").partition(" ")[0]
+    files = KernelFiles(folder=module.parent, release=release, **named)
+    exports, notes = search_exports(files) if named.keys() - {"config"} else (None, ())
+    for note in notes:
+        steps.say(f"  note: {note}")
+    options = replace(options, kcfi=has_kcfi(find_config(files)))
+    return options, {name: export.crc for name, export in exports.symbols.items()} if exports else None
 
 
 def _check_names(modules: tuple[Path, ...], output: Path, map_file: Path | None) -> None:

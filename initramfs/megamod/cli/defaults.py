@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +15,16 @@ if TYPE_CHECKING:
     from megamod.profile.model import Profile
 
 
-def chosen_tree(kernel: str | None) -> ModuleTree:
-    """The module tree that *kernel* names, by default that of the running kernel."""
+def chosen_tree(kernel: str | None, named: Mapping[str, Path] | None = None) -> ModuleTree:
+    """The module tree that *kernel* names, by default that of the running kernel; *named* are files of the kernel that
+    the user has named, by field of KernelFiles."""
     from megamod.modules.tree import open_tree
 
-    if kernel is not None:
-        return open_tree(kernel)
     try:
-        return open_tree(os.uname().release)
+        return replace(open_tree(os.uname().release if kernel is None else kernel), named=named or {})
     except MegamodError as error:
+        if kernel is not None:
+            raise
         raise MegamodError(f"the running kernel: {error.message}", hint="name another one with -k") from None
 
 
@@ -35,7 +38,7 @@ def kernel_image(image: Path, *, kernel: str | None, vmlinuz: Path | None) -> Pa
 
     By default those are this machine's modules of the release that the image was built for.
     """
-    from megamod.kernel.exports import kernel_images
+    from megamod.kernel.exports import kernel_image_of
     from megamod.modules.tree import open_tree
 
     if vmlinuz is not None:
@@ -46,9 +49,8 @@ def kernel_image(image: Path, *, kernel: str | None, vmlinuz: Path | None) -> Pa
         tree = open_tree(kernel)
     except MegamodError as error:
         raise MegamodError(f"{image}: no kernel to boot it with: {error.message}", hint="--vmlinuz FILE") from None
-    for path in kernel_images(tree.folder, tree.release):
-        if path.is_file():
-            return path
+    if (path := kernel_image_of(tree.kernel_files)) is not None:
+        return path
     raise MegamodError(f"{tree.folder}: no kernel image near it", hint="--vmlinuz FILE")
 
 

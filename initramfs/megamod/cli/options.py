@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
+_EXISTING = click.Path(path_type=Path, exists=True, dir_okay=False)
+_KERNEL_FILES = {
+    "vmlinuz": "The kernel's image; default: near the modules.",
+    "config": "The kernel's configuration; default: near the modules, or in the image.",
+    "system_map": "The kernel's System.map, from which exports are read.",
+    "symvers": "The kernel's Module.symvers, from which exports are read.",
+}
 DAY = 86400
 
 
@@ -85,6 +93,29 @@ KERNEL = click.option(
     metavar="KERNEL",
     help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel.",
 )
+
+
+def kernel_files(*fields: str) -> Callable[[_F], _F]:
+    """The options that name the kernel's own files (default: all), which become the argument *named*: path by field of
+    KernelFiles."""
+    chosen = fields or tuple(_KERNEL_FILES)
+
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def with_named(*words: Any, **options: Any) -> Any:
+            found = {field: options.pop(field) for field in chosen}
+            return function(*words, named={field: path for field, path in found.items() if path is not None}, **options)
+
+        for field in reversed(chosen):
+            option = click.option(
+                f"--{field.replace('_', '-')}", type=_EXISTING, metavar="FILE", help=_KERNEL_FILES[field]
+            )
+            with_named = option(with_named)
+        return with_named  # type: ignore[return-value]
+
+    return decorate
+
+
 ROOT = click.option("--root", type=FILE, default="/", metavar="DIR", help="The system to work on; default: this one.")
 DISKS = click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="A raw disk image; repeatable.")
 APPEND = click.option("--append", default="", metavar="TEXT", help="Words for the kernel command line.")

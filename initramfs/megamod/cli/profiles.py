@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from megamod.cli.groups import Commands
-from megamod.cli.options import FILE, JSON, KERNEL
+from megamod.cli.options import FILE, JSON, KERNEL, kernel_files
 
 
 @click.group(cls=Commands)
@@ -75,8 +75,9 @@ def profile_schema() -> None:
 @click.argument("profile")
 @click.argument("module", required=False)
 @KERNEL
+@kernel_files()
 @JSON
-def explain(*, profile: str, module: str | None, kernel: str | None, as_json: bool) -> None:
+def explain(*, profile: str, module: str | None, kernel: str | None, named: dict[str, Path], as_json: bool) -> None:
     """Show why each module of a profile is in its stage.
 
     Also why it is not merged or left out; with MODULE everything that is known about that one.
@@ -85,7 +86,7 @@ def explain(*, profile: str, module: str | None, kernel: str | None, as_json: bo
     from megamod.cli.defaults import chosen_tree
     from megamod.profile.schema import find_profile
 
-    explanation = explain(find_profile(profile), chosen_tree(kernel), module=module)
+    explanation = explain(find_profile(profile), chosen_tree(kernel, named), module=module)
     click.echo(explanation.as_json() if as_json else explanation.as_text())
 
 

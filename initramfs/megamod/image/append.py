@@ -18,7 +18,7 @@ from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
 from megamod.image.archive import read_image
 from megamod.image.uki import efi_machine, find_stub, write_uki
-from megamod.kernel.flat_image import is_zimage
+from megamod.kernel.kernel_image import is_zimage
 
 
 def append_image(kernel: Path, image: Path, output: Path, *, command_line: str = "", stub: Path | None = None) -> int:

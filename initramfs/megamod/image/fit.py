@@ -22,7 +22,7 @@ from megamod.common.compression import decompress_stream
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, not_an_input, read_file, source_date_epoch
 from megamod.image.archive import read_image
-from megamod.kernel.flat_image import is_zimage
+from megamod.kernel.kernel_image import is_zimage
 
 _LIMIT = 512 << 20
 _ARCHES = {0x28: "arm", 0xB7: "arm64", 0xF3: "riscv"}  # e_machine → U-Boot's name

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
-from megamod.kernel.exports import unpacked_kernel
+from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
+from megamod.modules.kernel_files import KernelFiles
 
 # kernel/configs.c (6.1) puts a gzip file between these two texts.
 _START, _END = b"IKCFG_ST", b"IKCFG_ED"
+_LIMIT = 16 << 20
 _LINE = re.compile(r"(?:# )?(CONFIG_\w+)(?:=(.*)| is not set)")
 
 
@@ -43,29 +46,23 @@ class KernelConfig:
         return f"{self.source}:{number}: {said}"
 
 
-def find_config(folder: Path, release: str) -> KernelConfig | None:
-    """The configuration of the kernel whose modules lie in *folder* (lib/modules/KVER); None if none is found."""
-    for path in _candidates(folder, release, "config"):
-        if path.is_file():
-            return parse_config(read_file(path).decode("utf-8", "replace"), source=str(path))
-    for path in _candidates(folder, release, "vmlinuz"):
-        if path.is_file():
-            return _inside(path)
-    return None
+def find_config(files: KernelFiles) -> KernelConfig | None:
+    """The configuration of the kernel that *files* belong to; None if none is found."""
+    for path in files.configs():
+        data = decompress(read_file(path), limit=_LIMIT, source=str(path))  # it may be a /proc/config.gz
+        config = parse_config(data.decode("utf-8", "replace"), source=str(path))
+        if not config.values:
+            raise MegamodError(f"{path}: is not a kernel configuration: no line of it sets an option")
+        return config
+    return next(filter(None, (_inside(path, files.release) for path in files.images())), None)
 
 
-def _candidates(folder: Path, release: str, name: str) -> Iterator[Path]:
-    yield folder / name
-    for parent in folder.absolute().parents[2:4]:
-        yield parent / "boot" / f"{name}-{release}"
-    if name == "config":
-        yield folder / "build" / ".config"
-
-
-def _inside(path: Path) -> KernelConfig | None:
-    """What CONFIG_IKCONFIG has put into the image."""
+def _inside(path: Path, release: str) -> KernelConfig | None:
+    """What CONFIG_IKCONFIG has put into the image; None too where the image is of another kernel."""
     try:
         data = unpacked_kernel(path)
+        if kernel_release(data) not in (release, None):
+            return None
         start = data.find(_START)
         end = data.find(_END, start)
         if start < 0 or end < 0:
@@ -74,6 +71,11 @@ def _inside(path: Path) -> KernelConfig | None:
     except (MegamodError, zlib.error):
         return None
     return parse_config(text.decode("utf-8", "replace"), source=f"{path}: config")
+
+
+def has_kcfi(config: KernelConfig | None) -> bool:
+    """Whether *config*, if it is known, names kCFI: CFI since 6.18, CFI_CLANG before."""
+    return config is not None and (config.enabled("CFI") or config.enabled("CFI_CLANG"))
 
 
 def parse_config(text: str, *, source: str) -> KernelConfig:

@@ -1,154 +1,88 @@
-"""What the kernel itself exports: names, CRCs, namespaces, read from its own image or from Module.symvers.
+"""What the kernel itself exports: names, CRCs, namespaces, from its image, Module.symvers or System.map.
 
 A module does not say that a symbol it imports is reserved for it by name (``module:btrfs``, EXPORT_SYMBOL_FOR_MODULES,
-6.16+, kernel/module/main.c verify_module_namespace()); only the exporter does. An x86 bzImage holds the stripped
-vmlinux with its section names, so __ksymtab can be read before the first boot (Documentation/arch/x86/boot.rst,
-payload_offset). Images of other architectures: flat.py.
+6.16+, kernel/module/main.c verify_module_namespace()); only the exporter does. How a file is read: export_sources.py.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from megamod.common.cache import file_key, read_entry, write_entry
-from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
-from megamod.common.files import read_file
-from megamod.kernel.flat_image import flat_exports, flat_kernel, is_packed_image, is_zimage
+from megamod.kernel.export_sources import (
+    KernelExport,
+    KernelExports,
+    read_image_exports,
+    read_symvers,
+    read_system_map,
+)
+from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
+from megamod.modules.kernel_files import KernelFiles
 from megamod.prelink.exports import reserved
 from megamod.prelink.member import Member
 
-_ENTRY = 12  # struct kernel_symbol: value, name, namespace, each relative to its own place
-_LIMIT = 512 << 20
+
+def find_exports(files: KernelFiles) -> KernelExports | None:
+    """The exports of the kernel that *files* belong to; None where no source of them is found."""
+    return search_exports(files)[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelExport:
-    """One symbol of the kernel: crc is None without CONFIG_MODVERSIONS."""
+def search_exports(files: KernelFiles) -> tuple[KernelExports | None, tuple[str, ...]]:
+    """The exports as above, and what is to be said of files that could not be used. The answer of each file is kept by
+    its size, times and inode.
 
-    crc: int | None
-    gpl: bool
-    namespace: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelExports:
-    """All symbols that a kernel exports; *source* is the file they were read from."""
-
-    source: Path
-    symbols: Mapping[str, KernelExport]
-
-
-def find_exports(folder: Path, release: str) -> KernelExports | None:
-    """The exports of the kernel whose modules lie in *folder* (lib/modules/KVER); None if no image of it is found."""
-    for path in (*kernel_images(folder, release), folder / "build" / "Module.symvers"):
-        if path.is_file() and (exports := read_exports(path)) is not None:
-            return exports
-    return None
-
-
-def kernel_images(folder: Path, release: str) -> Iterator[Path]:
-    """Where distributions keep the image of the kernel whose modules lie in *folder*: there, or in /boot of the same
-    tree."""
-    yield folder / "vmlinuz"
-    for parent in folder.parents[2:4]:
-        yield parent / "boot" / f"vmlinuz-{release}"
-        yield parent / "boot" / f"vmlinux-{release}"  # riscv64, which has no packed image
-
-
-def read_exports(path: Path) -> KernelExports | None:
-    """Read a bzImage, a vmlinux, an arm64 Image or a Module.symvers; None for a kernel image whose exports cannot be
-    read (another architecture's boot format). Each error names the file."""
-    if path.name.startswith("Module.symvers"):
-        return KernelExports(source=path, symbols=dict(_symvers(read_file(path), path)))
-    image = read_file(path)
-    flat = flat_kernel(image)
-    if flat is not None:
-        table = flat_exports(flat)
-        found = {name: KernelExport(crc=None, gpl=gpl, namespace=space) for name, space, gpl in table}
-        return KernelExports(source=path, symbols=found) if found else None
-    if is_zimage(image) or is_packed_image(image):
-        return None
-    data = unpacked_kernel(path)
-    try:
-        return KernelExports(source=path, symbols=dict(_ksymtab(ELFFile(io.BytesIO(data)), path)))
-    except ELFError as error:
-        raise MegamodError(f"{path}: the kernel inside is not readable: {error}") from error
-
-
-def unpacked_kernel(path: Path) -> bytes:
-    """The vmlinux in a bzImage, or the file itself where it is an ELF file."""
-    data = read_file(path)
-    return data if data[:4] == b"\x7fELF" else _payload(data, path)
-
-
-def _payload(data: bytes, path: Path) -> bytes:
-    """The compressed vmlinux of a bzImage: setup header at 0x1f1, protocol 2.08 or newer."""
-    if len(data) < 0x250 or data[0x202:0x206] != b"HdrS":
-        raise MegamodError(f"{path}: neither a bzImage nor an ELF file", hint="give the kernel image, vmlinuz")
-    offset, length = struct.unpack_from("<II", data, 0x248)
-    start = (data[0x1F1] + 1) * 512 + offset
-    if not length or start + length > len(data):
-        raise MegamodError(f"{path}: the payload ends beyond the file", hint="the file is truncated")
-    payload = data[start : start + length]
-    if payload[:2] != b"\x1f\x8b":
-        # gzip ends in the unpacked size; to all others the build appends it (scripts/Makefile.lib, size_append).
-        payload = payload[:-4]
-    return decompress(payload, limit=_LIMIT, source=str(path))
-
-
-def _ksymtab(file: ELFFile, path: Path) -> Iterator[tuple[str, KernelExport]]:
-    sections = {section.name: section for section in file.iter_sections()}
-    strings = sections.get("__ksymtab_strings")
-    if strings is None:
-        raise MegamodError(f"{path}: the kernel has no __ksymtab_strings")
-    text, base = strings.data(), int(strings["sh_addr"])
-    flags = sections["__kflagstab"].data() if "__kflagstab" in sections else None
-    for name in ("__ksymtab", "__ksymtab_gpl"):
-        if name not in sections:
-            continue
-        fields = np.frombuffer(sections[name].data(), "<i4").reshape(-1, 3).astype(np.int64)
-        place = int(sections[name]["sh_addr"]) - base + np.arange(len(fields)) * _ENTRY
-        names, namespaces = place + 4 + fields[:, 1], place + 8 + fields[:, 2]
-        # Without MODVERSIONS the tables of CRCs are empty (include/asm-generic/vmlinux.lds.h RO_DATA, 6.12): GNU ld
-        # leaves them out, ld.lld keeps them for the symbols at their ends.
-        crcs = sections.get(name.replace("__ksymtab", "__kcrctab"))
-        table = crcs.data() if crcs is not None else b""
-        words = np.frombuffer(table, "<u4").tolist() if table else [None] * len(fields)
-        if ((names < 0) | (names >= len(text))).any():
-            raise MegamodError(f"{path}: {name}: its names lie outside __ksymtab_strings")
-        for row, (at, space, crc) in enumerate(zip(names.tolist(), namespaces.tolist(), words, strict=True)):
-            gpl = bool(flags[row] & 1) if flags is not None else name == "__ksymtab_gpl"
-            yield _text(text, at), KernelExport(crc=crc, gpl=gpl, namespace=_text(text, space))
-
-
-def _text(table: bytes, offset: int) -> str:
-    if not 0 <= offset < len(table):
-        return ""
-    return table[offset : table.find(b"\0", offset)].decode("utf-8", "backslashreplace")
-
-
-def _symvers(data: bytes, path: Path) -> Iterator[tuple[str, KernelExport]]:
-    """CRC, symbol, module, kind and namespace, separated by tabs; only vmlinux's own lines."""
-    for number, line in enumerate(data.decode("utf-8", "backslashreplace").splitlines(), start=1):
-        fields = line.split("\t")
+    The image is the truth, and where it has no CRCs that can be read Module.symvers has them; raises MegamodError for a
+    file that the user has named and that is of another kernel.
+    """
+    notes: list[str] = []
+    usable: list[KernelExports] = []
+    for path, reader in _sources(files):
         try:
-            crc, name, module, kind = int(fields[0], 16), fields[1], fields[2], fields[3]
-        except (IndexError, ValueError):
-            raise MegamodError(f"{path}:{number}: not a line of Module.symvers") from None
-        if module == "vmlinux":
-            namespace = fields[4] if len(fields) > 4 else ""
-            yield name, KernelExport(crc=crc or None, gpl=kind.endswith("GPL"), namespace=namespace)
+            exports = _cached(path, reader)
+        except MegamodError as error:
+            notes.append(f"{error.message}: its exports are not read")
+            continue
+        if exports.release is not None and exports.release != files.release:
+            text = f"{path}: is Linux {exports.release}, and the modules are of {files.release}"
+            if files.is_named(path):
+                raise MegamodError(text, hint="take kernel and modules of one build")
+            # What lies in a build system's output may well be of another kernel.
+            if files.release in path.name or path.parent == files.folder:
+                notes.append(f"{text}: its exports are not used")
+            continue
+        usable.append(exports)
+        if exports.has_crcs:
+            break
+    best = next((exports for exports in usable if exports.has_crcs), usable[0] if usable else None)
+    return best, tuple(notes)
+
+
+def _sources(files: KernelFiles) -> Iterator[tuple[Path, Callable[[Path], KernelExports]]]:
+    """Files with exports, the best first. What the user has named rules out what would be found."""
+    named = files.vmlinuz or files.symvers or files.system_map
+    if not named or files.vmlinuz:
+        yield from ((path, read_image_exports) for path in files.images())
+    if not named or files.symvers:
+        yield from ((path, read_symvers) for path in files.symvers_files())
+    if not named or files.system_map:
+        yield from ((path, read_system_map) for path in files.system_maps())
+
+
+def kernel_image_of(files: KernelFiles) -> Path | None:
+    """The image of the kernel that *files* belong to; None if none is found, or all are of other kernels."""
+    for path in files.images():
+        if files.is_named(path) or files.release in path.name or path.parent == files.folder:
+            return path
+        try:
+            if kernel_release(unpacked_kernel(path)) in (files.release, None):
+                return path
+        except MegamodError:
+            continue
+    return None
 
 
 def why_reserved(member: Member, exports: KernelExports | None) -> str | None:
@@ -187,24 +121,22 @@ def check_imports(member: Member, exports: KernelExports | None, others: frozens
             raise MegamodError(f"{member.file}: imports {name}, which the kernel reserves for {names}")
 
 
-def cached_exports(folder: Path, release: str) -> KernelExports | None:
-    """As `find_exports`, of which the answer is kept by the file's size, times and inode."""
-    for path in (*kernel_images(folder, release), folder / "build" / "Module.symvers"):
-        if path.is_file() and (exports := _cached(path)) is not None:
-            return exports
-    return None
-
-
-def _cached(path: Path) -> KernelExports | None:
+def _cached(path: Path, reader: Callable[[Path], KernelExports]) -> KernelExports:
+    """What *reader* makes of *path*, or its error, as it was kept."""
     key = file_key(path)
-    body = read_entry("exports", key)
+    body = read_entry("kernel-exports", key)
     if body is not None:
         known = json.loads(body)
-        if known is None:
-            return None
-        symbols = {name: KernelExport(crc=crc, gpl=gpl, namespace=space) for name, crc, gpl, space in known}
-        return KernelExports(source=path, symbols=symbols)
-    exports = read_exports(path)
-    rows = [[name, e.crc, e.gpl, e.namespace] for name, e in exports.symbols.items()] if exports else None
-    write_entry("exports", key, json.dumps(rows).encode("ascii"))
+        if "error" in known:
+            raise MegamodError(f"{path}: {known['error']}")
+        symbols = {name: KernelExport(crc=crc, gpl=gpl, namespace=space) for name, crc, gpl, space in known["symbols"]}
+        return KernelExports(source=path, symbols=symbols, release=known["release"])
+    try:
+        exports = reader(path)
+    except MegamodError as error:
+        why = error.message.removeprefix(f"{path}: ")
+        write_entry("kernel-exports", key, json.dumps({"error": why}).encode("ascii"))
+        raise
+    rows = [[name, e.crc, e.gpl, e.namespace] for name, e in exports.symbols.items()]
+    write_entry("kernel-exports", key, json.dumps({"symbols": rows, "release": exports.release}).encode("ascii"))
     return exports

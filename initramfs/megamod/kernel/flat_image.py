@@ -1,27 +1,23 @@
-"""The exports of a kernel image without section headers, which is the kernel as it lies in memory: the Image of arm64
-and riscv, and what is packed in a zImage of arm.
+"""The exports of a kernel without section headers, as it lies in memory: the Image of arm64 and riscv, and what is
+packed in a zImage of arm.
 
 __ksymtab is found by its shape: entries of value, name and namespace (struct kernel_symbol, kernel/module/internal.h),
 distances with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS and pointers without. One leads to the name of a symbol that every
 kernel exports; around it lie all the others. Pointers are link addresses; what has to be taken from them to get a place
 in the image is what several such symbols agree on. The CRCs are not read: their place is not told by anything.
 
-Source: Documentation/arch/{arm64/booting,riscv/boot-image-header}.rst and arch/arm/boot/compressed/head.S (headers),
-include/asm-generic/vmlinux.lds.h RO_DATA (order of the tables).
+Source: include/asm-generic/vmlinux.lds.h RO_DATA (order of the tables).
 """
 
 from __future__ import annotations
 
-import lzma
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import zstandard
 
 from megamod.prelink.elf import Array
 
@@ -29,7 +25,6 @@ from megamod.prelink.elf import Array
 _ANCHORS = (b"param_ops_int", b"module_layout", b"kfree", b"jiffies", b"param_ops_bool", b"memcpy", b"vfree", b"strcmp")
 _FEWEST = 500  # the smallest configuration that loads modules exports more
 _LONGEST = 512
-_LIMIT = 256 << 20
 _PAGE = 4096
 
 
@@ -44,25 +39,6 @@ class _Shape:
     @property
     def entry(self) -> int:
         return 3 * self.word
-
-
-def flat_kernel(data: bytes) -> bytes | None:
-    """The kernel as it lies in memory: *data* itself for an Image (the magic numbers at 0x38), the packed one for a
-    zImage (0x016f2818 at 0x24), None for anything else or what cannot be unpacked."""
-    if data[0x38:0x3C] in (b"ARM\x64", b"RSC\x05"):
-        return data
-    return _unpack_zimage(data) if is_zimage(data) else None
-
-
-def is_zimage(data: bytes) -> bool:
-    """Whether *data* is a zImage of arm."""
-    return data[0x24:0x28] == bytes.fromhex("18286f01")
-
-
-def is_packed_image(data: bytes) -> bool:
-    """Whether *data* is a kernel that is not looked into: an EFI image that unpacks itself (``zimg`` at 4), or an Image
-    in a compressed file."""
-    return data[4:8] == b"zimg" or data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"\x02\x21\x4c\x18"))
 
 
 def flat_exports(data: bytes) -> Iterator[tuple[str, str, bool]]:
@@ -84,24 +60,6 @@ def flat_exports(data: bytes) -> Iterator[tuple[str, str, bool]]:
     second = next((number for number, (a, b) in enumerate(pairwise(best), start=1) if a[0] > b[0]), len(best))
     for number, (name, namespace) in enumerate(best):
         yield name.decode("ascii"), namespace.decode("ascii"), number >= second
-
-
-def _unpack_zimage(data: bytes) -> bytes | None:
-    """The first stream in a zImage that becomes more than the whole: what is packed lies behind code of its own."""
-    unpackers: dict[bytes, Callable[[bytes], bytes]] = {
-        b"\x1f\x8b\x08": lambda stream: zlib.decompressobj(31).decompress(stream, _LIMIT),
-        b"\xfd7zXZ\0": lambda stream: lzma.LZMADecompressor().decompress(stream, _LIMIT),
-        b"\x28\xb5\x2f\xfd": lambda stream: zstandard.ZstdDecompressor().decompressobj().decompress(stream),
-    }
-    for magic, unpacker in unpackers.items():
-        for found in re.finditer(re.escape(magic), data):
-            try:
-                unpacked = unpacker(data[found.start() :])
-            except (lzma.LZMAError, zlib.error, zstandard.ZstdError):
-                continue  # the magic number by chance, as in the unpacker's own code
-            if len(unpacked) > len(data):
-                return unpacked
-    return None
 
 
 def _shapes(data: bytes) -> Iterator[tuple[_Shape, Array]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from megamod.common.text import canonical, did_you_mean, shorten
 from megamod.modules.aliases import AliasTable, parse_aliases
 from megamod.modules.depmod import INDEXES
 from megamod.modules.index_cache import indexes_of
+from megamod.modules.kernel_files import KernelFiles, yocto_folders
 
 UNORDERED = 1 << 30
 """The rank of a module that modules.order does not list: after all others."""
@@ -63,13 +64,20 @@ def parse_softdep(words: Iterable[str]) -> Softdep:
 class ModuleTree:
     """The modules of one kernel. Names are canonical ('_'); *folder* is lib/modules/KVER, *release* its name.
 
-    *indexes* holds the text of the index files where *folder* has none of its own.
+    *indexes* holds the text of the index files where *folder* has none of its own; *named* are files of the kernel that
+    the user has named, of the fields of KernelFiles.
     """
 
     release: str
     folder: Path
     modules: Mapping[str, TreeModule]
     indexes: Mapping[str, str]
+    named: Mapping[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def kernel_files(self) -> KernelFiles:
+        """Where the kernel's own files lie."""
+        return KernelFiles(folder=self.folder, release=self.release, **yocto_folders(), **self.named)
 
     def _index(self, name: str) -> str:
         return self.indexes[name] if name in self.indexes else read_index(self.folder / name)

@@ -63,6 +63,23 @@ def _module_name(path: Path) -> str:
     return path.name.partition(".")[0].replace("-", "_")
 
 
+def imported_anywhere(members: Sequence[Member], others: Iterable[Path]) -> frozenset[str]:
+    """What the kernel is known to export where nothing else says so: the imports of *members*, and those of the glue
+    that any of the module files *others* has, too (TRIM_UNUSED_KSYMS leaves no others)."""
+    known = {name for member in members for name in member.imports.values()}
+    missing = {*IMPORTS_RESULTS, *IMPORTS_TIMES} - known
+    for tried, path in enumerate(others if missing else ()):
+        if not missing or tried >= _PATIENCE:
+            break
+        try:
+            found = missing & set(read_member(read_module_bytes(path), file=path.name, lenient=True).imports.values())
+        except MegamodError:
+            continue
+        known |= found
+        missing -= found
+    return frozenset(known)
+
+
 def neighbours(file: Path) -> Iterator[Path]:
     """Other module files of the tree that *file* lies in, sorted: below its lib/modules/KVER, or in its own folder.
 

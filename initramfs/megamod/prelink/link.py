@@ -55,8 +55,15 @@ class Megamodule:
         return any("__request_module" in member.imports.values() for member in self.members)
 
 
-def prelink_files(files: Sequence[Path], options: PrelinkOptions, *, leave_out: bool = False) -> Megamodule:
+def prelink_files(
+    files: Sequence[Path],
+    options: PrelinkOptions,
+    *,
+    leave_out: bool = False,
+    kernel: Mapping[str, int | None] | None = None,
+) -> Megamodule:
     """Link module files; init order follows dependencies, then initcall level, then the order of *files*.
+    *kernel*: what it exports and the CRCs, if known.
 
     Modules that cannot be merged are named all at once by the MegamodError; with *leave_out* the others are linked, and
     a note says what was left out.
@@ -77,7 +84,7 @@ def prelink_files(files: Sequence[Path], options: PrelinkOptions, *, leave_out: 
     linked: Megamodule | None = None
     while members and linked is None and (leave_out or len(refused) < len(files)):
         try:
-            linked = prelink(members, options, donors=find_glue_crcs(members, neighbours(files[0])))
+            linked = _prelink_known(members, files[0], options, kernel)
         except RefusedError as error:
             refused[error.file] = error.reason
             members = [member for member in members if member.name != error.member]
@@ -89,13 +96,22 @@ def prelink_files(files: Sequence[Path], options: PrelinkOptions, *, leave_out: 
     if not refused and linked is not None:
         return linked
     if len(refused) <= 1 and not leave_out:
-        strict = read_members(files)
-        return prelink(strict, options, donors=find_glue_crcs(strict, neighbours(files[0])) if files else {})
+        return _prelink_known(read_members(files), files[0] if files else None, options, kernel)
     listed = [f"{file}: it {reason}" for file, reason in refused.items()]
     if linked is None or not leave_out:
         hint = "--leave-out links the others" if linked is not None else "load them one by one"
         raise MegamodError(f"{len(refused)} modules cannot be merged: {'; '.join(listed)}", hint=hint)
     return replace(linked, notes=(*(f"left out: {line}" for line in listed), *linked.notes))
+
+
+def _prelink_known(
+    members: Sequence[Member], first: Path | None, options: PrelinkOptions, kernel: Mapping[str, int | None] | None
+) -> Megamodule:
+    """Link *members* by what is known of the kernel: *kernel*, or what the modules beside *first* show."""
+    donors = {name: crc for name, crc in (kernel or {}).items() if crc is not None}
+    if not donors and first is not None:
+        donors = find_glue_crcs(members, neighbours(first))
+    return prelink(members, options, donors=donors, exported=kernel)
 
 
 def prelink(

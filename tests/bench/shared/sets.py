@@ -75,9 +75,9 @@ def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
     own = {module: static_rank(module, tree.modules[module].order) for module in chosen}
     ranks = inherited_ranks(own, {module: tree.modules[module].depends for module in chosen})
     sequence = order(members, resolve(members, allow_taint=False), ranks=ranks, after={})
-    exports = find_exports(tree.folder, tree.release)
+    exports = find_exports(tree.kernel_files)
     by_name = {member.name: member for member in members}
-    if exports is None or all(export.crc is None for export in exports.symbols.values()):
+    if exports is None or not exports.has_crcs:
         donors = find_glue_crcs(members, (module.path for module in tree.modules.values()))
     else:
         donors = {symbol: export.crc for symbol, export in exports.symbols.items() if export.crc is not None}

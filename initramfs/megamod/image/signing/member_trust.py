@@ -22,7 +22,9 @@ from megamod.common.cache import file_key, read_entry, write_entry
 from megamod.common.compression import read_regular
 from megamod.common.errors import MegamodError
 from megamod.image.signing.signature import certificate_names, read_signature
-from megamod.kernel.exports import kernel_images, unpacked_kernel
+from megamod.kernel.exports import kernel_image_of
+from megamod.kernel.kernel_image import unpacked_kernel
+from megamod.modules.kernel_files import KernelFiles
 
 # A certificate in DER: a SEQUENCE of more than 255 bytes that begins with another one.
 _DER = re.compile(rb"\x30\x82(..)\x30\x82", re.DOTALL)
@@ -53,10 +55,10 @@ class MemberTrust:
         return None if None in reasons else reasons[0]
 
 
-def member_trust(folder: Path, release: str, *, host: Path | None, own: x509.Certificate) -> MemberTrust | None:
-    """What counts for the kernel whose modules lie in *folder*, on the machine below *host* (None: any), with
+def member_trust(files: KernelFiles, *, host: Path | None, own: x509.Certificate) -> MemberTrust | None:
+    """What counts for the kernel that *files* belong to, on the machine below *host* (None: any), with
     *own*, the signer's; None where no image of that kernel is found."""
-    path = next((path for path in kernel_images(folder, release) if path.is_file()), None)
+    path = kernel_image_of(files)
     if path is None:
         return None
     built_in = kernel_certificates(path)

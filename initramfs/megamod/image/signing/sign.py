@@ -61,7 +61,7 @@ class Signer:
 
         Raises MegamodError where it does not and there is no key that it trusts.
         """
-        config = find_config(tree.folder, tree.release)
+        config = find_config(tree.kernel_files)
         why = why_enforced(config, host)
         if why is None:
             return None
@@ -113,7 +113,7 @@ class Signer:
         """What the members' own signatures must be of; MegamodError where that cannot be known."""
         from megamod.image.signing.member_trust import member_trust
 
-        trust = member_trust(tree.folder, tree.release, host=host, own=self._certificate())
+        trust = member_trust(tree.kernel_files, host=host, own=self._certificate())
         if trust is None:
             raise MegamodError(
                 f"{tree.folder}: no kernel image near it: the modules' own signatures cannot be checked",
