@@ -8,6 +8,7 @@ Options and their defaults: Kconfig of 6.1 to 7.2; an option that a kernel does 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,11 +21,13 @@ from megamod.profile.model import Profile, TriggerKind
 class Rule:
     """An *option* (without CONFIG_) that must be built in, or with *absent* must not be; *why* completes the sentence
     "this kernel cannot boot the image: …" (*fatal*) or stands alone as a note. *gate*: the rule counts only where this
-    option is on. *asked*: whether a profile has use for it."""
+    option is on. *word*: the option is CMDLINE, and must not have a word that matches this. *asked*: whether a profile
+    has use for it."""
 
     option: str
     why: str
     absent: bool = False
+    word: re.Pattern[str] | None = None
     fatal: bool = True
     gate: str | None = None
     asked: Callable[[Profile], bool] = lambda profile: True
@@ -36,6 +39,10 @@ def _has_modules(profile: Profile) -> bool:
 
 def _mounts_root(profile: Profile) -> bool:
     return profile.root.kind == "cmdline"
+
+
+def _has_verity(profile: Profile) -> bool:
+    return profile.root.verity is not None
 
 
 def _unsigned(profile: Profile) -> bool:
@@ -70,6 +77,11 @@ RULES = (
     ),
     Rule(option="BINFMT_ELF", why="the kernel executes no ELF programs, and /init is one"),
     Rule(option="CPU_BIG_ENDIAN", absent=True, why="the kernel is big-endian, and the loader is little-endian"),
+    Rule(option="MMU", why="without an MMU there is no fork(), which the loader calls"),
+    # arch/arm/kernel/elf.c elf_check_arch() and setup.c setup_processor(), 6.12; the loader is EABI and Thumb code.
+    Rule(option="AEABI", gate="ARM", why="the kernel knows the old ABI only, and /init has the EABI"),
+    Rule(option="ARM_THUMB", gate="ARM", why="the kernel executes no Thumb programs, and /init is one"),
+    Rule(option="CMDLINE", word=re.compile(r"rdinit=(?!/init$).*"), why="the kernel starts another program than /init"),
     Rule(option="MODULES", why="the kernel loads no modules", asked=_has_modules),
     Rule(option="PROC_FS", why="root= is read from /proc/cmdline", asked=_mounts_root),
     Rule(option="SYSFS", why="block devices are found in /sys", asked=_mounts_root),
@@ -96,6 +108,30 @@ RULES = (
         why=f"the kernel is locked down and takes no unsigned modules, {_SIGN}",
         asked=_unsigned,
     ),
+    Rule(option="CMDLINE", word=re.compile(r"nomodule(=1)?"), why="the kernel loads no modules", asked=_has_modules),
+    Rule(
+        option="CMDLINE",
+        word=re.compile(r"module\.sig_enforce(=[1yYtT].*|=on)?"),
+        gate="MODULE_SIG",
+        why=f"the kernel takes no unsigned modules, {_SIGN}",
+        asked=_unsigned,
+    ),
+    Rule(
+        option="CMDLINE",
+        word=re.compile(r"lockdown=(integrity|confidentiality)"),
+        gate="MODULE_SIG",
+        why=f"the kernel is locked down and takes no unsigned modules, {_SIGN}",
+        asked=_unsigned,
+    ),
+    # security/integrity/ima/ima_policy.c build_appraise_rules[] has no IMA_MODSIG_ALLOWED, and goes before the default
+    # policy's exception for tmpfs (6.12); the rootfs has no extended attributes.
+    Rule(
+        option="IMA_APPRAISE_REQUIRE_MODULE_SIGS",
+        absent=True,
+        why="IMA wants a signature in an extended attribute of each module, and files of an initramfs have none",
+        asked=_has_modules,
+    ),
+    Rule(option="BLOCK", why="there are no block devices, and root.verity needs one", asked=_has_verity),
     Rule(
         option="INOTIFY_USER",
         why="a stage with `after: {path: …}` and no timeout would never be loaded",
@@ -107,7 +143,12 @@ RULES = (
         why="paths cannot be watched: stages with `after: {path: …}` are loaded when their timeouts run out",
         asked=lambda profile: _waits_for_a_path(profile) and not _waits_for_a_path_alone(profile),
     ),
-    Rule(option="BLOCK", fatal=False, why="there are no block devices: only a root of another kind can be mounted"),
+    Rule(
+        option="BLOCK",
+        fatal=False,
+        why="there are no block devices: only a root of another kind can be mounted",
+        asked=lambda profile: not _has_verity(profile),
+    ),
     Rule(option="TMPFS", fatal=False, why="/run is a ramfs without limits"),
     Rule(
         option="NET",
@@ -149,6 +190,8 @@ def check_kernel(profile: Profile, config: KernelConfig | None) -> tuple[str, ..
 def _is_broken(rule: Rule, config: KernelConfig) -> bool:
     if rule.gate is not None and not config.enabled(rule.gate):
         return False
+    if rule.word is not None:
+        return any(rule.word.fullmatch(word) for word in config.words(rule.option))
     if rule.absent:
         return config.enabled(rule.option)
     return config.is_off(rule.option)

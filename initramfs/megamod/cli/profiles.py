@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from megamod.cli.groups import Commands
 from megamod.cli.options import FILE, JSON, KERNEL, kernel_files
+
+if TYPE_CHECKING:
+    from megamod.modules.kernel_files import KernelFiles
+    from megamod.profile.model import Profile
 
 
 @click.group(cls=Commands)
@@ -18,28 +23,47 @@ def profile() -> None:
 @profile.command("check")
 @click.argument("profile")
 @click.option("-k", "--kernel", metavar="KERNEL", help="Select from the modules of this kernel too.")
-def profile_check(*, profile: str, kernel: str | None) -> None:
+@kernel_files("vmlinuz", "config")
+def profile_check(*, profile: str, kernel: str | None, named: dict[str, Path]) -> None:
     """Check a profile and summarize it.
 
-    PROFILE is a file, or the name of a shipped one. With a kernel also what it selects from its modules.
+    PROFILE is a file, or the name of a shipped one. With a kernel also what it selects from its modules; with a kernel
+    or its configuration (a .config before anything is built will do) also whether that kernel can boot the image.
     """
     from megamod.build.plan import trigger_text
+    from megamod.cli.defaults import chosen_tree
     from megamod.common.text import counted, table
-    from megamod.modules.tree import open_tree
+    from megamod.modules.kernel_files import KernelFiles
     from megamod.profile.schema import find_profile
     from megamod.select.select import select
 
     checked = find_profile(profile)
     if kernel is None:
+        fits = _fit_notes(checked, KernelFiles(folder=Path(), release="", **named)) if named else ()
         stages = [f"{stage.name} ({trigger_text(stage.trigger)})" for stage in checked.stages]
         click.echo(f"{checked.source}: {checked.name}: {counted(len(stages), 'stage')}: {', '.join(stages)}")
+        for note in fits:
+            click.echo(f"note: {note}")
         return
-    selection = select(checked, open_tree(kernel))
+    tree = chosen_tree(kernel, named)
+    selection = select(checked, tree)
+    fits = _fit_notes(checked, tree.kernel_files)
     rows = [[s.name, trigger_text(s.trigger), str(len(s.modules))] for s in selection.stages]
     click.echo(f"{checked.source}: {checked.name} on {selection.tree.release}")
     click.echo(table(["stage", "loaded", "modules"], rows, left=2))
-    for note in selection.notes:
+    for note in (*selection.notes, *fits):
         click.echo(f"note: {note}")
+
+
+def _fit_notes(profile: Profile, files: KernelFiles) -> tuple[str, ...]:
+    """What the image of *profile* loses on the kernel of *files*; raises MegamodError if it cannot boot."""
+    from megamod.build.choose_compression import check_method
+    from megamod.build.kernel_fit import check_kernel
+    from megamod.kernel.config import find_config
+
+    config = find_config(files)
+    check_method(profile.compress, config)
+    return check_kernel(profile, config)
 
 
 @profile.command("list")

@@ -37,6 +37,13 @@ class KernelConfig:
         name = f"CONFIG_{option}"
         return self.values[name][0] != "y" if name in self.values else "CONFIG_CC_VERSION_TEXT" in self.values
 
+    def words(self, option: str) -> list[str]:
+        """The words in the text of CONFIG_*option*, as the kernel reads a command line; - and _ are one to it."""
+        text = self.values.get(f"CONFIG_{option}", ("", 0))[0].strip('"')
+        return [
+            f"{name.replace('-', '_')}{sign}{value}" for name, sign, value in (w.partition("=") for w in text.split())
+        ]
+
     def line_of(self, option: str) -> str:
         """Where and how the file speaks of CONFIG_*option*, for messages."""
         value, number = self.values.get(f"CONFIG_{option}", ("", 0))
