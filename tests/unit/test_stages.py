@@ -10,7 +10,7 @@ import pytest
 from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
-from megamod.kernel.exports import KernelExport, KernelExports
+from megamod.kernel.export_sources import KernelExport, KernelExports
 from megamod.prelink.mergeable import why_single
 from megamod.prelink.read import read_member
 from megamod.select.select import SelectedModule, SelectedStage

@@ -6,7 +6,8 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from megamod.build.stages import Load, split_into_loads
+from megamod.build.percpu import percpu_overflow, percpu_reserve
+from megamod.build.stages import Load, second_half, split_into_loads
 from megamod.common.choices import Merging
 from megamod.common.compression import compress_inside, read_module_bytes
 from megamod.common.errors import MegamodError
@@ -93,7 +94,8 @@ def build_stage(
     without it; with `merge: required` it is an error."""
     start = time.monotonic()
     profile = selection.profile
-    refused: dict[str, str] = {}
+    refused = percpu_overflow(selection, members, reserve=_percpu_reserve(selection))
+    rounds_from: dict[str, int] = {}
     merged: dict[tuple[str, ...], Megamodule] = {}
     while True:
         loads = split_into_loads(
@@ -103,20 +105,31 @@ def build_stage(
             exports,
             options=profile.options,
             refused=refused,
+            rounds_from=rounds_from,
             allow_taint=profile.allow_taint,
         )
         if profile.merge is Merging.REQUIRED:
             _refuse_singles(loads, members)
-        try:
-            for load in loads:
-                names = tuple(module.name for module in load.modules)
-                if load.single is None and names not in merged:
-                    merged[names] = _link_load(load, members, exports, selection, steps)
+        again = False
+        for load in loads:
+            names = tuple(module.name for module in load.modules)
+            if load.single is not None or names in merged:
+                continue
+            try:
+                merged[names] = _link_load(load, members, exports, selection, steps)
+            except RefusedError as error:
+                again = True
+                if error.limit and len(names) > 1:
+                    later = second_half(load, members, edges)
+                    rounds_from |= dict.fromkeys(later, load.round + 1)
+                    steps.say(f"  note: {load.module} is split in two: {error.message}")
+                elif profile.merge is Merging.REQUIRED:
+                    raise
+                else:
+                    refused[error.member] = error.reason
+                break
+        if not again:
             break
-        except RefusedError as error:
-            if profile.merge is Merging.REQUIRED:
-                raise
-            refused[error.member] = error.reason
     built = []
     for load in loads:
         file, whole = f"megamod/{load.module}.ko", merged.get(tuple(module.name for module in load.modules))
@@ -223,12 +236,18 @@ def _prelink(
             static_calls=profile.static_calls,
             allow_taint=profile.allow_taint,
             kcfi=has_kcfi(find_config(selection.tree.kernel_files)),
+            percpu_reserve=_percpu_reserve(selection),
         ),
         ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
         after={module.name: module.after for module in load.modules},
         donors=_donors(chosen, exports, selection.tree),
         exported=_exported(chosen, exports, selection.tree),
     )
+
+
+def _percpu_reserve(selection: Selection) -> int:
+    files = selection.tree.kernel_files
+    return percpu_reserve(find_config(files), files.release)
 
 
 def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:

@@ -23,11 +23,13 @@ from megamod.select.select import SelectedModule, SelectedStage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One call of the loader: a megamodule of several modules, or (with *single* saying why) one module alone."""
+    """One call of the loader: a megamodule of several modules, or (with *single* saying why) one module alone.
+    *round* is its place among the megamodules of its stage, from 1."""
 
     module: str
     modules: tuple[SelectedModule, ...]
     single: str | None
+    round: int = 0
 
 
 def import_edges(members: Mapping[str, Member]) -> dict[str, frozenset[str]]:
@@ -50,12 +52,14 @@ def split_into_loads(
     *,
     options: Sequence[Option] = (),
     refused: Mapping[str, str] | None = None,
+    rounds_from: Mapping[str, int] | None = None,
     allow_taint: bool = False,
 ) -> list[Load]:
     """The loads of *stage* in order: singles that need none of it, a megamodule, singles that need it, and so on.
 
     *members* holds this stage's modules and all of earlier stages; *exports* the kernel's own symbols, if known;
-    *refused* says why modules cannot be merged beyond what each shows by itself, *options* which parameters are given.
+    *refused* says why modules cannot be merged beyond what each shows by itself, *options* which parameters are given;
+    *rounds_from* which modules are not to be in a megamodule before that round, because it would be too large.
     """
     if not stage.modules:
         return []
@@ -73,10 +77,11 @@ def split_into_loads(
     together = {name: members[name] for name in inside if name not in reasons}
     alone = {name: why for name in sorted(together) if (why := _why_set_alone(members[name], together, options))}
     reasons |= alone
-    rounds = _rounds(inside, reasons, edges, members)
+    floors = rounds_from or {}
+    rounds = _rounds(inside, reasons, edges, members, floors)
     while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):
         reasons |= more
-        rounds = _rounds(inside, reasons, edges, members)
+        rounds = _rounds(inside, reasons, edges, members, floors)
     needed = {need for name in inside for need in edges[name]}
     # A setter may look for a device that the driver of another module makes (block2mtd): the later the better.
     rounds |= dict.fromkeys(alone.keys() - needed, max(rounds.values()))
@@ -86,7 +91,7 @@ def split_into_loads(
         if merged:
             suffix = f"_{number}" if number > 1 else ""
             name = f"megamod_{stage.name.replace('-', '_')}{suffix}"
-            loads.append(Load(module=name, modules=merged, single=None))
+            loads.append(Load(module=name, modules=merged, single=None, round=number))
         singles = [name for name in sorted(inside) if name in reasons and rounds[name] == number]
         for name in _by_need(singles, edges):
             loads.append(Load(module=name, modules=(inside[name],), single=reasons[name]))
@@ -146,6 +151,7 @@ def _rounds(
     reasons: Mapping[str, str],
     edges: Mapping[str, frozenset[str]],
     members: Mapping[str, Member],
+    floors: Mapping[str, int],
 ) -> dict[str, int]:
     """Round 0 holds singles that need no member; round n a megamodule and the singles that need it.
 
@@ -171,8 +177,24 @@ def _rounds(
                 rounds[name] = max((rounds[n] for n in needed), default=0)
             else:
                 rounds[name] = max((rounds[n] + (n in reasons) for n in needed), default=1) or 1
+                rounds[name] = max(rounds[name], floors.get(name, 1))
             path.pop()
     return rounds
+
+
+def second_half(load: Load, members: Mapping[str, Member], edges: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    """The modules of *load*, too large for one module, that should go to the next: about half of what is loaded, none
+    of which the first half needs."""
+    ranks = {module.name: module.rank for module in load.modules}
+    sequence = _by_need(sorted(ranks, key=lambda name: (ranks[name], name)), edges)
+    sizes = {name: sum(section.size for section in members[name].sections if section.alloc) for name in sequence}
+    half, seen = sum(sizes.values()) / 2, 0
+    for place, name in enumerate(sequence):
+        seen += sizes[name]
+        if seen >= half:
+            # Each half has a module: the first is never all of them.
+            return tuple(sequence[max(place if place == len(sequence) - 1 else place + 1, 1) :])
+    return tuple(sequence[1:])
 
 
 def _by_need(names: Sequence[str], edges: Mapping[str, frozenset[str]]) -> list[str]:

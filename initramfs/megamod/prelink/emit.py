@@ -20,6 +20,7 @@ from megamod.prelink.arch.interface import Architecture
 from megamod.prelink.classify import Classes, site
 from megamod.prelink.elf import Array, align_up
 from megamod.prelink.layout import Layout
+from megamod.prelink.limits import MOST_SECTIONS, LimitError
 from megamod.prelink.member import Member
 from megamod.prelink.merge import ABSOLUTE, Tables
 from megamod.prelink.options import PrelinkOptions
@@ -136,6 +137,10 @@ def emit(
     for index, header in enumerate(file.headers, start=1):
         if header[0] == records.table:
             file.link(index, symtab, header[4])
+    if len(file.names) >= MOST_SECTIONS:
+        largest = max(tables.members, key=lambda member: len(member.sections))
+        count = f"{len(file.names) + 2} sections, the kernel reads {MOST_SECTIONS}"
+        raise LimitError(f"{largest.file}: with it the megamodule has {count}", hint="split the stage in two")
     out = file.finish(tables.members[0].e_flags)
     build_id = next(n for n, output in zip(outputs, tables.outputs, strict=True) if output.name == BUILD_ID)
     _write_build_id(out, build_id, records)

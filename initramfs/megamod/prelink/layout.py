@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.common.errors import MegamodError
 from megamod.prelink import elf
 from megamod.prelink.elf import Array, Section, align_up
 from megamod.prelink.exports import Export
+from megamod.prelink.limits import PERCPU_RESERVE, LimitError
 from megamod.prelink.merge import PERCPU, Output, Tables
 from megamod.prelink.section_rules import MergeRule
 
-_PERCPU_LIMIT = 8 << 10  # PERCPU_MODULE_RESERVE, include/linux/percpu.h
 _PAGE = 4096
 
 
@@ -43,8 +42,8 @@ class Layout:
     exports: Mapping[str, tuple[tuple[int, Export], ...]]
 
 
-def layout(tables: Tables) -> Layout:
-    """Fix all offsets."""
+def layout(tables: Tables, *, percpu_reserve: int = PERCPU_RESERVE) -> Layout:
+    """Fix all offsets. percpu_reserve: bytes that the kernel has for the per-CPU data of all modules."""
     offset = np.zeros(len(tables.section_output), np.int64)
     sizes: list[int] = []
     pieces: dict[int, Pieces] = {}
@@ -56,25 +55,25 @@ def layout(tables: Tables) -> Layout:
             sizes.append(tables.architecture.export_entry * len(exports[output.name]))
         else:
             sizes.append(_place(tables, output, offset))
-        if output.name == PERCPU and (sizes[-1] > _PERCPU_LIMIT or output.sh_addralign > _PAGE):
+        if output.name == PERCPU and (sizes[-1] > percpu_reserve or output.sh_addralign > _PAGE):
             widest = output.sh_addralign > _PAGE
             largest = max(output.inputs, key=lambda number: _cost(tables.where(number)[1], alignment=widest))
-            raise MegamodError(
+            raise LimitError(
                 f"{tables.where(largest)[0].file}: with it {PERCPU} has {sizes[-1]} bytes at alignment "
-                f"{output.sh_addralign}, the kernel has {_PERCPU_LIMIT}",
+                f"{output.sh_addralign}, the kernel has {percpu_reserve}",
                 hint="split the stage in two",
             )
         if sum(sizes) > area:
             seen = (number for other in tables.outputs[: len(sizes)] for number in other.inputs)
             largest = max(seen, key=lambda number: tables.where(number)[1].size)
-            raise MegamodError(
+            raise LimitError(
                 f"{tables.where(largest)[0].file}: with it the megamodule is larger than the {area} bytes that a "
                 "kernel has for all modules",
                 hint="split the stage in two",
             )
         if output.sh_flags & elf.SHF_EXECINSTR and sizes[-1] > tables.architecture.text_limit:
             largest = max(output.inputs, key=lambda number: tables.where(number)[1].size)
-            raise MegamodError(
+            raise LimitError(
                 f"{tables.where(largest)[0].file}: with it {output.name} has {sizes[-1]} bytes of code; a branch of "
                 f"{tables.architecture.name} reaches {tables.architecture.text_limit}",
                 hint="split the stage in two",

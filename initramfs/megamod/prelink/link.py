@@ -16,6 +16,7 @@ from megamod.prelink.exports import Export
 from megamod.prelink.glue import make_glue
 from megamod.prelink.kernel_crcs import find_glue_crcs, neighbours
 from megamod.prelink.layout import layout
+from megamod.prelink.limits import LimitError
 from megamod.prelink.map_file import make_map
 from megamod.prelink.member import Member
 from megamod.prelink.merge import merge
@@ -163,14 +164,14 @@ def _link(
     # Beyond this point there are no new symbols, sections or strings.
     unwind = glue.unwind
     tables = merge(placed, bindings, glue, options, sorts_unwind=unwind is not None)
-    places = layout(tables)
+    places = layout(tables, percpu_reserve=options.percpu_reserve)
 
     # All offsets are fixed.
     found = classify(tables, places, options)
     contents = sort_unwind(relocate(tables, places, found), tables, places, unwind)
     data = emit(contents, tables, places, found, resolution, options)
     link_map = make_map(data, tables, places, depends, options, unwind)
-    remarks = verify(data, placed, link_map)
+    remarks = verify(data, placed, link_map, percpu_reserve=options.percpu_reserve)
     return Megamodule(
         name=options.name,
         data=data,
@@ -192,11 +193,12 @@ def _refuse_apart(member: Member) -> None:
 
 
 class RefusedError(MegamodError):
-    """One member cannot be merged; without it the others may be. *reason* goes on from its name."""
+    """One member cannot be merged; without it the others may be. *reason* goes on from its name. *limit*: it is not the
+    member itself, but all of them together are too much for one module."""
 
-    def __init__(self, message: str, *, hint: str | None, member: Member) -> None:
+    def __init__(self, message: str, *, hint: str | None, member: Member, limit: bool = False) -> None:
         super().__init__(message, hint=hint)
-        self.member, self.file = member.name, member.file
+        self.member, self.file, self.limit = member.name, member.file, limit
         self.reason = f"cannot be merged: {without_file(self, member.file)}"
 
 
@@ -210,4 +212,5 @@ def _refusing(members: Sequence[Member]) -> Iterator[None]:
         member = by_file.get(error.message.partition(": ")[0])
         if member is None or isinstance(error, RefusedError):
             raise
-        raise RefusedError(error.message, hint=error.hint, member=member) from error
+        limit = isinstance(error, LimitError)
+        raise RefusedError(error.message, hint=error.hint, member=member, limit=limit) from error

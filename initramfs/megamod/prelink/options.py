@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
+from megamod.prelink.limits import PERCPU_RESERVE
 
 # struct module's name[] holds MODULE_NAME_LEN = 64 - sizeof(unsigned long) bytes, one of them the NUL
 # (include/linux/moduleparam.h).
@@ -22,6 +23,7 @@ class PrelinkOptions:
     results: have the parameters that tell what became of the members. Without them a member need not have an init: so
              a single module can be pruned, which is what tests/bench compares with.
     kcfi:    the kernel's configuration names kCFI; members that show it need no such word.
+    percpu_reserve: bytes that the kernel has for the per-CPU data of all modules.
     """
 
     name: str
@@ -32,3 +34,4 @@ class PrelinkOptions:
     results: bool = True
     allow_taint: bool = False
     kcfi: bool = False
+    percpu_reserve: int = PERCPU_RESERVE

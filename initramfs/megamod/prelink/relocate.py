@@ -17,6 +17,7 @@ from megamod.prelink.arch.interface import PAGE, Reach, RelocationType
 from megamod.prelink.classify import Classes, site
 from megamod.prelink.elf import Array
 from megamod.prelink.layout import Layout, Pieces
+from megamod.prelink.limits import LimitError
 from megamod.prelink.merge import Tables
 
 
@@ -111,7 +112,7 @@ def _check_range(tables: Tables, rows: Array, value: Array, known: RelocationTyp
     wrong = (value < known.low) | (value >= known.high)
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise MegamodError(
+        raise LimitError(
             f"{site(tables, int(rows[at]))}: value {int(value[at])} not in [{known.low}, {known.high})",
             hint="the merged section is too large; split the stage",
         )

@@ -23,13 +23,15 @@ from megamod.prelink.verify.entry import check_entry
 from megamod.prelink.verify.unwind import check_unwind
 
 
-def verify(data: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) -> tuple[str, ...]:
+def verify(
+    data: bytes, members: Sequence[Member], link_map: Mapping[str, Any], *, percpu_reserve: int = 8192
+) -> tuple[str, ...]:
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
     name = str(link_map["name"])
     read = reread(data, name)
     facts = ARCH_FACTS[members[0].machine]
     _check_header(read, members)
-    _check_sections(read, members, facts)
+    _check_sections(read, members, facts, percpu_reserve)
     _check_relocations(read, facts)
     _check_struct_module(read, members, facts)
     _check_modinfo(read, members)
@@ -49,7 +51,7 @@ def _check_header(read: Written, members: Sequence[Member]) -> None:
         raise failure(read.name, f"ELF header: {read.bits} bits, flags {read.flags:#x}: not the members'")
 
 
-def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts) -> None:
+def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts, percpu_reserve: int) -> None:
     """Names unique among SHF_ALLOC ones, nothing writable and executable, tables of whole entries, no BTF, and the
     placeholders that the kernel fills, if a member has them."""
     if len(read.sections) >= 0xFF00:
@@ -76,7 +78,7 @@ def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts) 
     if code > facts.code_limit:
         raise failure(read.name, f"{code} bytes of code")
     percpu = read.by_name.get(".data..percpu")
-    if percpu is not None and (percpu.size > 8192 or percpu.align > 4096):
+    if percpu is not None and (percpu.size > percpu_reserve or percpu.align > 4096):
         raise failure(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
 
 
