@@ -149,7 +149,7 @@ INPUTS: dict[str, tuple[bytes, str]] = {
     "truncated header": (bytes(Ko("disk"))[:40], "bad.ko: not an ELF file (40 bytes)"),
     "executable": (damaged(e_type=2), "bad.ko: an executable, not a relocatable (hint: "),
     "shared object": (damaged(e_type=3), "bad.ko: a shared object, not a relocatable (hint: "),
-    "other machine": (damaged(machine=8), "bad.ko: built for mips, 64 bits, which cannot be linked (hint: "),
+    "other machine": (damaged(machine=8), "bad.ko: built for mips64el, 64 bits, which cannot be linked (hint: "),
     "proprietary": (damaged(info={"license": "Proprietary"}), "bad.ko: its licence 'Proprietary' is not GPL-"),
     "out of tree": (damaged(info={"intree": None}), "bad.ko: the module is out of tree and would taint the kernel"),
     "truncated xz": (lzma.compress(bytes(Ko("disk")))[:-20], "bad.ko: xz data is cut short"),

@@ -162,4 +162,4 @@ def test_many_wrong_crcs_are_counted_not_listed() -> None:
     for name in names:
         one.exports(name, 1)
         two.calls(name, 2)
-    assert "and 8 more" in error_of(one, two)
+    assert ", and 8 symbols more (hint: " in error_of(one, two)

@@ -154,7 +154,7 @@ def test_member_of_another_kernel_is_refused(other: Ko, text: str) -> None:
 
 
 def test_architecture_that_cannot_be_linked_is_refused() -> None:
-    message = "one.ko: built for mips, 64 bits, which cannot be linked (hint: arm, arm64, riscv64 and x86_64 can)"
+    message = "one.ko: built for mips64el, 64 bits, which cannot be linked (hint: arm, arm64, riscv64 and x86_64 can)"
     assert error_of(Ko("one", machine=8)) == message
 
 

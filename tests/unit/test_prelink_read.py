@@ -114,9 +114,37 @@ def test_file_that_is_no_elf_is_refused(image: bytes) -> None:
     assert "not an ELF file" in error_of(image)
 
 
-@pytest.mark.parametrize(("at", "value"), [(4, 3), (5, 2)], ids=["no class", "big endian"])
+@pytest.mark.parametrize(("at", "value"), [(4, 3), (5, 3)], ids=["no class", "no byte order"])
 def test_other_class_or_byte_order_is_refused(at: int, value: int) -> None:
-    assert "only little-endian" in error_of(patched(bytes(Ko("disk")), at, "B", value))
+    assert f"disk.ko: ELF header: class {value if at == 4 else 2}, byte order" in error_of(
+        patched(bytes(Ko("disk")), at, "B", value)
+    )
+
+
+# (e_machine, ELF class, byte order) → what the kernel's world calls it
+FOREIGN = {
+    (22, 2, 2): "s390x, big-endian, 64 bits",
+    (21, 2, 1): "ppc64le, 64 bits",
+    (21, 2, 2): "ppc64, big-endian, 64 bits",
+    (258, 2, 1): "loongarch64, 64 bits",
+    (8, 2, 1): "mips64el, 64 bits",
+    (8, 1, 2): "mips, big-endian, 32 bits",
+    (43, 2, 2): "sparc64, big-endian, 64 bits",
+    (183, 2, 2): "arm64, big-endian, 64 bits",
+    (3, 1, 1): "i386, 32 bits",
+    (4711, 2, 1): "ELF machine 4711, 64 bits",
+}
+
+
+@pytest.mark.parametrize("header", FOREIGN, ids=FOREIGN.get)
+def test_module_of_an_architecture_that_is_not_linked_is_refused_by_name(header: tuple[int, int, int]) -> None:
+    machine, elf_class, order = header
+    data = bytearray(bytes(Ko("disk")))
+    data[4], data[5] = elf_class, order
+    data[18:20] = machine.to_bytes(2, "big" if order == 2 else "little")
+    message = error_of(bytes(data))
+    assert f"disk.ko: built for {FOREIGN[header]}, which cannot be linked" in message
+    assert message.endswith("(hint: arm, arm64, riscv64 and x86_64 can)")
 
 
 def test_class_that_does_not_fit_the_machine_is_refused() -> None:
@@ -164,9 +192,14 @@ def test_signature_magic_alone_is_refused() -> None:
 # Headers
 
 
-@pytest.mark.parametrize(("field", "form", "value"), [(58, "<H", 32), (60, "<H", 0), (60, "<H", 1)])
+@pytest.mark.parametrize(("field", "form", "value"), [(58, "<H", 32), (60, "<H", 1)])
 def test_bad_section_table_size_is_refused(field: int, form: str, value: int) -> None:
     assert "ELF header" in error_of(patched(bytes(Ko("disk")), field, form, value))
+
+
+def test_module_with_more_sections_than_the_kernel_reads_is_refused() -> None:
+    """Their number is 0 then, and stands in the first section header: readelf reads it, the kernel does not."""
+    assert "has 65,280 sections or more" in error_of(patched(bytes(Ko("disk")), 60, "<H", 0))
 
 
 @pytest.mark.parametrize("shoff", [0xFFFFFFFFFFFFFFFF, 1 << 40])

@@ -34,9 +34,13 @@ MACHINE_NAMES = {
     EM_X86_64: "x86_64",
     EM_AARCH64: "arm64",
     EM_RISCV: "riscv64",
+    2: "sparc",
     8: "mips",
+    15: "parisc",
+    20: "ppc",
     21: "ppc64",
     22: "s390",
+    43: "sparc64",
     258: "loongarch",
 }
 

@@ -26,7 +26,7 @@ from megamod.prelink.order import Rank, default_ranks, order
 from megamod.prelink.parameters import Parameter
 from megamod.prelink.read import read_member, read_members, without_file
 from megamod.prelink.relocate import relocate
-from megamod.prelink.resolve import Resolution, resolve
+from megamod.prelink.resolve import OddMemberError, Resolution, check_names, resolve
 from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
 from megamod.prelink.verify.checks import verify
@@ -132,7 +132,9 @@ def prelink(
     """
     for member in members:
         _refuse_apart(member)
-    resolution = resolve(members, allow_taint=options.allow_taint)
+    check_names(members)
+    with _refusing(members, OddMemberError):
+        resolution = resolve(members, allow_taint=options.allow_taint)
     known = ranks if ranks is not None else default_ranks(members, resolution)
     sequence = order(members, resolution, ranks=known, after=after or {})
 
@@ -203,11 +205,11 @@ class RefusedError(MegamodError):
 
 
 @contextlib.contextmanager
-def _refusing(members: Sequence[Member]) -> Iterator[None]:
-    """An error that begins with a member's file is a RefusedError of that member."""
+def _refusing(members: Sequence[Member], kind: type[MegamodError] = MegamodError) -> Iterator[None]:
+    """An error of *kind* that begins with a member's file is a RefusedError of that member."""
     try:
         yield
-    except MegamodError as error:
+    except kind as error:
         by_file = {member.file: member for member in members}
         member = by_file.get(error.message.partition(": ")[0])
         if member is None or isinstance(error, RefusedError):

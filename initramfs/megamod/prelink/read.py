@@ -124,8 +124,10 @@ def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Se
     if len(image) < elf.EHDR32.itemsize or image[:4] != b"\x7fELF":
         raise MegamodError(f"{file}: not an ELF file ({len(image)} bytes)", hint="a kernel module (.ko) is expected")
     records = elf.CLASSES.get(image[4])
-    if records is None or image[5] != 1:
-        raise MegamodError(f"{file}: ELF class {image[4]}, byte order {image[5]}: only little-endian is known")
+    if records is None or image[5] not in (1, 2):
+        raise MegamodError(f"{file}: ELF header: class {image[4]}, byte order {image[5]}", hint="the file is damaged")
+    if image[5] == 2:
+        raise _foreign(file, int.from_bytes(image[18:20], "big"), image[4], big_endian=True)
     if len(image) < records.header.itemsize:
         raise MegamodError(f"{file}: ELF header: {len(image)} bytes", hint="the file is truncated")
     header = np.frombuffer(image, records.header, count=1)[0]
@@ -135,11 +137,14 @@ def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Se
         raise MegamodError(f"{file}: {what}, not a relocatable", hint="a kernel module (.ko) is expected")
     architecture = architecture_of(machine)
     if architecture is None or architecture.bits != 32 * image[4]:
-        name = elf.MACHINE_NAMES.get(machine, f"ELF machine {machine}")
-        raise MegamodError(
-            f"{file}: built for {name}, {32 * image[4]} bits, which cannot be linked", hint=f"{known_names()} can"
-        )
+        raise _foreign(file, machine, image[4])
     shoff, count = int(header["e_shoff"]), int(header["e_shnum"])
+    if count == 0 and shoff:
+        # The number is in the first section header then (System V gABI, e_shnum).
+        raise MegamodError(
+            f"{file}: has 65,280 sections or more, which the kernel's loader does not read",
+            hint="link it with the kernel's scripts/module.lds, or without -ffunction-sections",
+        )
     if int(header["e_shentsize"]) != records.section.itemsize or not 1 < count < elf.SHN_LORESERVE:
         raise MegamodError(f"{file}: ELF header: {count} section headers of {int(header['e_shentsize'])} bytes")
     if shoff + count * records.section.itemsize > len(image):
@@ -150,6 +155,19 @@ def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Se
     rows = np.frombuffer(image, records.section, count=count, offset=shoff).tolist()
     sections = tuple(_sections_of(memoryview(image), rows, int(header["e_shstrndx"]), file))
     return architecture, int(header["e_flags"]), sections
+
+
+def _foreign(file: str, machine: int, elf_class: int, *, big_endian: bool = False) -> MegamodError:
+    """The error of a module for an architecture that is not linked, by the name that the kernel's world has for it."""
+    name = elf.MACHINE_NAMES.get(machine, f"ELF machine {machine}")
+    if elf_class == 2:
+        name = {"s390": "s390x", "loongarch": "loongarch64", "mips": "mips64"}.get(name, name)
+    if not big_endian and name in ("ppc64", "mips", "mips64"):
+        name += "le" if name == "ppc64" else "el"
+    order = ", big-endian" if big_endian else ""
+    return MegamodError(
+        f"{file}: built for {name}{order}, {32 * elf_class} bits, which cannot be linked", hint=f"{known_names()} can"
+    )
 
 
 def _sections_of(image: memoryview, rows: Sequence[tuple[int, ...]], shstrndx: int, file: str) -> Iterable[Section]:

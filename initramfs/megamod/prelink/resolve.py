@@ -8,7 +8,7 @@ but the glue's.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +20,6 @@ from megamod.prelink.mergeable import GPL_COMPATIBLE, taint_of
 from megamod.prelink.struct_module import THIS_MODULE
 
 LAYOUT = "module_layout"
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +37,16 @@ class Resolution:
     has_extended_versions: bool
 
 
+class OddMemberError(MegamodError):
+    """The kernel may take the module that the message begins with, but it cannot be with the other members."""
+
+
 def resolve(members: Sequence[Member], *, allow_taint: bool = False) -> Resolution:
     """Bind imports to exports; raise MegamodError for members that cannot be in one megamodule."""
     if not members:
         raise MegamodError("nothing to link: no modules were given")
     _check_same_build(members)
+    _check_constructors(members)
     for member in members:
         _check_licence(member, allow_taint)
     exporters = _index_exports(members)
@@ -69,9 +73,23 @@ def resolve(members: Sequence[Member], *, allow_taint: bool = False) -> Resoluti
     )
 
 
-def _check_same_build(members: Sequence[Member]) -> None:
-    first = members[0]
+def check_names(members: Sequence[Member]) -> None:
+    """Raise MegamodError for a module that is given twice."""
     known: dict[str, Member] = {}
+    for member in members:
+        if member.name in known:
+            raise MegamodError(
+                f"{member.file}: module {member.name} is given twice (also as {known[member.name].file})",
+                hint="name it once",
+            )
+        known[member.name] = member
+
+
+def _check_same_build(members: Sequence[Member]) -> None:
+    # The odd one out is the one to name, and it may be the first.
+    kinds = [(m.machine, m.e_flags, m.info("vermagic"), m.sections[m.this_module].size) for m in members]
+    usual = Counter(kinds).most_common(1)[0][0]
+    first = members[kinds.index(usual)]
     for member in members:
         if member.machine != first.machine:
             raise MegamodError(
@@ -81,7 +99,7 @@ def _check_same_build(members: Sequence[Member]) -> None:
             )
         if member.e_flags != first.e_flags:
             # What the code may expect of the machine: arm's ABI version, riscv's float ABI (psABI of each).
-            raise MegamodError(
+            raise OddMemberError(
                 f"{member.file}: ELF header: e_flags {member.e_flags:#x}, {first.file} has {first.e_flags:#x}",
                 hint="take all modules from one lib/modules folder",
             )
@@ -91,18 +109,26 @@ def _check_same_build(members: Sequence[Member]) -> None:
                 f"'{first.info('vermagic')}'",
                 hint="take all modules from one lib/modules folder",
             )
-        if member.name in known:
-            raise MegamodError(
-                f"{member.file}: module {member.name} is given twice (also as {known[member.name].file})",
-                hint="name it once",
-            )
-        known[member.name] = member
         size, reference = (m.sections[m.this_module].size for m in (member, first))
         if size != reference:
             raise MegamodError(
                 f"{member.file}: {THIS_MODULE}: struct module has {size} bytes, in {first.file} it has {reference}",
                 hint="take all modules from one lib/modules folder",
             )
+
+
+def _check_constructors(members: Sequence[Member]) -> None:
+    """The kernel refuses a module with both tables (kernel/module/main.c find_module_sections(), 6.1): compilers differ
+    in which they make of a constructor."""
+    having = {
+        name: [m for m in members if (section := m.section(name)) is not None and section.size]
+        for name in (".ctors", ".init_array")
+    }
+    if all(having.values()):
+        name, odd = min(having.items(), key=lambda found: len(found[1]))
+        raise OddMemberError(
+            f"{odd[0].file}: has its constructors in {name}, other members elsewhere, and the kernel takes one table"
+        )
 
 
 def machine_name(machine: int) -> str:
@@ -132,7 +158,7 @@ def _index_exports(members: Sequence[Member]) -> dict[str, tuple[int, Export]]:
         for export in member.exports:
             if export.name in exporters:
                 other = members[exporters[export.name][0]]
-                raise MegamodError(f"{member.file}: exports {export.name}, which {other.file} exports too")
+                raise OddMemberError(f"{member.file}: exports {export.name}, which {other.file} exports too")
             exporters[export.name] = (number, export)
     return exporters
 
@@ -140,25 +166,36 @@ def _index_exports(members: Sequence[Member]) -> dict[str, tuple[int, Export]]:
 def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int, Export]]) -> None:
     """Every importer's CRC equals the exporter's, and all members agree on every kernel symbol's.
 
-    Errors are gathered: the symbols, three sites each.
+    What most members have is right where no member exports the symbol; the error names the member that is wrong most
+    often, and a few of its symbols.
     """
     agreed: dict[str, tuple[int, str]] = {
         name: (export.crc, members[number].file)
         for name, (number, export) in exporters.items()
         if export.crc is not None
     }
-    wrong: dict[str, list[str]] = defaultdict(list)
+    seen: dict[str, Counter[int]] = defaultdict(Counter)
     for member in members:
         for name, crc in member.versions.items():
-            reference, source = agreed.setdefault(name, (crc, member.file))
+            if name not in agreed:
+                seen[name][crc] += 1
+    usual = {name: counts.most_common(1)[0][0] for name, counts in seen.items()}
+    for member in members:
+        for name, crc in member.versions.items():
+            if usual.get(name) == crc:
+                agreed.setdefault(name, (crc, member.file))
+    wrong: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for member in members:
+        for name, crc in sorted(member.versions.items()):
+            reference, source = agreed[name]
             if crc != reference:
-                wrong[name].append(f"{member.file} has {crc:#010x}, {source} {reference:#010x}")
+                wrong[member.file].append((name, f"{member.file} has {crc:#010x}, {source} {reference:#010x}"))
     if wrong:
-        name, sites = sorted(wrong.items())[0]
-        more = sum(map(len, wrong.values())) - len(sites[:_SHOWN])
+        file, sites = max(wrong.items(), key=lambda found: len(found[1]))
+        name, site = sites[0]
+        more = f", and {len(sites) - 1} symbols more" if len(sites) > 1 else ""
         raise MegamodError(
-            f"{sites[0].split(' ')[0]}: the version (CRC) of {name} does not fit: {'; '.join(sites[:_SHOWN])}"
-            + (f" and {more} more" if more else ""),
+            f"{file}: the version (CRC) of {name} does not fit: {site}{more}",
             hint="modules of different builds are mixed; take all from one lib/modules folder",
         )
     if any(m.has_versions for m in members):
@@ -167,7 +204,7 @@ def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int
                 raise MegamodError(f"{member.file}: __versions: no entry for {LAYOUT}, the kernel would refuse it")
             for export in member.exports:
                 if export.crc is None:
-                    raise MegamodError(f"{member.file}: __kcrctab: no version (CRC) for the export {export.name}")
+                    raise OddMemberError(f"{member.file}: __kcrctab: no version (CRC) for the export {export.name}")
             for index, name in member.imports.items():
                 if name not in exporters and name not in member.versions and index not in member.weak_imports:
                     raise MegamodError(f"{member.file}: __versions: no entry for the import {name}")
@@ -181,7 +218,7 @@ def _check_namespaces(member: Member, members: Sequence[Member], bound: Iterable
             # verify_module_namespace()); the link does here what the kernel would have done.
             continue
         if export.namespace and export.namespace not in imported:
-            raise MegamodError(
+            raise OddMemberError(
                 f"{member.file}: uses {export.name} of {members[number].file} from namespace {export.namespace} "
                 "without importing it"
             )
