@@ -237,7 +237,8 @@ def _boot(kernel: Kernel, image: Path, folder: Path, *, timeout: float) -> Guest
         vmlinuz=kernel.vmlinuz,
         arch=kernel.arch,
         disks=[disk],
-        append="root=/dev/vda",
+        # A kernel without PRINTK_TIME has no times otherwise, by which its lines are told from others.
+        append="root=/dev/vda printk.time=1",
         extra=(*_OWN.get(kernel.architecture, ()), *_DEVICES),
         memory=1024,
         timeout=timeout,

@@ -56,7 +56,7 @@ def test_a_module_whose_per_cpu_data_does_not_fit_is_loaded_on_its_own(
     files = {entry.path: entry.data for entry in read_image(tmp_path / "out.img")}
     assert files["megamod/disk.ko"] == changed["kernel/disk.ko"]
     # What comes later and is small enough still fits.
-    assert "megamod/megamod_usb.ko" in files
+    assert any(path.startswith("megamod/megamod_usb.ko") for path in files)
 
 
 def test_a_stage_with_too_many_sections_is_split_and_all_of_it_merged(

@@ -67,16 +67,22 @@ def imported_anywhere(members: Sequence[Member], others: Iterable[Path]) -> froz
     """What the kernel is known to export where nothing else says so: the imports of *members*, and those of the glue
     that any of the module files *others* has, too (TRIM_UNUSED_KSYMS leaves no others)."""
     known = {name for member in members for name in member.imports.values()}
-    missing = {*IMPORTS_RESULTS, *IMPORTS_TIMES} - known
-    for tried, path in enumerate(others if missing else ()):
-        if not missing or tried >= _PATIENCE:
-            break
-        try:
-            found = missing & set(read_member(read_module_bytes(path), file=path.name, lenient=True).imports.values())
-        except MegamodError:
-            continue
-        known |= found
-        missing -= found
+    paths = list(others)
+    holders = (path for path in paths if _module_name(path) in _HOLDERS)
+    wanted: list[tuple[set[str], Iterable[Path]]] = [
+        ({*IMPORTS_RESULTS, *IMPORTS_TIMES} - known, itertools.islice(paths, _PATIENCE)),
+        (set(IMPORTS_RESUME) - known if len(members) > 1 else set(), holders),
+    ]
+    for missing, files in wanted:
+        for path in files:
+            if not missing:
+                break
+            try:
+                other = read_member(read_module_bytes(path), file=path.name, lenient=True)
+            except MegamodError:
+                continue
+            known |= missing & set(other.imports.values())
+            missing -= known
     return frozenset(known)
 
 
