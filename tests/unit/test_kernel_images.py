@@ -86,6 +86,18 @@ def test_the_kernel_is_found_in_what_mkimage_makes(tool: Callable[..., str], tmp
     assert unwrap(image.read_bytes(), source="uImage") == FLAT
 
 
+@pytest.mark.parametrize("where", ["inside", "behind the tree"])
+def test_the_kernel_is_found_in_a_fit_image_of_mkimages(tool: Callable[..., str], tmp_path: Path, where: str) -> None:
+    (tmp_path / "Image.gz").write_bytes(gzip.compress(FLAT))
+    (tmp_path / "x.dtb").write_bytes(bytes(64))
+    tool("dtc", package="device-tree-compiler")
+    command = [tool("mkimage", package="u-boot-tools"), "-f", "auto", "-A", "arm64", "-O", "linux", "-T", "kernel"]
+    command += ["-C", "gzip", "-a", "0x80000", "-e", "0x80000", *(["-E"] if where != "inside" else []), "-n", "Linux"]
+    fit = tmp_path / "fitImage"
+    subprocess.run([*command, "-d", tmp_path / "Image.gz", fit], check=True, capture_output=True)
+    assert unwrap(fit.read_bytes(), source="fitImage") == FLAT
+
+
 def test_the_image_of_arm_has_no_header_and_is_known_by_its_banner() -> None:
     plain = b"\x01\x02" * 600 + FLAT[0x3C:]
     assert unwrap(plain, source="Image") == plain

@@ -1,7 +1,7 @@
 """The kernel inside of an image file, whatever the boot loader's wrapping: an ELF file, or what lies in memory.
 
-Read are bzImage, EFI zboot, zImage, uImage, Android's boot.img, a packed Image, an Image and a vmlinux, one in another;
-packed with gzip, xz, zstd, lz4, lzma, bzip2 or lzo.
+Read are bzImage, EFI zboot, zImage, uImage, FIT, Android's boot.img, a packed Image, an Image and a vmlinux, one in
+another; packed with gzip, xz, zstd, lz4, lzma, bzip2 or lzo.
 
 Sources: Documentation/arch/x86/boot.rst, Documentation/arch/{arm64/booting,riscv/boot-image-header}.rst,
 arch/arm/boot/compressed/head.S, drivers/firmware/efi/libstub/zboot-header.S (6.12); include/image.h of U-Boot
@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import fdt
 
 from megamod.common.compression import decompress_stream, detect
 from megamod.common.errors import MegamodError
@@ -105,6 +108,36 @@ def _from_android(data: bytes, source: str) -> bytes:
     return _part(data, 4096 if version in (3, 4) else page, size, source)
 
 
+def _from_fit(data: bytes, source: str) -> bytes:
+    """The first image of type kernel in a FIT image; its data lies in it, or behind the tree (mkimage -E)."""
+    try:
+        (size,) = struct.unpack_from(">I", data, 4)
+        images = fdt.parse_dtb(data[:size]).get_node("/images").nodes
+        kernels = [node for node in images if _text(node, "type") in ("kernel", "kernel_noload")]
+    except Exception:  # the library raises what it comes across
+        kernels = []
+    for node in kernels:
+        if (inside := node.get_property("data")) is not None:
+            return b"".join(_words(inside))
+        offset, length = (node.get_property(name) for name in ("data-offset", "data-size"))
+        if offset is not None and length is not None:
+            return _part(data, (size + 3) // 4 * 4 + offset[0], length[0], source)
+    raise MegamodError(f"{source}: a FIT image without a kernel in it", hint="the file is truncated?")
+
+
+def _text(node: Any, name: str) -> str:
+    found = node.get_property(name)
+    return str(found.value) if found is not None else ""
+
+
+def _words(found: Any) -> Iterator[bytes]:
+    """The bytes of a property, which the library reads as numbers where it can."""
+    if isinstance(found, fdt.PropWords):
+        yield from (word.to_bytes(4, "big") for word in found.data)
+    else:
+        yield bytes(found.data)
+
+
 def _from_stream(data: bytes, source: str) -> bytes:
     return _unpack(data, source)
 
@@ -132,6 +165,7 @@ _WRAPPINGS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], bytes]],
     (is_zimage, _from_zimage),
     (lambda data: data[:4] == b"\x27\x05\x19\x56" and len(data) > 64, _from_uimage),
     (lambda data: data[:8] == b"ANDROID!" and len(data) > 4096, _from_android),
+    (lambda data: data[:4] == b"\xd0\x0d\xfe\xed" and len(data) > 40, _from_fit),
     (_is_packed, _from_stream),
 )
 """Whether the bytes are wrapped so, and what opens them; the first that fits is taken."""
