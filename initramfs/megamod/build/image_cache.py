@@ -39,7 +39,7 @@ def image_key(profile: Profile, tree: ModuleTree) -> str | None:
         return None
     # Paths in a profile are relative to the working folder if the profile's own is.
     words = [str(_FORMAT), sys.version, os.getcwd(), str(tree.folder.resolve()), tree.release]  # noqa: PTH109
-    words += [repr(profile), repr(tree.kernel_files)]
+    words += [repr(profile), repr(tree.kernel_files), repr(tree.overlays)]
     words += [os.environ.get("SOURCE_DATE_EPOCH", ""), *(version(name) for name in _DISTRIBUTIONS)]
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE, KERNEL, kernel_files, progress, steps_of, word_of
+from megamod.cli.options import FILE, KERNELS, kernel_files, progress, steps_of, word_of
 from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("profile")
-@KERNEL
+@KERNELS
 @kernel_files()
 @click.option("-o", "--output", type=FILE, metavar="IMAGE", help="Write the image here; default: PROFILE-KVER.img.")
 @click.option(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def build(
     *,
     profile: str,
-    kernel: str | None,
+    kernels: tuple[str, ...],
     named: dict[str, Path],
     output: Path | None,
     firmware_dir: str | None,
@@ -65,7 +65,7 @@ def build(
         chosen = replace(chosen, firmware_dir=firmware_dir)
     reads = Reads()
     with reads.recording():
-        tree = chosen_tree(kernel, named)
+        tree = chosen_tree(kernels[0] if kernels else None, named, overlays=kernels[1:])
     output = output or default_output(chosen, tree)
     map_path = _map_path(output, map_file)
     for path in filter(None, (output, map_path)):

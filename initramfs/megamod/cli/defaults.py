@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from megamod.profile.model import Profile
 
 
-def chosen_tree(kernel: str | None, named: Mapping[str, Path] | None = None) -> ModuleTree:
-    """The module tree that *kernel* names, by default that of the running kernel; *named* are files of the kernel that
-    the user has named, by field of KernelFiles."""
+def chosen_tree(
+    kernel: str | None, named: Mapping[str, Path] | None = None, *, overlays: Sequence[str] = ()
+) -> ModuleTree:
+    """The module tree that *kernel* names, by default that of the running kernel, with the modules of *overlays*;
+    *named* are files of the kernel that the user has named, by field of KernelFiles."""
     from megamod.modules.tree import open_tree
 
     try:
-        return replace(open_tree(os.uname().release if kernel is None else kernel), named=named or {})
+        tree = open_tree(os.uname().release if kernel is None else kernel, overlays=overlays)
+        return replace(tree, named=named or {})
     except MegamodError as error:
         if kernel is not None:
             raise

@@ -93,6 +93,15 @@ KERNEL = click.option(
     metavar="KERNEL",
     help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel.",
 )
+KERNELS = click.option(
+    "-k",
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="KERNEL",
+    help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel. Given again: a "
+    "folder with more modules for the same kernel.",
+)
 
 
 def kernel_files(*fields: str) -> Callable[[_F], _F]:

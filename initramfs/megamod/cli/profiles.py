@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from megamod.cli.groups import Commands
-from megamod.cli.options import FILE, JSON, KERNEL, kernel_files
+from megamod.cli.options import FILE, JSON, KERNEL, KERNELS, kernel_files
 
 if TYPE_CHECKING:
     from megamod.modules.kernel_files import KernelFiles
@@ -98,10 +98,12 @@ def profile_schema() -> None:
 @click.command()
 @click.argument("profile")
 @click.argument("module", required=False)
-@KERNEL
+@KERNELS
 @kernel_files()
 @JSON
-def explain(*, profile: str, module: str | None, kernel: str | None, named: dict[str, Path], as_json: bool) -> None:
+def explain(
+    *, profile: str, module: str | None, kernels: tuple[str, ...], named: dict[str, Path], as_json: bool
+) -> None:
     """Show why each module of a profile is in its stage.
 
     Also why it is not merged or left out; with MODULE everything that is known about that one.
@@ -110,7 +112,8 @@ def explain(*, profile: str, module: str | None, kernel: str | None, named: dict
     from megamod.cli.defaults import chosen_tree
     from megamod.profile.schema import find_profile
 
-    explanation = explain(find_profile(profile), chosen_tree(kernel, named), module=module)
+    tree = chosen_tree(kernels[0] if kernels else None, named, overlays=kernels[1:])
+    explanation = explain(find_profile(profile), tree, module=module)
     click.echo(explanation.as_json() if as_json else explanation.as_text())
 
 

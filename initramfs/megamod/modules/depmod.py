@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
@@ -37,8 +38,14 @@ def find_depmod(folder: Path) -> str:
     return depmod
 
 
-def run_depmod(folder: Path) -> dict[str, str]:
-    """The texts of the INDEXES of the tree *folder*, made by the host's depmod; the tree is only read.
+def overlay_name(number: int) -> str:
+    """The folder of the modules of the overlay *number* (from 1) in the paths of an index."""
+    return f"overlay-{number}"
+
+
+def run_depmod(folder: Path, overlays: Sequence[Path] = ()) -> dict[str, str]:
+    """The texts of the INDEXES of the tree *folder* with the modules below *overlays*, made by the host's depmod; the
+    trees are only read.
 
     Raises MegamodError if there is no depmod, or if it finds the tree wanting (a cycle, an unreadable module).
     """
@@ -46,6 +53,8 @@ def run_depmod(folder: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="megamod-depmod-") as name:
         try:
             tree = _linked_tree(folder, Path(name))
+            for number, overlay in enumerate(overlays, start=1):
+                (tree / overlay_name(number)).symlink_to(overlay.resolve())
             # kmod 30 has no --outdir; an empty -C keeps this machine's depmod.d out of another machine's tree.
             command = [depmod, "-b", name, "-C", str(Path(name) / "depmod.d"), _VERSION]
             done = subprocess.run(
@@ -66,7 +75,11 @@ def run_depmod(folder: Path) -> dict[str, str]:
         # A module in a cycle is left out of modules.dep with an ERROR line and exit code 0 by some versions.
         text = "; ".join(messages[:3]).replace(name + "/lib/modules/" + _VERSION, str(folder))
         raise MegamodError(f"{folder}: depmod failed: {text or f'exit code {done.returncode}'}")
-    _check_complete(folder, texts["modules.dep"])
+    for place in (folder, *overlays):
+        _check_complete(place, texts["modules.dep"])
+    for number, overlay in enumerate(overlays, start=1):
+        lines = _read(overlay / "modules.order").splitlines()
+        texts["modules.order"] += "".join(f"{overlay_name(number)}/{line}\n" for line in lines)
     return texts
 
 

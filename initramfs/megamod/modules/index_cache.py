@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megamod.common.cache import read_entry, write_entry
@@ -21,35 +21,39 @@ _VERSION = 2
 _KIND = "indexes"
 
 
-def indexes_of(folder: Path, *, run: Callable[[Path], dict[str, str]] = run_depmod) -> dict[str, str]:
-    """The texts of the indexes of the tree *folder*, which has none of its own; raises MegamodError as depmod does."""
+def indexes_of(
+    folder: Path, overlays: Sequence[Path] = (), *, run: Callable[..., dict[str, str]] = run_depmod
+) -> dict[str, str]:
+    """The texts of the indexes of the tree *folder* with the modules below *overlays*; raises what depmod does."""
     depmod = find_depmod(folder)
     try:
-        key = _fingerprint(folder, depmod)
+        key = _fingerprint((folder, *overlays), depmod)
     except OSError:
         # Something in the tree cannot be looked at: depmod will say what is wrong, if anything.
-        return run(folder)
+        return run(folder, *([overlays] if overlays else []))
     body = read_entry(_KIND, key)
     if body is not None and (known := _read(body)) is not None:
         return known
-    texts = run(folder)
+    texts = run(folder, *([overlays] if overlays else []))
     write_entry(_KIND, key, json.dumps(dict(texts)).encode())
     return texts
 
 
-def _fingerprint(folder: Path, depmod: str) -> str:
-    digest = hashlib.sha256(f"{_VERSION}\0{folder.resolve()}\0".encode("utf-8", "surrogateescape"))
+def _fingerprint(trees: Sequence[Path], depmod: str) -> str:
+    names = "\0".join(str(folder.resolve()) for folder in trees)
+    digest = hashlib.sha256(f"{_VERSION}\0{names}\0".encode("utf-8", "surrogateescape"))
     _add(digest, Path(depmod))
 
     def raised(error: OSError) -> None:
         raise error
 
-    for parent, folders, files in os.walk(folder, onerror=raised, followlinks=True):
-        if Path(parent) == folder:
-            folders[:] = [name for name in folders if name not in ("build", "source")]
-        folders.sort()
-        for name in sorted(files):
-            _add(digest, Path(parent, name))
+    for folder in trees:
+        for parent, folders, files in os.walk(folder, onerror=raised, followlinks=True):
+            if Path(parent) == folder:
+                folders[:] = [name for name in folders if name not in ("build", "source")]
+            folders.sort()
+            for name in sorted(files):
+                _add(digest, Path(parent, name))
     return digest.hexdigest()[:32]
 
 

@@ -7,7 +7,7 @@ modules.builtin.modinfo are read when an alias is first asked for. Works for a t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical, did_you_mean, shorten
 from megamod.modules.aliases import AliasTable, parse_aliases
-from megamod.modules.depmod import INDEXES
+from megamod.modules.depmod import INDEXES, overlay_name
 from megamod.modules.index_cache import indexes_of
 from megamod.modules.kernel_files import KernelFiles, yocto_folders
 
@@ -65,7 +65,7 @@ class ModuleTree:
     """The modules of one kernel. Names are canonical ('_'); *folder* is lib/modules/KVER, *release* its name.
 
     *indexes* holds the text of the index files where *folder* has none of its own; *named* are files of the kernel that
-    the user has named, of the fields of KernelFiles.
+    the user has named, of the fields of KernelFiles; *overlays* are folders with more modules for the same kernel.
     """
 
     release: str
@@ -73,6 +73,7 @@ class ModuleTree:
     modules: Mapping[str, TreeModule]
     indexes: Mapping[str, str]
     named: Mapping[str, Path] = field(default_factory=dict)
+    overlays: tuple[Path, ...] = ()
 
     @cached_property
     def kernel_files(self) -> KernelFiles:
@@ -171,23 +172,48 @@ class ModuleTree:
         return (), (plain,) if plain in self.builtin else ()
 
 
-def open_tree(kernel: str, *, release_folders: tuple[Path, ...] = RELEASE_FOLDERS) -> ModuleTree:
-    """The module tree that *kernel* names.
+def open_tree(
+    kernel: str, *, overlays: Iterable[str] = (), release_folders: tuple[Path, ...] = RELEASE_FOLDERS
+) -> ModuleTree:
+    """The module tree that *kernel* names, with the modules of *overlays*: folders of more modules for that kernel.
 
     *kernel* is a lib/modules/KVER folder, a folder with one KVER in its lib/modules or usr/lib/modules (an unpacked
     package, a sysroot), or a release name below *release_folders*. Raises MegamodError.
     """
     folder = _find_folder(kernel, release_folders)
     indexes: dict[str, str] = {}
-    dep = read_index(folder / "modules.dep")
+    more = tuple(_overlay(overlay, release_folders) for overlay in overlays)
+    dep = read_index(folder / "modules.dep") if not more else ""
     if not dep.strip():
-        indexes = indexes_of(folder)
+        _refuse_twice((folder, *more))
+        indexes = indexes_of(folder, more)
         dep = indexes["modules.dep"]
     order = indexes.get("modules.order") or read_index(folder / "modules.order")
-    modules = _parse_dep(folder, dep, _parse_order(order))
+    modules = _parse_dep(folder, dep, _parse_order(order), more)
     if not modules:
         raise MegamodError(f"{folder}: no kernel modules in it", hint="give a lib/modules/KVER folder")
-    return ModuleTree(release=folder.resolve().name, folder=folder, modules=modules, indexes=indexes)
+    return ModuleTree(release=folder.resolve().name, folder=folder, modules=modules, indexes=indexes, overlays=more)
+
+
+def _overlay(name: str, release_folders: tuple[Path, ...]) -> Path:
+    """The folder of an overlay: a vendor's may hold modules and nothing else that shows a module tree."""
+    path = Path(name) / "lib/modules" if (Path(name) / "lib/modules").is_dir() else Path(name)
+    if path.is_dir() and next(path.rglob("*.ko*"), None) is not None:
+        return path
+    return _find_folder(name, release_folders)
+
+
+def _refuse_twice(trees: tuple[Path, ...]) -> None:
+    """Raise MegamodError for a module that is in two of the *trees*: depmod would take either."""
+    if len(trees) < 2:
+        return
+    seen: dict[str, Path] = {}
+    for tree in trees:
+        for path in sorted(tree.rglob("*.ko*")):
+            name = module_name(path.name)
+            if name is not None and seen.setdefault(name, tree) != tree:
+                hint = "leave it out of one of them: only one can be loaded"
+                raise MegamodError(f"{path}: the module {name} is in {seen[name]}, too", hint=hint)
 
 
 def _find_folder(kernel: str, release_folders: tuple[Path, ...]) -> Path:
@@ -261,7 +287,18 @@ def _plain(relpath: str) -> str:
     return relpath[: end + 3] if end >= 0 else relpath
 
 
-def _parse_dep(folder: Path, text: str, order: Mapping[str, int]) -> dict[str, TreeModule]:
+def _path_of(relpath: str, base: str, overlays: Sequence[Path]) -> Path:
+    """The file that an index means by *relpath*."""
+    first, _, rest = relpath.partition("/")
+    for number, overlay in enumerate(overlays, start=1):
+        if first == overlay_name(number):
+            return overlay / rest
+    return Path(relpath if relpath.startswith("/") else base + relpath)
+
+
+def _parse_dep(
+    folder: Path, text: str, order: Mapping[str, int], overlays: Sequence[Path] = ()
+) -> dict[str, TreeModule]:
     index = folder / "modules.dep"
     rows: dict[str, tuple[int, str, list[str]]] = {}
     names: dict[str, str] = {}
@@ -286,7 +323,7 @@ def _parse_dep(folder: Path, text: str, order: Mapping[str, int]) -> dict[str, T
             raise broken(index, number, f"{name} needs {missing.args[0]}, which has no line of its own") from None
         modules[name] = TreeModule(
             name=name,
-            path=Path(relpath if relpath.startswith("/") else base + relpath),
+            path=_path_of(relpath, base, overlays),
             relpath=relpath,
             depends=depends,
             order=order.get(_plain(relpath), UNORDERED),
