@@ -267,7 +267,7 @@ class Profile:
         choice(
             Probe,
             help="`sync`: drivers probe one after the other, and the boot waits until all have; `root`: in the same "
-            "order, but user space starts as soon as the root is there (for one that waits for its devices by itself, as "
+            "order, but user space starts as soon as the root is there (for one that waits for its devices, as "
             "with udev); `async`: drivers probe in parallel, and device names may come in another order.",
         ),
     ] = Probe.SYNC
