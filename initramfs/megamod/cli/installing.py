@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,7 +249,7 @@ def init(*, output: Path | None, board: str | None, recorded: Path | None, kerne
     from megamod.machine.first_profile import board_profile, find_board, machine_profile
     from megamod.machine.machine import open_machine
 
-    if board is None and recorded is None and click.get_text_stream("stdin").isatty():
+    if board is None and recorded is None and sys.stdin.isatty():
         board = (
             click.prompt("A board's device tree or name; empty: this machine", default="", show_default=False) or None
         )
