@@ -4,6 +4,9 @@ A kernel that is booted with `initcall_debug` says in which order it calls its b
 a static link. What is a module in Debian's 6.1 amd64 kernel and built into another one is put in order by megamod, as
 if all of it were one stage, and the pairs that come in the same order in both are counted. Every other pair is printed.
 
+That is `order: link`. With --moved PROFILE it prints what `order: waits` changes in the stages of a shipped profile:
+how many pairs of modules change places, and each module that moves.
+
 An initcall is known by its function, which a .ko still has as a symbol at the address of init_module. A function that
 several modules have, or that the other kernel calls more than once, is left out, and said so.
 """
@@ -29,10 +32,13 @@ from megamod.image.archive import write_image
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree, open_tree
 from megamod.prelink.member import Member
+from megamod.prelink.mergeable import why_single
 from megamod.prelink.order import order
 from megamod.prelink.read import read_member
 from megamod.prelink.resolve import resolve
+from megamod.prelink.waiting import waiting_ranks
 from megamod.profile.model import Profile, Selector, Stage
+from megamod.profile.schema import find_profile
 from megamod.select.select import SelectedModule, select
 
 JUDGES = (
@@ -121,11 +127,43 @@ def _init_functions(member: Member) -> list[str]:
     return sorted(name for name in names if name and name != "init_module" and not name.startswith(("__", ".")))
 
 
-def _our_order(selected: Mapping[str, SelectedModule], members: Mapping[str, Member]) -> list[str]:
+def _our_order(
+    selected: Mapping[str, SelectedModule], members: Mapping[str, Member], *, waits: bool = False
+) -> list[str]:
     chosen = list(members.values())
     ranks = {name: tagged_rank(module.rank, members[name].info("initlevel")) for name, module in selected.items()}
     after = {name: module.after for name, module in selected.items()}
-    return [chosen[number].name for number in order(chosen, resolve(chosen), ranks=ranks, after=after)]
+    resolution = resolve(chosen)
+    if waits:
+        ranks = waiting_ranks(chosen, resolution, ranks, after)
+    return [chosen[number].name for number in order(chosen, resolution, ranks=ranks, after=after)]
+
+
+def moved(tree: ModuleTree, profile: str) -> str:
+    """What `order: waits` changes in the stages of a shipped profile, in lines for people."""
+    lines = []
+    for stage in select(find_profile(profile), tree).stages:
+        selected = {module.name: module for module in stage.modules}
+        members = {name: _read(module) for name, module in selected.items()}
+        members = {name: member for name, member in members.items() if why_single(member, allow_taint=False) is None}
+        link = _our_order(selected, members)
+        place = {name: number for number, name in enumerate(_our_order(selected, members, waits=True))}
+        pairs = sum(place[first] > place[second] for first, second in combinations(link, 2))
+        lines.append(
+            f"{profile}, stage {stage.name}: {pairs} of {len(link) * (len(link) - 1) // 2} pairs change places"
+        )
+        kept = _longest_rising([place[name] for name in link])
+        lines += [f"  {name}: {n} -> {place[name]}" for n, name in enumerate(link) if place[name] not in kept]
+    return "\n".join(lines)
+
+
+def _longest_rising(numbers: Sequence[int]) -> frozenset[int]:
+    """The longest rising subsequence: what has not moved."""
+    best: dict[int, tuple[int, ...]] = {}
+    for number in numbers:
+        before = [best[other] for other in best if other < number]
+        best[number] = (*(max(before, key=len) if before else ()), number)
+    return frozenset(max(best.values(), key=len) if best else ())
 
 
 def _calls(kernel: Kernel) -> list[str]:
@@ -174,12 +212,16 @@ def main() -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("judges", nargs="*", default=JUDGES, metavar="SUITE:FLAVOUR", help="kernels to boot")
+    parser.add_argument("--moved", metavar="PROFILE", help="print what order: waits changes, and boot nothing")
     parser.add_argument("--suite", default="bookworm", help="whose amd64 modules are put in order")
     options = parser.parse_args()
     cache = cache_folder()
     try:
         kernel = fetch_kernel(options.suite, architecture="amd64", cache=cache)
         tree = open_tree(str(kernel.modules))
+        if options.moved:
+            print(moved(tree, options.moved))
+            return 0
         for judge_name in options.judges:
             print(report(judge(fetch_judge(judge_name, cache), tree), tree), flush=True)
     except MegamodError as error:

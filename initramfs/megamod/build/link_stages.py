@@ -234,6 +234,7 @@ def _prelink(
             tracing=profile.tracing,
             symbols=profile.symbols,
             static_calls=profile.static_calls,
+            order=profile.order,
             allow_taint=profile.allow_taint,
             kcfi=has_kcfi(find_config(selection.tree.kernel_files)),
             percpu_reserve=_percpu_reserve(selection),

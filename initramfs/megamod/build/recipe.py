@@ -225,6 +225,7 @@ def make_manifest(
             "unwind": profile.unwind,
             "symbols": profile.symbols,
             "static-calls": profile.static_calls,
+            "order": profile.order,
             "probe": profile.probe,
             "compress": profile.compress,
             "compress-deferred": profile.compress_deferred,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from megamod.cli.options import FILE, KERNELS, kernel_files, progress, steps_of, word_of
-from megamod.common.choices import StaticCalls, Symbols, Tracing, Unwind
+from megamod.common.choices import Order, StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -121,6 +121,13 @@ def _map_path(output: Path, map_file: str | None) -> Path | None:
     show_default=True,
     help="Leave static calls in their trampolines, or let the kernel patch each.",
 )
+@click.option(
+    "--order",
+    type=word_of(Order),
+    default=Order.WAITS.value,
+    show_default=True,
+    help="In a level, drivers of disks and USB first, or in the order given.",
+)
 @click.option("--allow-taint", is_flag=True, help="Accept staging and out-of-tree members.")
 @click.option("--leave-out", is_flag=True, help="If a module cannot be merged, link the others.")
 @kernel_files()
@@ -135,6 +142,7 @@ def prelink(
     tracing: str,
     symbols: str,
     static_calls: str,
+    order: str,
     allow_taint: bool,
     leave_out: bool,
     named: dict[str, Path],
@@ -161,6 +169,7 @@ def prelink(
         tracing=Tracing(tracing),
         symbols=Symbols(symbols),
         static_calls=StaticCalls(static_calls),
+        order=Order(order),
         allow_taint=allow_taint,
     )
     source = None

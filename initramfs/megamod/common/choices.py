@@ -34,6 +34,13 @@ class StaticCalls(StrEnum):
     PATCH = "patch"
 
 
+class Order(StrEnum):
+    """In which order the inits of one initcall level are called: by what waits for devices, or as in a static link."""
+
+    WAITS = "waits"
+    LINK = "link"
+
+
 class Probe(StrEnum):
     """How drivers probe their devices: SYNC one after the other, and the boot waits for what they leave to be done
     later; ROOT the same, but the boot goes on as soon as the root is there; ASYNC all at once."""

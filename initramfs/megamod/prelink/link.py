@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from megamod.common.choices import Order
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.prelink.classify import classify
@@ -30,6 +31,7 @@ from megamod.prelink.resolve import OddMemberError, Resolution, check_names, res
 from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
 from megamod.prelink.verify.checks import verify
+from megamod.prelink.waiting import waiting_ranks
 from megamod.prelink.warnings import cost_notes
 
 
@@ -136,6 +138,8 @@ def prelink(
     with _refusing(members, OddMemberError):
         resolution = resolve(members, allow_taint=options.allow_taint)
     known = ranks if ranks is not None else default_ranks(members, resolution)
+    if options.order == Order.WAITS:
+        known = waiting_ranks(members, resolution, known, after or {})
     sequence = order(members, resolution, ranks=known, after=after or {})
 
     # From here on members go by their place in init order.

@@ -16,6 +16,7 @@ from megamod.common.choices import (
     Digest,
     Fallback,
     Merging,
+    Order,
     Probe,
     Shell,
     StaticCalls,
@@ -69,6 +70,7 @@ __all__ = [
     "Firmware",
     "Microcode",
     "Option",
+    "Order",
     "Probe",
     "Profile",
     "Root",
@@ -262,6 +264,14 @@ class Profile:
             help="Static calls of members: through their trampolines, or patched into direct calls at load.",
         ),
     ] = StaticCalls.TRAMPOLINE
+    order: Annotated[
+        Order,
+        choice(
+            Order,
+            help="`waits`: in an initcall level drivers of disks and USB on PCI and the like come first, as their "
+            "devices take time, libraries that try out algorithms last; `link`: as in a kernel with all built in.",
+        ),
+    ] = Order.WAITS
     probe: Annotated[
         Probe,
         choice(

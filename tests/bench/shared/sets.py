@@ -17,6 +17,7 @@ from megamod.prelink.member import Member
 from megamod.prelink.order import Rank, order
 from megamod.prelink.read import read_members
 from megamod.prelink.resolve import resolve
+from megamod.prelink.waiting import waiting_ranks
 from megamod.select.select import SelectedModule, SelectedStage
 from tests.bench.shared.kernels import BenchKernel
 
@@ -74,7 +75,9 @@ def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
     members = read_members([tree.modules[module].path for module in chosen])
     own = {module: static_rank(module, tree.modules[module].order) for module in chosen}
     ranks = inherited_ranks(own, {module: tree.modules[module].depends for module in chosen})
-    sequence = order(members, resolve(members, allow_taint=False), ranks=ranks, after={})
+    resolution = resolve(members, allow_taint=False)
+    ranks = waiting_ranks(members, resolution, ranks, {})
+    sequence = order(members, resolution, ranks=ranks, after={})
     exports = find_exports(tree.kernel_files)
     by_name = {member.name: member for member in members}
     if exports is None or not exports.has_crcs:
