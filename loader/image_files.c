@@ -63,6 +63,9 @@ void hold_image_files(struct boot *boot)
 	}
 	for (i = first_deferred(boot)->load; i < p->load_count; i++)
 		hold_image_file(boot, &p->loads[i].file);
+	for (i = first_deferred(boot)->load; i < p->load_count; i++)
+		if (p->loads[i].names.path)
+			hold_image_file(boot, &p->loads[i].names);
 	for (i = p->loads[first_deferred(boot)->load].originals; i < p->original_count; i++)
 		hold_image_file(boot, &p->originals[i]);
 }

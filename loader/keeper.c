@@ -42,6 +42,8 @@ static void remove_stage_files(struct keeper *k, const struct stage *s)
 
 	for (; l < end; l++) {
 		remove_image_file(k->boot, &l->file);
+		if (l->names.path)
+			remove_image_file(k->boot, &l->names);
 		for (i = 0; i < l->original_count; i++)
 			remove_image_file(k->boot, &p->originals[l->originals + i]);
 	}

@@ -3,14 +3,15 @@
  * One finit_module call a load, and the fallback: when the kernel refuses a megamodule, or with megamod=off, its
  * members' original files go in instead, one call each, in the order in which the glue would have run their inits.
  *
- * A call that fails has run no init: the glue's own init never fails (initramfs/megamod/prelink/glue.py), and
- * everything before it comes to an end without one.
+ * A call that fails has run no init: the glue's own init fails only where it finds another kernel than it is for,
+ * before it calls any (initramfs/megamod/prelink/glue.py), and everything before it comes to an end without one.
  */
 #include "load.h"
 #include "arguments.h"
 #include "files.h"
 #include "image_files.h"
 #include "log.h"
+#include "names_form.h"
 #include "probes.h"
 #include "results.h"
 #include "times.h"
@@ -87,10 +88,17 @@ static long call(struct boot *boot, struct load *load, bool words, bool skips)
 
 	if (!text)
 		return err;
+	log_debug("load %s: %s", load->name, text);
+	if (!load->original && !fits_kernel(boot, load)) {
+		log_info("load %s: this kernel is another build, so its imports go by name", load->name);
+		err = load_names_form(boot, load, text);
+		if (err >= 0)
+			after_call(boot, load);
+		return err;
+	}
 	fd = open_image_file(boot, &load->file);
 	if (fd < 0)
 		return fd;
-	log_debug("load %s: %s", load->name, text);
 	err = put_in(&load->file, (int)fd, text);
 	if (err >= 0)
 		after_call(boot, load);

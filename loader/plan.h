@@ -71,6 +71,8 @@ enum load_method {
 /* One finit_module call. */
 struct load {
 	struct image_file file;
+	struct image_file
+		names; /* what makes the file fit any kernel but one (names_form.h); its path is NULL without */
 	const char *name;
 	bool merged;
 	bool results;	      /* it has result parameters and takes skip= */
@@ -126,7 +128,7 @@ struct progress {
 
 struct plan {
 	struct progress *progress;
-	const char *release;
+	const char *release, *build_id; /* of the kernel; build_id NULL if no load is for one build alone */
 	enum handover handover;
 	struct fields command; /* exec: path and arguments; chain: path */
 	struct fields overlay; /* tmpfs and perhaps its options; count 0: none */

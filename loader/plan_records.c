@@ -79,6 +79,7 @@ static struct load *add_load(struct reader *r, const char *file, const char *nam
 	last_stage(p)->load_count++;
 	l->file.path = file;
 	l->file.fd = -1;
+	l->names.fd = -1;
 	l->name = name;
 	l->member = p->member_count;
 	l->originals = p->original_count;
@@ -91,6 +92,24 @@ static bool on_kernel(struct reader *r, const char *const *f, struct fields rest
 {
 	(void)rest;
 	r->plan->release = f[0];
+	return true;
+}
+
+static bool on_build_id(struct reader *r, const char *const *f, struct fields rest)
+{
+	(void)rest;
+	r->plan->build_id = f[0];
+	return true;
+}
+
+static bool on_names(struct reader *r, const char *const *f, struct fields rest)
+{
+	struct load *l = last_load(r->plan);
+
+	(void)rest;
+	if (!l || !l->merged || !r->plan->build_id)
+		return refuse(r, "names without a merged load, or without a build-id:", f[0]);
+	l->names.path = f[0];
 	return true;
 }
 
@@ -330,26 +349,17 @@ static const struct record {
 	u8 place;
 	bool (*take)(struct reader *r, const char *const *f, struct fields rest);
 } records[] = {
-	{ "kernel", 1, false, HEAD, on_kernel },
-	{ "fallback", 1, false, HEAD, on_fallback },
-	{ "root", 1, true, HEAD, on_root },
-	{ "overlay", 1, true, HEAD, on_overlay },
-	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
-	{ "probe", 1, false, HEAD, on_probe },
-	{ "watchdog", 1, false, HEAD, on_watchdog },
-	{ "shell", 1, false, HEAD, on_shell },
-	{ "skip", 1, false, HEAD, on_skip },
-	{ "stage", 4, false, BODY, on_stage },
-	{ "merged", 3, false, BODY, on_merged },
-	{ "argument", 1, false, BODY, on_argument },
-	{ "member", 1, true, BODY, on_member },
-	{ "parameters", 1, true, BODY, on_parameters },
-	{ "original", 1, false, BODY, on_original },
-	{ "prefix", 1, false, BODY, on_prefix },
-	{ "requests", 1, false, BODY, on_requests },
-	{ "single", 2, true, BODY, on_single },
-	{ "softdep", 1, false, TAIL, on_softdep },
-	{ "dependents", 2, true, TAIL, on_dependents },
+	{ "kernel", 1, false, HEAD, on_kernel },	{ "fallback", 1, false, HEAD, on_fallback },
+	{ "build-id", 1, false, HEAD, on_build_id },	{ "root", 1, true, HEAD, on_root },
+	{ "overlay", 1, true, HEAD, on_overlay },	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
+	{ "probe", 1, false, HEAD, on_probe },		{ "watchdog", 1, false, HEAD, on_watchdog },
+	{ "shell", 1, false, HEAD, on_shell },		{ "skip", 1, false, HEAD, on_skip },
+	{ "stage", 4, false, BODY, on_stage },		{ "merged", 3, false, BODY, on_merged },
+	{ "argument", 1, false, BODY, on_argument },	{ "member", 1, true, BODY, on_member },
+	{ "parameters", 1, true, BODY, on_parameters }, { "original", 1, false, BODY, on_original },
+	{ "names", 1, false, BODY, on_names },		{ "prefix", 1, false, BODY, on_prefix },
+	{ "requests", 1, false, BODY, on_requests },	{ "single", 2, true, BODY, on_single },
+	{ "softdep", 1, false, TAIL, on_softdep },	{ "dependents", 2, true, TAIL, on_dependents },
 };
 
 bool take_record(struct reader *r, struct fields fields)

@@ -48,6 +48,7 @@ enum {
 	NR_inotify_init1 = 360,
 	NR_prlimit64 = 369,
 	NR_finit_module = 379,
+	NR_init_module = 128,
 	NR_renameat2 = 382,
 	NR_statx = 397,
 	NR_clock_gettime = 403 /* clock_gettime64 */,

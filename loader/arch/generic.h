@@ -50,6 +50,7 @@ enum {
 	NR_prlimit64 = 261,
 	NR_init_module = 105,
 	NR_finit_module = 273,
+	NR_init_module = 105,
 	NR_renameat2 = 276,
 	NR_statx = 291,
 };

@@ -51,6 +51,7 @@ enum {
 	NR_prlimit64 = 302,
 	NR_init_module = 175,
 	NR_finit_module = 313,
+	NR_init_module = 175,
 	NR_renameat2 = 316,
 	NR_statx = 332,
 };

@@ -161,9 +161,10 @@ def _longest_rising(numbers: Sequence[int]) -> frozenset[int]:
     """The longest rising subsequence: what has not moved."""
     best: dict[int, tuple[int, ...]] = {}
     for number in numbers:
-        before = [best[other] for other in best if other < number]
-        best[number] = (*(max(before, key=len) if before else ()), number)
-    return frozenset(max(best.values(), key=len) if best else ())
+        before = sorted((best[other] for other in best if other < number), key=len)
+        best[number] = (*(before[-1] if before else ()), number)
+    longest = sorted(best.values(), key=len)
+    return frozenset(longest[-1] if longest else ())
 
 
 def _calls(kernel: Kernel) -> list[str]:

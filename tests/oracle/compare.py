@@ -28,6 +28,7 @@ class World:
     target: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     target_at: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     used: Bools = field(default_factory=lambda: np.zeros(0, bool))
+    veneers: dict[tuple[int, int], int] | None = None
 
     def kernel_symbol(self, name: str) -> int:
         return KERNEL - self.kernel.setdefault(name, len(self.kernel))
@@ -99,6 +100,7 @@ def compare_member(number: int, name: str, model: Model, world: World, report: R
     present = (world.key[found] == key) if len(world.key) else np.zeros(len(key), bool)
     world.used[found[present]] = True
 
+    _follow_veneers(model, rows[~present], where, at, target, target_at, world)
     both, theirs = rows[present], found[present]
     wrong = (
         (model.kind[both] != world.merged.kind[theirs])
@@ -121,6 +123,42 @@ def compare_member(number: int, name: str, model: Model, world: World, report: R
         _add(report, "lost", f"the reference to {what} has no relocation any more", name, model, row)
     left = np.concatenate([both, np.flatnonzero(named)])
     _compare_bytes(number, name, model, world, wanted, left, nops, report)
+
+
+def _follow_veneers(
+    model: Model, rows: Ints, where: Ints, at: Ints, target: Ints, target_at: Ints, world: World
+) -> None:
+    """arm64: a call of the kernel may go to a jump to the same function, in the glue's part of the same section. Then
+    that is where it must go; that the jump is right follows from what it is known by."""
+    if model.arch.name != "arm64" or not len(rows):
+        return
+    calls = rows[np.isin(model.kind[rows], model.arch.codes(lambda f: f.name == "CALL26")) & (target[rows] <= KERNEL)]
+    jumps = _veneers(world)
+    for row in calls.tolist():
+        place = jumps.get((int(where[row]), int(target[row])))
+        if place is not None and not int(target_at[row]):
+            target[row], target_at[row] = int(where[row]), place
+
+
+def _veneers(world: World) -> dict[tuple[int, int], int]:
+    """(section, kernel symbol) → place of a jump in the glue: adrp x16, symbol; add x16, x16, symbol; br x16."""
+    if world.veneers is None:
+        world.veneers, merged = {}, world.merged
+        glue = world.layout.in_glue(merged.place_section, merged.place)
+        pages = np.flatnonzero(glue & np.isin(merged.kind, merged.arch.codes(lambda f: f.pages)))
+        rows = {(int(merged.place_section[r]), int(merged.place[r])): r for r in np.flatnonzero(glue).tolist()}
+        for row in pages.tolist():
+            section, place = int(merged.place_section[row]), int(merged.place[row])
+            code = bytes(world.contents[section][place : place + 12])
+            low = rows.get((section, place + 4))
+            if low is None or len(code) < 12 or int(world.target[row]) > KERNEL or int(world.target_at[row]):
+                continue
+            first, second, third = np.frombuffer(code, "<u4").tolist()
+            is_jump = first & 0x9F00001F == 0x90000010 and second & 0xFFC003FF == 0x91000210 and third == 0xD61F0200
+            same = world.target[low] == world.target[row] and not int(world.target_at[low])
+            if is_jump and same and merged.arch.by_code(int(merged.kind[low])).name == "ADD_LO12":
+                world.veneers[section, int(world.target[row])] = place
+    return world.veneers
 
 
 def _kind(model: Model, row: int) -> str:

@@ -6,7 +6,7 @@ nothing but its own data and the stack below its caller's.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,8 @@ class Emulator:
 
     inits: (section, offset) of members' inits; space: random addresses if not given; tables: sections beside the
     glue's own that are loaded, their relocations applied, and may be written to if their section is writable; state:
-    the first field of struct module may be written, too.
+    the first field of struct module may be written, too. kernel: the addresses of kernel symbols, in space.kernel;
+    others come one after the other.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Emulator:
         space: Space | None = None,
         tables: Iterable[int] = (),
         state: bool = False,
+        kernel: Mapping[str, int] | None = None,
     ) -> None:
         self.merged, self.layout, self.section = merged, layout, entry[0]
         self.processor = processor_of(merged.arch)
@@ -78,7 +80,8 @@ class Emulator:
         inits = [place for place in inits if place[0] in self.home]
         bit = self.processor.bit
         self.calls = {self.home[home] + offset - bit: Pointer(home, offset) for home, offset in inits}
-        self.imports: dict[str, int] = {}
+        self.imports: dict[str, int] = dict(kernel or {})
+        self.calls |= {address: Pointer(0, 0, name) for name, address in self.imports.items()}
         self.stack = self.space.stack + _STACK_SIZE // 2 - self.processor.pushed  # its pointer at the init's start
         engine: Any = unicorn  # it has no types
         self.error = engine.UcError

@@ -173,9 +173,10 @@ class Loaded:
         return Run(value=value, calls=calls, results=self.results(), times=self.get_all("nanoseconds"), held=held)
 
 
-def load(megamodule: Megamodule) -> Loaded:
-    """The finished file with the places of its init and of the members' inits, from the map."""
-    merged = load_model(megamodule.data)
+def load(megamodule: Megamodule, *, data: bytes | None = None, kernel: Mapping[str, int] = {}) -> Loaded:
+    """The finished file, or *data* in its place, with the places of its init and of the members' inits, from the map.
+    kernel: addresses of kernel symbols, in Space.kernel."""
+    merged = load_model(megamodule.data if data is None else data)
     assert not merged.problems
     index = {section.name: section.index for section in merged.sections if section.alloc}
     chunks, members = megamodule.map["chunks"], megamodule.members
@@ -192,7 +193,7 @@ def load(megamodule: Megamodule) -> Loaded:
     entry = merged.refers(owner, at)
     assert entry is not None
     layout = Layout([], glue, [], np.zeros((0, 4), np.int64))
-    machine = Emulator(merged, layout, entry, inits, state=True)
+    machine = Emulator(merged, layout, entry, inits, state=True, kernel=kernel)
     return Loaded(megamodule=megamodule, merged=merged, entry=entry, inits=inits, machine=machine)
 
 

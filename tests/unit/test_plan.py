@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text, trigger_text
@@ -180,3 +182,22 @@ def test_a_watchdog_and_a_closed_shell_are_records_of_the_head() -> None:
 
 def test_the_loaders_own_watchdog_and_shell_take_no_record() -> None:
     assert not [line for line in text() if line.startswith(("watchdog", "shell"))]
+
+
+def test_a_load_for_one_build_names_its_patch() -> None:
+    made = Plan(
+        kernel="6.1.0-test",
+        root=CMDLINE,
+        probe_async=False,
+        stages=(stage("critical", replace(load("m", "a"), names="/megamod/m.names")),),
+        softdeps=(),
+        dependents={},
+        build_id="ab" * 20,
+    )
+    lines = plan_text(made).decode().splitlines()
+    assert f"build-id {'ab' * 20}" in lines[: lines.index("stage critical now - 0")]
+    assert lines[lines.index("merged /megamod/m.ko m 1") :] == [
+        "merged /megamod/m.ko m 1",
+        "member a",
+        "names /megamod/m.names",
+    ]

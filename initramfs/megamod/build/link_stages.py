@@ -17,12 +17,13 @@ from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config, has_kcfi
 from megamod.kernel.export_sources import KernelExports
-from megamod.kernel.exports import check_imports, search_exports
+from megamod.kernel.exports import check_imports, image_of, search_exports
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.kernel_crcs import find_glue_crcs, imported_anywhere
 from megamod.prelink.link import Megamodule, RefusedError, prelink
 from megamod.prelink.member import Member
+from megamod.prelink.names_form import apply_patch, make_patch
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
 from megamod.select.select import SelectedStage, Selection
@@ -46,10 +47,20 @@ class BuiltLoad:
     data: bytes
     merged: Megamodule | None
     signer: str = ""
+    patch: bytes | None = None
 
-    def in_image(self) -> bytes:
-        """The file's content in the image: *data* itself, or packed where *file* says so."""
-        return compress_inside(self.data) if self.file.endswith(PACKED_ENDING) else self.data
+    @property
+    def patch_file(self) -> str:
+        """Path of the patch in the image."""
+        packed = self.file.endswith(PACKED_ENDING)
+        plain = self.file.removesuffix(PACKED_ENDING).removesuffix(".ko")
+        return f"{plain}.names{PACKED_ENDING if packed else ''}"
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Path in the image → bytes of all that the call may need."""
+        contents = {self.file: self.data} | ({self.patch_file: self.patch} if self.patch is not None else {})
+        return {name: compress_inside(x) if name.endswith(PACKED_ENDING) else x for name, x in contents.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +145,10 @@ def build_stage(
     for load in loads:
         file, whole = f"megamod/{load.module}.ko", merged.get(tuple(module.name for module in load.modules))
         if load.single is None and whole is not None:
-            built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole))
+            patch = make_patch(whole.data, whole.names) if whole.names is not None else None
+            # The patch has all of it.
+            whole = replace(whole, names=None)
+            built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole, patch=patch))
         else:
             built.append(BuiltLoad(load=load, file=file, data=files[load.module], merged=None))
     for note in _single_notes(loads):
@@ -179,13 +193,14 @@ def _single_notes(loads: Sequence[Load]) -> list[str]:
 
 def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:
     """*stage* with its megamodules signed; a single has the signature of whoever built it."""
-    name = signer.name()
-    return replace(
-        stage,
-        loads=tuple(
-            replace(item, data=signer.sign(item.data), signer=name) if item.merged else item for item in stage.loads
-        ),
-    )
+    return replace(stage, loads=tuple(_signed(item, signer) if item.merged else item for item in stage.loads))
+
+
+def _signed(item: BuiltLoad, signer: Signer) -> BuiltLoad:
+    data, patch = signer.sign(item.data), None
+    if item.patch is not None:
+        patch = make_patch(data, signer.sign(apply_patch(item.data, item.patch)))
+    return replace(item, data=data, patch=patch, signer=signer.name())
 
 
 def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
@@ -235,6 +250,7 @@ def _prelink(
             symbols=profile.symbols,
             static_calls=profile.static_calls,
             order=profile.order,
+            imports=profile.imports,
             allow_taint=profile.allow_taint,
             kcfi=has_kcfi(find_config(selection.tree.kernel_files)),
             percpu_reserve=_percpu_reserve(selection),
@@ -243,6 +259,7 @@ def _prelink(
         after={module.name: module.after for module in load.modules},
         donors=_donors(chosen, exports, selection.tree),
         exported=_exported(chosen, exports, selection.tree),
+        image=image_of(exports),
     )
 
 

@@ -12,6 +12,7 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
                                      a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
     probe root|async                 only if asked for
+    build-id HEX                     of the kernel that loads with a record names are for
     watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
     shell none                       nobody gets a shell, neither in an emergency nor by megamod.break=
     skip NAME                        as if the kernel had got megamod.skip=NAME; megamod.run=NAME takes it back
@@ -26,6 +27,8 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
                                      be read; any other takes everything, own by a function of the member's; NAME has a
                                      fixed prefix with it
     original FILE                    with fallback modules: the members' own files, in the members' order
+    names FILE                       the load above is for the kernel of the record build-id alone; FILE is a patch that
+                                     makes it fit any other (prelink/names_form.py)
     prefix NAME                      command-line words NAME.x belong to the load above, too
     requests PROGRAM                 the load above may call request_module() from an init: PROGRAM, or nothing for -,
                                      stands for modprobe meanwhile
@@ -69,7 +72,7 @@ class PlanModule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLoad:
     """One call: *file* is the absolute path in the image; singles have exactly one module. *originals*, if any, are the
-    absolute paths of the members' own files, in the order of *modules*."""
+    absolute paths of the members' own files, in the order of *modules*. *names*: the patch of a load for one build."""
 
     file: str
     name: str
@@ -80,6 +83,7 @@ class PlanLoad:
     prefixes: tuple[str, ...] = ()
     requests: str | None = None
     originals: tuple[str, ...] = ()
+    names: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,8 @@ class PlanStage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The whole plan. dependents: name of a planned module → modules in no stage that need it; skips: planned modules
-    whose init is left out. watchdog: seconds, 0 never. shell: whether anybody may get one."""
+    whose init is left out. watchdog: seconds, 0 never. shell: whether anybody may get one. build_id: of the
+    one kernel that loads with *names* are for."""
 
     kernel: str
     root: Root
@@ -106,6 +111,7 @@ class Plan:
     fallback: Fallback = Fallback.NONE
     watchdog: int = WATCHDOG
     shell: bool = True
+    build_id: str | None = None
 
 
 def plan_text(plan: Plan) -> bytes:
@@ -115,6 +121,8 @@ def plan_text(plan: Plan) -> bytes:
     lines += _root(plan.root)
     if plan.probe is not Probe.SYNC:
         lines.append(_record("probe", plan.probe))
+    if plan.build_id:
+        lines.append(_record("build-id", plan.build_id))
     if plan.watchdog != WATCHDOG:
         lines.append(_record("watchdog", str(plan.watchdog)))
     if not plan.shell:
@@ -146,6 +154,8 @@ def _load(load: PlanLoad, numbers: dict[str, int]) -> Iterable[bytes]:
         else:
             yield _record("single", load.file, module.name, *ids)
     yield from (_record("original", path) for path in load.originals)
+    if load.names is not None:
+        yield _record("names", load.names)
     yield from (_record("argument", text) for text in load.arguments)
     yield from (_record("prefix", name) for name in load.prefixes)
     if load.requests is not None:

@@ -162,6 +162,7 @@ def make_plan(
             loads.append(
                 PlanLoad(
                     file=f"/{item.file}",
+                    names=f"/{item.patch_file}" if item.patch is not None else None,
                     name=item.load.module,
                     merged=item.merged is not None,
                     has_results=item.merged is not None and item.merged.has_results,
@@ -203,6 +204,7 @@ def make_plan(
         dependents=dependents,
         skips=selection.skip,
         fallback=selection.profile.fallback,
+        build_id=next((i.merged.build_id for s in built for i in s.loads if i.merged and i.merged.build_id), None),
         watchdog=-(-selection.profile.watchdog // 1000),
         shell=selection.profile.shell is not Shell.NONE,
     )
@@ -226,6 +228,7 @@ def make_manifest(
             "symbols": profile.symbols,
             "static-calls": profile.static_calls,
             "order": profile.order,
+            "imports": profile.imports,
             "probe": profile.probe,
             "compress": profile.compress,
             "compress-deferred": profile.compress_deferred,
@@ -298,7 +301,10 @@ def image_entries(
     # The kernel opens it for PID 1 before anything is mounted (init/main.c console_on_rootfs()).
     entries.append(Entry(path="dev/console", mode=stat.S_IFCHR | 0o600, rdev=(5, 1)))
     contents = {PLAN_PATH: plan_text(plan), MANIFEST_PATH: manifest.to_json()}
-    contents |= {item.file: item.in_image() for stage in built for item in stage.loads} | dict(originals)
+    for stage in built:
+        for item in stage.loads:
+            contents |= item.files
+    contents |= dict(originals)
     entries += [Entry(path=path, mode=stat.S_IFREG | 0o644, data=data) for path, data in contents.items()]
     return entries
 

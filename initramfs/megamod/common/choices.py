@@ -34,6 +34,13 @@ class StaticCalls(StrEnum):
     PATCH = "patch"
 
 
+class Imports(StrEnum):
+    """How imports of the kernel are bound: by their distance in one build of it, or each by its name."""
+
+    DISTANCE = "distance"
+    NAMES = "names"
+
+
 class Order(StrEnum):
     """In which order the inits of one initcall level are called: by what waits for devices, or as in a static link."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from elftools.elf.elffile import ELFFile
 from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
+from megamod.kernel.flat_addresses import find_build_id
 from megamod.kernel.flat_image import flat_exports
 from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
 
 _ENTRY = 12  # struct kernel_symbol: value, name, namespace, each relative to its own place
 _LIMIT = 512 << 20
+_UPPER_HALF = 1 << 63
 _MAP_LINE = re.compile(r"([0-9a-f]{8,16}) \S (\S+)")
 _PREFIX = "__ksymtab_"
 # With CONFIG_HAVE_ARCH_PREL32_RELOCATIONS.
@@ -34,21 +37,25 @@ _BY_SECTIONS = ("EM_X86_64", "EM_AARCH64")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelExport:
-    """One symbol of the kernel: crc is None without CONFIG_MODVERSIONS."""
+    """One symbol of the kernel: crc is None without CONFIG_MODVERSIONS. address: where it is linked, or its place in a
+    flat image; None if it does not move with the image (per-processor offsets, absolute values), or is not known."""
 
     crc: int | None
     gpl: bool
     namespace: str
+    address: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelExports:
     """All symbols that a kernel exports; *source* is the file they were read from, *release* what the kernel in it
-    calls itself, None where the file does not say."""
+    calls itself, None where the file does not say. *build_id*: of the image, in hex, and the address of its 20 bytes;
+    None where it has none, or it is not known which."""
 
     source: Path
     symbols: Mapping[str, KernelExport]
     release: str | None = None
+    build_id: tuple[str, int] | None = None
 
     @property
     def has_crcs(self) -> bool:
@@ -62,11 +69,12 @@ def read_image_exports(path: Path) -> KernelExports:
     release = kernel_release(kernel)
     try:
         symbols = dict(_image_symbols(kernel, path))
+        build_id = _build_id(kernel)
     except ELFError as error:
         raise MegamodError(f"{path}: the kernel inside is not readable: {error}") from error
     if not symbols:
         raise MegamodError(f"{path}: no table of exports is found in the kernel")
-    return KernelExports(source=path, symbols=symbols, release=release)
+    return KernelExports(source=path, symbols=symbols, release=release, build_id=build_id)
 
 
 def read_symvers(path: Path) -> KernelExports:
@@ -94,14 +102,34 @@ def read_system_map(path: Path) -> KernelExports:
 
 
 def _image_symbols(kernel: bytes, path: Path) -> Iterator[tuple[str, KernelExport]]:
-    if kernel[:4] == b"\x7fELF":
+    flat = kernel[:4] != b"\x7fELF"
+    if not flat:
         file = ELFFile(io.BytesIO(kernel))
         if file["e_machine"] in _BY_SECTIONS:
             yield from _ksymtab(file, path)
             return
         kernel = _in_memory(file, path)
-    for name, namespace, gpl in flat_exports(kernel):
-        yield name, KernelExport(crc=None, gpl=gpl, namespace=namespace)
+    for each in flat_exports(kernel):
+        # Only an Image says how long it is in memory.
+        address = each.address if flat else None
+        yield each.name, KernelExport(crc=each.crc, gpl=each.gpl, namespace=each.namespace, address=address)
+
+
+def _build_id(kernel: bytes) -> tuple[str, int] | None:
+    """The build id of a kernel and its address: .notes is what /sys/kernel/notes shows (kernel/ksysfs.c)."""
+    if kernel[:4] != b"\x7fELF":
+        return find_build_id(kernel)
+    section = ELFFile(io.BytesIO(kernel)).get_section_by_name(".notes")
+    if section is None:
+        return None
+    data, at = section.data(), 0
+    while at + 12 <= len(data):
+        name, size, kind = struct.unpack_from("<III", data, at)
+        start = at + 12 + -(-name // 4) * 4
+        if kind == 3 and size == 20 and data[at + 12 : at + 16] == b"GNU\0":
+            return data[start : start + size].hex(), int(section["sh_addr"]) + start
+        at = start + -(-size // 4) * 4
+    return None
 
 
 def _in_memory(file: ELFFile, path: Path) -> bytes:
@@ -124,12 +152,15 @@ def _ksymtab(file: ELFFile, path: Path) -> Iterator[tuple[str, KernelExport]]:
     if strings is None:
         raise MegamodError(f"{path}: the kernel has no __ksymtab_strings")
     text, base = strings.data(), int(strings["sh_addr"])
+    loaded = ((int(each["p_vaddr"]), int(each["p_memsz"])) for each in file.iter_segments("PT_LOAD"))
+    image = [(start, start + size) for start, size in loaded if start >= _UPPER_HALF]
     flags = sections["__kflagstab"].data() if "__kflagstab" in sections else None
     for name in ("__ksymtab", "__ksymtab_gpl"):
         if name not in sections:
             continue
         fields = np.frombuffer(sections[name].data(), "<i4").reshape(-1, 3).astype(np.int64)
         place = int(sections[name]["sh_addr"]) - base + np.arange(len(fields)) * _ENTRY
+        values = [base + value for value in (place + fields[:, 0]).tolist()]
         names, namespaces = place + 4 + fields[:, 1], place + 8 + fields[:, 2]
         # Without MODVERSIONS the tables of CRCs are empty (include/asm-generic/vmlinux.lds.h RO_DATA, 6.12): GNU ld
         # leaves them out, ld.lld keeps them for the symbols at their ends.
@@ -140,7 +171,9 @@ def _ksymtab(file: ELFFile, path: Path) -> Iterator[tuple[str, KernelExport]]:
             raise MegamodError(f"{path}: {name}: its names lie outside __ksymtab_strings")
         for row, (at, space, crc) in enumerate(zip(names.tolist(), namespaces.tolist(), words, strict=True)):
             gpl = bool(flags[row] & 1) if flags is not None else name == "__ksymtab_gpl"
-            yield _text(text, at), KernelExport(crc=crc, gpl=gpl, namespace=_text(text, space))
+            # An absolute value (per-processor offsets up to 6.14) is in no segment of the upper half.
+            address = values[row] if any(low <= values[row] < high for low, high in image) else None
+            yield _text(text, at), KernelExport(crc=crc, gpl=gpl, namespace=_text(text, space), address=address)
 
 
 def _text(table: bytes, offset: int) -> str:

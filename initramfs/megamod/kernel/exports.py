@@ -22,6 +22,7 @@ from megamod.kernel.export_sources import (
 )
 from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
 from megamod.modules.kernel_files import KernelFiles
+from megamod.prelink.distance import ImageSymbol, KernelImage
 from megamod.prelink.exports import reserved
 from megamod.prelink.member import Member
 
@@ -85,6 +86,19 @@ def kernel_image_of(files: KernelFiles) -> Path | None:
     return None
 
 
+def image_of(exports: KernelExports | None) -> KernelImage | None:
+    """What the linker may bind by distance; None for an image without a build id, or if no addresses are known."""
+    if exports is None or exports.build_id is None:
+        return None
+    build_id, note = exports.build_id
+    symbols = {
+        name: ImageSymbol(address=export.address, crc=export.crc, namespace=export.namespace)
+        for name, export in exports.symbols.items()
+        if export.address is not None
+    }
+    return KernelImage(build_id=build_id, note=note, symbols=symbols)
+
+
 def why_reserved(member: Member, exports: KernelExports | None) -> str | None:
     """The reason why *member* must keep its name: it imports a symbol that the kernel gives to that name alone."""
     if exports is None:
@@ -124,19 +138,24 @@ def check_imports(member: Member, exports: KernelExports | None, others: frozens
 def _cached(path: Path, reader: Callable[[Path], KernelExports]) -> KernelExports:
     """What *reader* makes of *path*, or its error, as it was kept."""
     key = file_key(path)
-    body = read_entry("kernel-exports", key)
+    body = read_entry("kernel-addresses", key)
     if body is not None:
         known = json.loads(body)
         if "error" in known:
             raise MegamodError(f"{path}: {known['error']}")
-        symbols = {name: KernelExport(crc=crc, gpl=gpl, namespace=space) for name, crc, gpl, space in known["symbols"]}
-        return KernelExports(source=path, symbols=symbols, release=known["release"])
+        symbols = {
+            name: KernelExport(crc=crc, gpl=gpl, namespace=space, address=address)
+            for name, crc, gpl, space, address in known["symbols"]
+        }
+        build_id = tuple(known["build_id"]) if known["build_id"] else None
+        return KernelExports(source=path, symbols=symbols, release=known["release"], build_id=build_id)
     try:
         exports = reader(path)
     except MegamodError as error:
         why = error.message.removeprefix(f"{path}: ")
-        write_entry("kernel-exports", key, json.dumps({"error": why}).encode("ascii"))
+        write_entry("kernel-addresses", key, json.dumps({"error": why}).encode("ascii"))
         raise
-    rows = [[name, e.crc, e.gpl, e.namespace] for name, e in exports.symbols.items()]
-    write_entry("kernel-exports", key, json.dumps({"symbols": rows, "release": exports.release}).encode("ascii"))
+    rows = [[name, e.crc, e.gpl, e.namespace, e.address] for name, e in exports.symbols.items()]
+    form = {"symbols": rows, "release": exports.release, "build_id": exports.build_id}
+    write_entry("kernel-addresses", key, json.dumps(form).encode("ascii"))
     return exports

@@ -4,7 +4,7 @@ packed in a zImage of arm.
 __ksymtab is found by its shape: entries of value, name and namespace (struct kernel_symbol, kernel/module/internal.h),
 distances with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS and pointers without. One leads to the name of a symbol that every
 kernel exports; around it lie all the others. Pointers are link addresses; what has to be taken from them to get a place
-in the image is what several such symbols agree on. The CRCs are not read: their place is not told by anything.
+in the image is what several such symbols agree on.
 
 Source: include/asm-generic/vmlinux.lds.h RO_DATA (order of the tables).
 """
@@ -19,6 +19,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from megamod.kernel.flat_addresses import crcs_between, image_size
 from megamod.prelink.elf import Array
 
 # EXPORT_SYMBOL of all kernels since 4.x; a name may be the tail of another string and so not be found as such.
@@ -41,14 +42,27 @@ class _Shape:
         return 3 * self.word
 
 
-def flat_exports(data: bytes) -> Iterator[tuple[str, str, bool]]:
-    """(name, namespace, GPL only) of each export of a flat kernel, nothing if the table is not found."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatExport:
+    """One export: address is its place in the image, None if it is not part of it; crc None without versions."""
+
+    name: str
+    namespace: str
+    gpl: bool
+    address: int | None
+    crc: int | None
+
+
+def flat_exports(data: bytes) -> Iterator[FlatExport]:
+    """The exports of a flat kernel, nothing if the table is not found."""
     best: list[tuple[bytes, bytes]] = []
+    first, form = 0, _Shape(word=4, relative=True)
     for shape, words in _shapes(data):
         for anchor in _ANCHORS:
             for at in _entries_of(data, anchor, shape, words):
-                run = _run(data, at, shape)
-                best = max(best, run, key=len)
+                start, run = _run(data, at, shape)
+                if len(run) > len(best):
+                    best, first, form = run, start, shape
             if len(best) >= _FEWEST:
                 break
         else:
@@ -58,8 +72,19 @@ def flat_exports(data: bytes) -> Iterator[tuple[str, str, bool]]:
         return
     # The plain exports end where the names begin anew; from 7.0 on there is one table, and flags beside it.
     second = next((number for number, (a, b) in enumerate(pairwise(best), start=1) if a[0] > b[0]), len(best))
-    for number, (name, namespace) in enumerate(best):
-        yield name.decode("ascii"), namespace.decode("ascii"), number >= second
+    places = [first + form.entry * number for number in range(len(best))]
+    names = min(_target(data, place + form.word, form) for place in places)
+    crcs = crcs_between(data, places[-1] + form.entry, names, len(best))
+    size = image_size(data) if form.word == 8 or form.relative else 0
+    for number, ((name, namespace), place) in enumerate(zip(best, places, strict=True)):
+        address = _target(data, place, form)
+        yield FlatExport(
+            name=name.decode("ascii"),
+            namespace=namespace.decode("ascii"),
+            gpl=number >= second,
+            address=address if 0 <= address < size else None,
+            crc=int(crcs[number]) if crcs is not None else None,
+        )
 
 
 def _shapes(data: bytes) -> Iterator[tuple[_Shape, Array]]:
@@ -95,8 +120,8 @@ def _entries_of(data: bytes, anchor: bytes, shape: _Shape, words: Array) -> Iter
         yield shape.word * (number - 1)
 
 
-def _run(data: bytes, start: int, shape: _Shape) -> list[tuple[bytes, bytes]]:
-    """The whole table that the entry at *start* is part of."""
+def _run(data: bytes, start: int, shape: _Shape) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """The whole table that the entry at *start* is part of, and its place."""
     before: list[tuple[bytes, bytes]] = []
     at = start - shape.entry
     while (entry := _entry(data, at, shape)) is not None:
@@ -107,24 +132,25 @@ def _run(data: bytes, start: int, shape: _Shape) -> list[tuple[bytes, bytes]]:
     while (entry := _entry(data, at, shape)) is not None:
         after.append(entry)
         at += shape.entry
-    return [*reversed(before), *after]
+    return start - shape.entry * len(before), [*reversed(before), *after]
 
 
 def _entry(data: bytes, at: int, shape: _Shape) -> tuple[bytes, bytes] | None:
     if at < 0 or at + shape.entry > len(data):
         return None
-    fields = [at + shape.word, at + 2 * shape.word]
-    if shape.relative:
-        places = [place + int.from_bytes(data[place : place + 4], "little", signed=True) for place in fields]
-    else:
-        size = shape.word
-        # A negative base is that of 64-bit addresses.
-        signed = shape.base < 0
-        places = [int.from_bytes(data[place : place + size], "little", signed=signed) - shape.base for place in fields]
+    places = [_target(data, at + shape.word, shape), _target(data, at + 2 * shape.word, shape)]
     name = _text(data, places[0])
     # No namespace: an empty string, or no pointer at all.
     namespace = b"" if not shape.relative and places[1] == -shape.base else _text(data, places[1])
     return (name, namespace) if name and namespace is not None else None
+
+
+def _target(data: bytes, at: int, shape: _Shape) -> int:
+    """The place in the image that the field at *at* refers to."""
+    if shape.relative:
+        return at + int.from_bytes(data[at : at + 4], "little", signed=True)
+    # A negative base is that of 64-bit addresses.
+    return int.from_bytes(data[at : at + shape.word], "little", signed=shape.base < 0) - shape.base
 
 
 def _text(data: bytes, at: int) -> bytes | None:

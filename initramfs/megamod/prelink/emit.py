@@ -32,12 +32,13 @@ BUILD_ID = ".note.gnu.build-id"
 
 @dataclass(slots=True)
 class _File:
-    """Sections collected in file order; finished once."""
+    """Sections collected in file order; finished once. room: bytes that some take in the file, if they are shorter."""
 
     architecture: Architecture
     names: list[str] = field(default_factory=list)
     headers: list[list[int]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    room: Mapping[str, int] = field(default_factory=dict)
 
     def add(
         self, name: str, sh_type: int, flags: int, body: bytes, *, align: int = 1, entsize: int = 0, size: int = -1
@@ -69,7 +70,7 @@ class _File:
             out += bytes(align_up(len(out), align) - len(out))
             headers[index] = (name_offset, sh_type, flags, 0, len(out), size, sh_link, sh_info, align, entsize)
             name_offset += len(name.encode()) + 1
-            out += body
+            out += body + bytes(max(self.room.get(name, 0) - len(body), 0))
         out += bytes(-len(out) % 8)
         shoff = len(out)
         out += headers.tobytes()
@@ -90,8 +91,11 @@ def emit(
     found: Classes,
     resolution: Resolution,
     options: PrelinkOptions,
+    *,
+    beside: bytes | None = None,
 ) -> bytes:
-    """Write the megamodule."""
+    """Write the megamodule. *beside*: the same in its names form, which has more symbols: what both have lies at the
+    same places, so a patch is small (names_form.py)."""
     architecture = tables.architecture
     records = elf.CLASSES[architecture.bits // 32]
     file = _File(architecture=architecture)
@@ -115,8 +119,6 @@ def emit(
             code = output.name.removeprefix(elf.EXIDX) or ".text"
             file.order(number, next(n for n, o in zip(outputs, tables.outputs, strict=True) if o.name == code))
     _add_crcs(file, layout, tables.members)
-    imports = [name for name, used in zip(tables.imports, found.used, strict=True) if used]
-    _add_versions(file, imports, resolution, tables.members[-1])
     symbols = _Symbols.build(tables, layout, found, options, outputs)
     for number, output in enumerate(tables.outputs):
         for table in _relocations_of(number, tables, found, symbols):
@@ -134,6 +136,10 @@ def emit(
     symtab = file.add(".symtab", elf.SHT_SYMTAB, 0, body, align=architecture.word, entsize=records.symbol.itemsize)
     strtab = file.add(".strtab", elf.SHT_STRTAB, 0, symbols.strings, align=architecture.name_alignment)
     file.link(symtab, strtab, symbols.locals)
+    if beside is not None:
+        file.room = {".symtab": section_size(beside, ".symtab"), ".strtab": section_size(beside, ".strtab")}
+    imports = [name for name, used in zip(tables.imports, found.used, strict=True) if used]
+    _add_versions(file, imports, resolution, tables.members[-1])
     for index, header in enumerate(file.headers, start=1):
         if header[0] == records.table:
             file.link(index, symtab, header[4])
@@ -347,15 +353,22 @@ def _headers(out: bytes | bytearray, records: elf.Layouts) -> Array:
     return np.frombuffer(out, records.section, count=int(header["e_shnum"]), offset=int(header["e_shoff"])).copy()
 
 
-def own_build_id(data: bytes) -> str:
-    """The build id in the note of a megamodule, in hex."""
+def _section(data: bytes, name: str) -> Array:
+    """The header of a section that every megamodule has."""
     headers = _headers(data, elf.CLASSES[data[4]])
     names = int(headers[int(np.frombuffer(data, elf.CLASSES[data[4]].header, count=1)[0]["e_shstrndx"])]["sh_offset"])
-    for row in headers:
-        if data.startswith(BUILD_ID.encode() + b"\0", names + int(row["sh_name"])):
-            at = int(row["sh_offset"])
-            return data[at + 16 : at + 36].hex()
-    raise AssertionError("a megamodule has a build id")
+    return next(row for row in headers if data.startswith(name.encode() + b"\0", names + int(row["sh_name"])))
+
+
+def section_size(data: bytes, name: str) -> int:
+    """Bytes of a section that every megamodule has."""
+    return int(_section(data, name)["sh_size"])
+
+
+def own_build_id(data: bytes) -> str:
+    """The build id in the note of a megamodule, in hex."""
+    at = int(_section(data, BUILD_ID)["sh_offset"])
+    return data[at + 16 : at + 36].hex()
 
 
 def build_ids(members: Sequence[Member]) -> Mapping[str, str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from megamod.common.errors import MegamodError
-from megamod.prelink.arch.encoder import GlueRequest
+from megamod.prelink.arch.encoder import GlueRequest, ImageCheck
 from megamod.prelink.arch.interface import ORC_IP, ORC_STATE
 from megamod.prelink.entry import Entry, entry_of_inits, entry_of_setter
 from megamod.prelink.glue_code import LOCK, MODULE, RESULT_NOT_RUN, SLEEP, UNLOCK
@@ -30,6 +31,8 @@ from megamod.prelink.unwind import Unwind
 RESULTS_PER_PARAMETER = 256
 TIMES_PER_PARAMETER = 128
 _PERM_READ, _PERM_WRITE, _PERM_NONE = 0o444, 0o200, 0
+# Sections of the glue with jumps to kernel functions: the output that they become part of → their name.
+VENEERS = {output: f"{output}.veneers" for output in (".text", ".init.text", ".exit.text")}
 # What the glue imports beside the inits; the CRC of each is taken from any module that imports it too.
 IMPORTS_RESULTS = ("param_array_ops", "param_ops_int")
 IMPORTS_TIMES = ("ktime_get", "param_ops_ulong")
@@ -52,6 +55,8 @@ class Glue:
     has_results: bool
     rodata: int
     unwind: Unwind | None
+    check: tuple[int, int] | None
+    veneers: Mapping[tuple[str, str], int]
     notes: tuple[str, ...]
 
 
@@ -63,6 +68,8 @@ def make_glue(
     donors: Mapping[str, int],
     unwind: Unwind | None,
     exported: Container[str] | None = None,
+    image: ImageCheck | None = None,
+    veneers: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Glue:
     """Build the glue for *members* (in init order; *depends* by their positions). donors: CRCs of further symbols.
     unwind: the entries of all members, if the glue is to settle them."""
@@ -93,6 +100,7 @@ def make_glue(
         thunk=any(architecture.return_thunk in m.imports.values() and m.section(".return_sites") for m in members),
         unwind=unwind.table if unwind is not None else None,
         resumable=has_results and missing is None,
+        image=image,
     )
     named = _data_places(builder, skips, len(members), request)
     if request.resumable:
@@ -111,6 +119,7 @@ def make_glue(
             entry = at
         else:
             builder.parameter_with_setter("resume", _PERM_WRITE, at)
+    jumps = _add_veneers(builder, veneers)
     _add_struct_module(builder, template, options.name, entry, may_lack_init=not options.results)
     _add_modinfo(builder, members, options)
     _add_notes(builder, members, options)
@@ -124,8 +133,27 @@ def make_glue(
         has_results=has_results,
         rodata=builder.index(".rodata"),
         unwind=unwind,
+        check=functions[0].code.check,
+        veneers=jumps,
         notes=_missing_notes(crcs, missing, has_results=has_results, timed=timed) if options.results else (),
     )
+
+
+def _add_veneers(builder: Builder, veneers: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], int]:
+    """A jump to each function; returns Glue.veneers."""
+    veneer, found = builder.architecture.veneer, {}
+    for output, names in veneers.items():
+        assert veneer is not None
+        section = VENEERS[output]
+        builder.add(section)
+        builder.code.add(section)
+        for name in names:
+            at = len(builder.buffer(section))
+            builder.buffer(section).extend(veneer.code)
+            found[output, name] = builder.symbol("", builder.index(section), value=at)
+            for offset, kind in veneer.fields:
+                builder.relocate(section, at + offset, kind, builder.undefined(name))
+    return found
 
 
 def _missing_notes(

@@ -71,7 +71,7 @@ def encode_setter(encoder: Encoder, request: GlueRequest) -> GlueCode:
     held, and passes over a megamodule whose init has not begun, as its arguments are parsed, or which is closed."""
     out = Label()
     encoder.code += request.prefix
-    encoder.enter(replace(request, unwind=None))
+    encoder.enter(replace(request, unwind=None, image=None))
     _load(encoder, Register.VALUE, "turn")
     encoder.branch_if(Register.VALUE, Condition.EQUAL, 0, out)
     _load(encoder, Register.VALUE, "closed")

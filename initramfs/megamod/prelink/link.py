@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megamod.common.choices import Order
+from megamod.common.choices import Imports, Order, Tracing
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.prelink.classify import classify
+from megamod.prelink.distance import KernelImage, bind_by_distance, choose_distances, skip_check
 from megamod.prelink.emit import emit
 from megamod.prelink.exports import Export
 from megamod.prelink.glue import make_glue
@@ -30,7 +31,9 @@ from megamod.prelink.relocate import relocate
 from megamod.prelink.resolve import OddMemberError, Resolution, check_names, resolve
 from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
+from megamod.prelink.veneers import call_veneers, choose_veneers
 from megamod.prelink.verify.checks import verify
+from megamod.prelink.verify.other_form import verify_names_form
 from megamod.prelink.waiting import waiting_ranks
 from megamod.prelink.warnings import cost_notes
 
@@ -40,10 +43,13 @@ class Megamodule:
     """One linked stage: the file, and what is worth saying about it.
 
     members: in init order. depends: per member, positions of the members that it needs. relocations: before, after.
+    build_id: of the one kernel that the file is for, since imports are bound by distance; names: for all others.
     """
 
     name: str
     data: bytes
+    names: bytes | None
+    build_id: str | None
     members: tuple[Member, ...]
     depends: tuple[frozenset[int], ...]
     parameters: tuple[Parameter, ...]
@@ -125,12 +131,14 @@ def prelink(
     after: Mapping[str, Sequence[str]] | None = None,
     donors: Mapping[str, int] | None = None,
     exported: Container[str] | None = None,
+    image: KernelImage | None = None,
 ) -> Megamodule:
     """Link members that were read already; every error is a MegamodError that names file and place.
 
     ranks: (initcall level, link order) by module name, by default the level table's and the order given. after:
     init-order wishes. donors: CRCs of kernel symbols that the glue may import although no member does;
-    exported: what the kernel exports, None if that is not known. RefusedError is what one member alone is at fault for.
+    exported: what the kernel exports, None if that is not known. image: the one build of it that the members are for,
+    if imports may be bound by distance. RefusedError is what one member alone is at fault for.
     """
     for member in members:
         _refuse_apart(member)
@@ -151,7 +159,7 @@ def prelink(
         for number in sequence
     ]
     with _refusing(placed):
-        return _link(placed, bindings, depends, resolution, options, donors or {}, exported)
+        return _link(placed, bindings, depends, resolution, options, donors or {}, exported, image)
 
 
 def _link(
@@ -162,25 +170,47 @@ def _link(
     options: PrelinkOptions,
     donors: Mapping[str, int],
     exported: Container[str] | None,
+    image: KernelImage | None,
 ) -> Megamodule:
     """The passes from the glue on: the members fit together, and what is refused now is one member's own."""
     unwind = gather(placed, options)
-    glue = make_glue(placed, depends, resolution, options, donors, unwind, exported)
+    distances = None
+    # Trace events are registered before the init, by functions that their structures point to.
+    wanted = options.imports == Imports.DISTANCE and options.tracing == Tracing.OFF
+    if image is not None and wanted and placed[0].architecture.checks_image:
+        distances = choose_distances(placed, bindings, resolution, image)
+    check = distances.check if distances is not None else None
+    veneers = choose_veneers(placed, bindings, distances) if distances is not None else {}
+    glue = make_glue(placed, depends, resolution, options, donors, unwind, exported, check, veneers)
 
     # Beyond this point there are no new symbols, sections or strings.
     unwind = glue.unwind
-    tables = merge(placed, bindings, glue, options, sorts_unwind=unwind is not None)
+    tables = call_veneers(merge(placed, bindings, glue, options, sorts_unwind=unwind is not None), glue)
     places = layout(tables, percpu_reserve=options.percpu_reserve)
 
     # All offsets are fixed.
     found = classify(tables, places, options)
     contents = sort_unwind(relocate(tables, places, found), tables, places, unwind)
-    data = emit(contents, tables, places, found, resolution, options)
-    link_map = make_map(data, tables, places, depends, options, unwind)
-    remarks = verify(data, placed, link_map, percpu_reserve=options.percpu_reserve)
+    names = None
+    if distances is not None:
+        names = emit(skip_check(contents, tables, places, glue), tables, places, found, resolution, options)
+        found = bind_by_distance(tables, found, distances)
+    data = emit(contents, tables, places, found, resolution, options, beside=names)
+    link_map = make_map(data, tables, places, depends, options, unwind, distances)
+    remarks = verify(
+        data,
+        placed,
+        link_map,
+        percpu_reserve=options.percpu_reserve,
+        image=image if distances is not None else None,
+    )
+    if names is not None:
+        verify_names_form(data, names, placed, link_map)
     return Megamodule(
         name=options.name,
         data=data,
+        names=names,
+        build_id=distances.build_id if distances is not None else None,
         members=tuple(placed),
         depends=depends,
         parameters=glue.parameters,

@@ -12,6 +12,7 @@ import numpy as np
 
 from megamod.common.documents import plain
 from megamod.prelink.arch.interface import ORC_IP
+from megamod.prelink.distance import Distances
 from megamod.prelink.elf import EM_ARM, MACHINE_NAMES, SHF_EXECINSTR, STT_FUNC
 from megamod.prelink.emit import build_ids, own_build_id
 from megamod.prelink.layout import Layout
@@ -40,8 +41,9 @@ def make_map(
     depends: Sequence[frozenset[int]],
     options: PrelinkOptions,
     unwind: Unwind | None,
+    distances: Distances | None = None,
 ) -> dict[str, Any]:
-    """The map of the megamodule *data*, ready for json.dump."""
+    """The map of the megamodule *data*, ready for json.dump. distances: by which its imports are bound, None: names."""
     members = tables.members[:-1]
     ids = build_ids(members)
     chunks: list[Chunk] = []
@@ -80,6 +82,7 @@ def make_map(
             symbols=options.symbols,
             static_calls=options.static_calls,
         ),
+        kernel_build_id=distances.build_id if distances is not None else "",
         members=[
             MapMember(
                 name=member.name,

@@ -101,12 +101,13 @@ class SectionFunctions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MegamoduleMap:
     """The map of one megamodule: members in init order, output sections in the file's order, the groups of the sorted
-    unwind table in its order."""
+    unwind table in its order. kernel_build_id: of the one kernel that its imports are bound for, "" if for any."""
 
     version: Literal[1] = 1
     name: str
     machine: str
     build_id: str
+    kernel_build_id: str
     options: MapOptions
     members: list[MapMember]
     outputs: list[Output]

@@ -27,6 +27,7 @@ class Builder:
     copies: dict[str, Section] = field(default_factory=dict)
     writable: set[str] = field(default_factory=lambda: {".data", THIS_MODULE})
     written_once: set[str] = field(default_factory=set)
+    code: set[str] = field(default_factory=set)
     data: list[bytearray] = field(default_factory=lambda: [bytearray()])
     # st_name, st_shndx, st_info, st_size, st_value
     symbols: list[tuple[int, int, int, int, int]] = field(default_factory=lambda: [(0, 0, 0, 0, 0)])
@@ -164,7 +165,7 @@ class Builder:
         kind = elf.SHT_NOTE if name.startswith(".note.") else elf.SHT_PROGBITS
         if name.startswith(EXIDX):
             kind = elf.SHT_ARM_EXIDX
-        code = name in (".text", ".init.text")
+        code = name in (".text", ".init.text") or name in self.code
         flags = elf.SHF_EXECINSTR if code else elf.SHF_WRITE if name in self.writable else 0
         if name in self.written_once:
             flags |= elf.SHF_WRITE | elf.SHF_RO_AFTER_INIT
@@ -176,6 +177,7 @@ class Builder:
             ".cfi_sites": 1,
             ".orc_unwind": 1,
             ".orc_unwind_ip": 1,
+            **dict.fromkeys(self.code, 16),
         }
         return Section(
             index=index,

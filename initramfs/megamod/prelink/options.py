@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megamod.common.choices import Order, StaticCalls, Symbols, Tracing, Unwind
+from megamod.common.choices import Imports, Order, StaticCalls, Symbols, Tracing, Unwind
 from megamod.prelink.limits import PERCPU_RESERVE
 
 # struct module's name[] holds MODULE_NAME_LEN = 64 - sizeof(unsigned long) bytes, one of them the NUL
@@ -21,6 +21,7 @@ class PrelinkOptions:
     static_calls: leave each static call going through its trampoline, or let the kernel patch every site at load.
     symbols: keep the function symbols that make an oops readable, or only what the kernel needs.
     order:   inside an initcall level hosts of disks and of USB first and long computations last, or as linked.
+    imports: where the kernel's build is known, bind imports of it by their distance from one of them (distance.py).
     results: have the parameters that tell what became of the members. Without them a member need not have an init: so
              a single module can be pruned, which is what tests/bench compares with.
     kcfi:    the kernel's configuration names kCFI; members that show it need no such word.
@@ -33,6 +34,7 @@ class PrelinkOptions:
     symbols: Symbols = Symbols.KEEP
     static_calls: StaticCalls = StaticCalls.TRAMPOLINE
     order: Order = Order.WAITS
+    imports: Imports = Imports.DISTANCE
     results: bool = True
     allow_taint: bool = False
     kcfi: bool = False

@@ -150,8 +150,12 @@ def place(section: Section, options: PrelinkOptions, architecture: Architecture,
         return Placement(rule=MergeRule.PACKED, output=name)
     if name in _APART:
         return Placement(rule=MergeRule.ALIGNED, output=name)
+    return Placement(rule=MergeRule.ALIGNED, output=folded(section))
+
+
+def folded(section: Section) -> str:
+    """The output of a section that the kernel knows by its flags alone: its family's, or its own name."""
     for prefix, output in _FOLDED:
-        if name == prefix or name.startswith(prefix + "."):
-            output = _BY_PROTECTION.get((output, bool(section.sh_flags & SHF_WRITE)), output)
-            return Placement(rule=MergeRule.ALIGNED, output=output)
-    return Placement(rule=MergeRule.ALIGNED, output=name)
+        if section.name == prefix or section.name.startswith(prefix + "."):
+            return _BY_PROTECTION.get((output, bool(section.sh_flags & SHF_WRITE)), output)
+    return section.name

@@ -1,8 +1,8 @@
 """Ranks by what waits: in an initcall level first the hosts whose devices appear by themselves, last what computes.
 
 A disk takes its time to spin up and to answer, a USB port to be debounced, whatever the processor does meanwhile; so
-the sooner a host's init has run, the less of that time the boot stands still. And a library that tries out its algorithms
-by the clock (raid6_pq, xor) makes nobody wait but those that import from it.
+the sooner a host's init has run, the less of that time the boot stands still. And a library that tries out its
+algorithms by the clock (raid6_pq, xor) makes nobody wait but those that import from it.
 
 Both are known by what a module imports, on any kernel and by no module's name. A host has an alias by which a bus finds
 its hardware, and calls one of the functions that register a host, itself or through modules that have no such alias

@@ -15,6 +15,7 @@ from megamod.common.choices import (
     CompressDeferred,
     Digest,
     Fallback,
+    Imports,
     Merging,
     Order,
     Probe,
@@ -68,6 +69,7 @@ __all__ = [
     "Fallback",
     "FileItem",
     "Firmware",
+    "Imports",
     "Microcode",
     "Option",
     "Order",
@@ -264,6 +266,14 @@ class Profile:
             help="Static calls of members: through their trampolines, or patched into direct calls at load.",
         ),
     ] = StaticCalls.TRAMPOLINE
+    imports: Annotated[
+        Imports,
+        choice(
+            Imports,
+            help="How the kernel's symbols are found. `distance`: in the build of the kernel that the image is made "
+            "for by their distances, which halves what a load costs, in any other by name; `names`: always by name.",
+        ),
+    ] = Imports.DISTANCE
     order: Annotated[
         Order,
         choice(

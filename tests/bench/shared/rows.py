@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megamod.common.choices import Imports
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.host import find_program, run_program
@@ -59,6 +60,14 @@ def rows() -> tuple[Row, ...]:
                 make=_merger(unwind, symbols),
             )
             for unwind, symbols in _OPTIONS
+        ),
+        *(
+            Row(
+                key=f"{unwind}{'+trim' if symbols == 'trim' else ''}+names",
+                title=f"one call, unwind: {unwind}, symbols: {symbols}, imports: names",
+                make=_merger(unwind, symbols, Imports.NAMES),
+            )
+            for unwind, symbols in (_OPTIONS[0], _OPTIONS[-1])
         ),
     )
 
@@ -138,12 +147,14 @@ def _alone(unwind: Unwind) -> Callable[[ModuleSet], tuple[Call, ...]]:
     return lambda chosen: tuple(link(member) for member in chosen.members)
 
 
-def _merger(unwind: Unwind, symbols: Symbols) -> Callable[[ModuleSet], tuple[Call, ...]]:
+def _merger(
+    unwind: Unwind, symbols: Symbols, imports: Imports = Imports.DISTANCE
+) -> Callable[[ModuleSet], tuple[Call, ...]]:
     """As ``megamod build`` does: one call, and one for each module that may not be merged."""
-    return lambda chosen: tuple(_merged(chosen, unwind, symbols))
+    return lambda chosen: tuple(_merged(chosen, unwind, symbols, imports))
 
 
-def _merged(chosen: ModuleSet, unwind: Unwind, symbols: Symbols) -> Iterator[Call]:
+def _merged(chosen: ModuleSet, unwind: Unwind, symbols: Symbols, imports: Imports) -> Iterator[Call]:
     by_name = {member.name: member for member in chosen.members}
     for load in chosen.loads:
         if load.single is not None:
@@ -152,8 +163,9 @@ def _merged(chosen: ModuleSet, unwind: Unwind, symbols: Symbols) -> Iterator[Cal
             continue
         made = prelink(
             [by_name[module.name] for module in load.modules],
-            PrelinkOptions(name=load.module, unwind=unwind, symbols=symbols),
+            PrelinkOptions(name=load.module, unwind=unwind, symbols=symbols, imports=imports),
             ranks=chosen.ranks,
             donors=chosen.donors,
+            image=chosen.image,
         )
         yield Call(name=load.module, data=made.data, members=tuple(member.name for member in made.members))

@@ -9,9 +9,10 @@ from pathlib import Path
 from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.errors import MegamodError
 from megamod.common.text import canonical
-from megamod.kernel.exports import find_exports
+from megamod.kernel.exports import find_exports, image_of
 from megamod.modules.levels import inherited_ranks, static_rank
 from megamod.modules.tree import ModuleTree
+from megamod.prelink.distance import KernelImage
 from megamod.prelink.kernel_crcs import find_glue_crcs
 from megamod.prelink.member import Member
 from megamod.prelink.order import Rank, order
@@ -29,7 +30,8 @@ class ModuleSet:
     """A set on one kernel.
 
     members: in init order. loads: how megamod loads them, with the modules that may not be merged. absent: names that
-    came to nothing, for the kernel has them built in or not at all. donors: CRCs for the glue's imports.
+    came to nothing, for the kernel has them built in or not at all. donors: CRCs for the glue's imports. image: the
+    kernel's build, for imports by distance.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModuleSet:
     loads: tuple[Load, ...]
     donors: Mapping[str, int]
     absent: tuple[str, ...]
+    image: KernelImage | None
 
     @property
     def singles(self) -> tuple[str, ...]:
@@ -92,6 +95,7 @@ def make_set(name: str, names: Iterable[str], kernel: BenchKernel) -> ModuleSet:
         ranks=ranks,
         loads=tuple(split_into_loads(_stage(chosen, kernel, ranks), by_name, import_edges(by_name), exports)),
         donors=donors,
+        image=image_of(exports),
         absent=tuple(absent),
     )
 

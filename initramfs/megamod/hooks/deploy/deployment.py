@@ -164,7 +164,9 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         files={
             **{f"{place}/{name}": NewFile(data=data) for name, data in lines.items()},
             f"{place}/ctl": NewFile(data=ctl_binary(loader_name(members, tree)), mode=0o755),
-            **{load.file: NewFile(data=load.data) for stage in built for load in stage.loads},
+            **{
+                path: NewFile(data=data) for stage in built for load in stage.loads for path, data in load.files.items()
+            },
         },
         stages=built,
         members={stage.name: tuple(m.name for m in stage.modules) for stage in selection.stages[1:]},

@@ -191,7 +191,7 @@ def _loader_files(merge: Merge, stage: BuiltStage) -> dict[str, NewFile]:
         CTL_PATH: NewFile(data=ctl_binary(arch), mode=0o755),
         PLAN_PATH: NewFile(data=plan_text(merge.plan)),
         MANIFEST_PATH: NewFile(data=manifest.to_json()),
-        **{load.file: NewFile(data=load.data) for load in stage.loads},
+        **{path: NewFile(data=data) for load in stage.loads for path, data in load.files.items()},
     }
 
 

@@ -15,14 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.prelink.arch.encoder import Condition, Encoder, Fixup, GlueCode, GlueRequest, Label, Register
-from megamod.prelink.arch.interface import Architecture, Reach, RelocationType
+from megamod.prelink.arch.encoder import (
+    Condition,
+    Encoder,
+    Fixup,
+    GlueCode,
+    GlueRequest,
+    ImageCheck,
+    Label,
+    Register,
+)
+from megamod.prelink.arch.interface import Architecture, Reach, RelocationType, Veneer
 from megamod.prelink.elf import EM_AARCH64, Array
 
 R_NONE, R_ABS64, R_PREL32 = 0, 257, 261
 R_ADRP, R_ADD_LO12, R_CALL26 = 275, 277, 283
 PACIASP, BTI_C = bytes.fromhex("3f2303d5"), bytes.fromhex("5f2403d5")
 _PACKED_LIMIT = 1 << 27
+_ENOEXEC = 8
 
 
 def _place(words: Array, values: Array, *, shift: int, width: int, at: int) -> Array:
@@ -127,15 +137,40 @@ class _Encoder(Encoder):
         self.code += PACIASP if self.signed else BTI_C
         self.emit(0xA9BD7BFD, 0x910003FD)  # stp x29, x30, [sp, #-48]!; mov x29, sp
         self.emit(0xA90153F3, 0xA9025BF5)  # stp x19, x20, [sp, #16]; stp x21, x22, [sp, #32]
+        if request.image is not None:
+            self.check_image(request.image)
 
     def leave(self) -> GlueCode:
         self.emit(0x52800000)  # mov w0, #0
+        if self.refused is not None:
+            out = Label()
+            self.jump(out)
+            self.bind(self.refused)
+            self.emit(0x12800000 | (_ENOEXEC - 1) << 5)  # mov w0, #-ENOEXEC
+            self.bind(out)
         self.emit(0xA9425BF5, 0xA94153F3)  # ldp x21, x22, [sp, #32]; ldp x19, x20, [sp, #16]
         self.emit(0xA8C37BFD)  # ldp x29, x30, [sp], #48
         if self.signed:
             self.emit(0xD50323BF)  # autiasp
         self.emit(0xD65F03C0)  # ret
-        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups))
+        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups), check=self.check)
+
+    def check_image(self, image: ImageCheck) -> None:
+        self.refused, start = Label(), len(self.code)
+        self.emit(0xD503201F)  # nop
+        self._address(9, image.anchor)
+        for name, distance in image.symbols:
+            self._address(10, name)
+            self._constant(11, distance)
+            self.emit(0xCB09014A, 0xEB0B015F)  # sub x10, x10, x9; cmp x10, x11
+            self.branch(Condition.NOT_EQUAL, self.refused)
+        self._constant(11, image.note)
+        self.emit(0x8B0B0129)  # add x9, x9, x11
+        for at, (word,) in enumerate(struct.iter_unpack("<I", image.build_id)):
+            self._constant(10, word)
+            self.emit(0xB940012B | at << 10, 0x6B0A017F)  # ldr w11, [x9, #4*at]; cmp w11, w10
+            self.branch(Condition.NOT_EQUAL, self.refused)
+        self.check = (start, len(self.code))
 
     def call(self, target: str | int) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL26, target=target))
@@ -241,5 +276,13 @@ ARM64 = Architecture(
     # struct exception_table_entry: two distances up to 5.15, then type and data beside them.
     entry_sizes={"__ex_table": 4},
     text_limit=_PACKED_LIMIT,
+    checks_image=True,
+    veneer=Veneer(
+        types=frozenset([282, R_CALL26]),
+        # adrp x16, target; add x16, x16, target; br x16: what the kernel's own .plt does (struct plt_entry,
+        # arch/arm64/include/asm/module.h), so all functions may be reached so. 16 bytes: no ADRP ends a page.
+        code=struct.pack("<IIII", 0x90000010, 0x91000210, 0xD61F0200, 0xD503201F),
+        fields=((0, R_ADRP), (4, R_ADD_LO12)),
+    ),
     area=_PACKED_LIMIT,  # MODULES_VSIZE, arch/arm64/include/asm/memory.h, 6.1
 )

@@ -31,7 +31,8 @@ class GlueCode:
     offset is the end. return_site: offset of the jump that .return_sites must name, None for a plain return.
     unwind_entry: arm's entry for the whole function: the relocation type of its first word, and its second word. bit:
     what pointers to the function have beside its place (1 for Thumb). entry: the function's offset in *code*, behind
-    what must stand before it."""
+    what must stand before it. check: start and end of the look at the kernel's image, which begins with a NOP as long
+    as a jump."""
 
     code: bytes
     fixups: tuple[Fixup, ...]
@@ -40,6 +41,7 @@ class GlueCode:
     unwind_entry: tuple[int, int] | None = None
     bit: int = 0
     entry: int = 0
+    check: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,18 @@ class UnwindTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageCheck:
+    """What must be so before a member runs: each of *symbols* as far from the anchor as it says, and *build_id* in
+    memory, *note* bytes from the anchor. All but the last are imported by name, so looking at them is safe; after them
+    the image is the right one or has the same shape, so the last is too."""
+
+    anchor: str
+    symbols: Sequence[tuple[str, int]]
+    note: int
+    build_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GlueRequest:
     """What the megamodule's init has to do: ``int init(void)``, call each member's init in order, always return 0.
 
@@ -67,7 +81,8 @@ class GlueRequest:
     "turn", "closed" and "flows" (int). prefix, start: the bytes before and at the start of the members' inits
     (entry.py). thunk: functions return through the architecture's return thunk. unwind: to settle first; its parts are
     reached by their sections' names, the groups' code by the output sections', struct module as "struct module".
-    resumable: see glue_code.py.
+    resumable: see glue_code.py. image: what to look at before anything else; if it is not so, the init returns
+    -ENOEXEC, for nothing has been registered yet.
 
     A member whose init fails is recorded, members that need it are skipped; returning an error would free memory that
     the others have registered (kernel/module/main.c do_init_module()). Direct calls only: no retpoline, no CFI check.
@@ -82,6 +97,7 @@ class GlueRequest:
     prefix: bytes = b""
     unwind: UnwindTable | None = None
     resumable: bool = False
+    image: ImageCheck | None = None
 
 
 class Register(Enum):
@@ -117,6 +133,9 @@ class Encoder(ABC):
 
     code: bytearray = field(default_factory=bytearray)
     fixups: list[Fixup] = field(default_factory=list)
+    # Where the kernel is another one; see GlueCode.
+    refused: Label | None = None
+    check: tuple[int, int] | None = None
 
     @abstractmethod
     def enter(self, request: GlueRequest) -> None:
@@ -185,6 +204,10 @@ class Encoder(ABC):
     @abstractmethod
     def store_elapsed(self, number: int) -> None:
         """nanoseconds[number] = the time that a call has returned - the time kept, which it replaces"""
+
+    def check_image(self, image: ImageCheck) -> None:
+        """if (the kernel is not *image*) return -ENOEXEC; asked for only where Architecture.checks_image"""
+        raise NotImplementedError
 
     @abstractmethod
     def encode_branch(self, condition: Condition | None, distance: int) -> bytes:

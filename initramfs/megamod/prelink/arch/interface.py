@@ -74,6 +74,16 @@ class TraceCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Veneer:
+    """A jump to a function of the kernel, in place of which calls of *types* go there: *code* with relocations of the
+    types in *fields* (offset, type) against the function. Its length is its alignment."""
+
+    types: frozenset[int]
+    code: bytes
+    fields: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """One architecture. name: the kernel's word; loader: the loader's; bits: of a pointer.
 
@@ -85,7 +95,9 @@ class Architecture:
     placeholders: sections that the kernel looks for and fills. entry_sizes: of tables that differ from
     section_rules.ENTRY_SIZES. nop: what pads before functions. hash_opcodes: the first byte of the instruction that
     carries a function's type hash, none if the hash stands alone. function_alignment: in bytes. text_limit: bytes of
-    code that branches reach; area: what the kernel has for all modules.
+    code that branches reach; area: what the kernel has for all modules. checks_image: its encoder can look whether the
+    kernel is a certain build, so imports may be bound by distance. veneer: where a call by distance would cost the
+    kernel a slot of its own for each call, one for each function.
     """
 
     name: str
@@ -112,6 +124,8 @@ class Architecture:
     function_alignment: int = 1
     text_limit: int = 1 << 30
     area: int = 1 << 30
+    checks_image: bool = False
+    veneer: Veneer | None = None
 
     @property
     def word(self) -> int:

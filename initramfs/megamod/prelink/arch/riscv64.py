@@ -16,7 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megamod.prelink.arch.encoder import Condition, Encoder, Fixup, GlueCode, GlueRequest, Label, Register
+from megamod.prelink.arch.encoder import (
+    Condition,
+    Encoder,
+    Fixup,
+    GlueCode,
+    GlueRequest,
+    ImageCheck,
+    Label,
+    Register,
+)
 from megamod.prelink.arch.interface import Architecture, Reach, RelocationType
 from megamod.prelink.elf import EM_RISCV, Array
 
@@ -136,6 +145,9 @@ _SAVED = ((40, _RA), (32, _S0), (24, _S1), (16, _S2), (8, _S3), (0, _S4))
 _INVERTED = {Condition.EQUAL: 1, Condition.NOT_EQUAL: 0, Condition.NOT_BELOW: 6}
 
 
+_ENOEXEC = 8
+
+
 @dataclass(slots=True)
 class _Encoder(Encoder):
     """A branch reaches 4 KiB only, so each condition jumps over a jump, which reaches 1 MiB."""
@@ -148,12 +160,48 @@ class _Encoder(Encoder):
         self.emit(_i_type(0x13, 0, _SP, _SP, -48))
         self.emit(*(_s_type(3, _SP, register, at) for at, register in _SAVED))
         self.emit(_i_type(0x13, 0, _S0, _SP, 48))
+        if request.image is not None:
+            self.check_image(request.image)
 
     def leave(self) -> GlueCode:
         self.emit(_i_type(0x13, 0, _A0, 0, 0))  # li a0, 0
+        if self.refused is not None:
+            out = Label()
+            self.jump(out)
+            self.bind(self.refused)
+            self.emit(_i_type(0x13, 0, _A0, 0, -_ENOEXEC))  # li a0, -ENOEXEC
+            self.bind(out)
         self.emit(*(_i_type(0x03, 3, register, _SP, at) for at, register in _SAVED))
         self.emit(_i_type(0x13, 0, _SP, _SP, 48), _i_type(0x67, 0, 0, _RA, 0))  # ret
-        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups))
+        return GlueCode(code=bytes(self.code), fixups=tuple(self.fixups), check=self.check)
+
+    def check_image(self, image: ImageCheck) -> None:
+        self.refused, start = Label(), len(self.code)
+        self.emit(0x00000013)  # nop
+        self._address(_T0, image.anchor)
+        for name, distance in image.symbols:
+            self._address(_T1, name)
+            self._constant(_T2, distance)
+            self.emit(_r_type(0, _T1, _T1, _T0, high=32))  # sub t1, t1, t0
+            self._differ(_T1, _T2)
+        self._constant(_T1, image.note)
+        self.emit(_r_type(0, _T0, _T0, _T1))  # add t0, t0, t1
+        for at, (word,) in enumerate(struct.iter_unpack("<i", image.build_id)):
+            self._signed(_T2, word)
+            self.emit(_i_type(0x03, 2, _T1, _T0, 4 * at))  # lw t1, 4*at(t0)
+            self._differ(_T1, _T2)
+        self.check = (start, len(self.code))
+
+    def _differ(self, one: int, other: int) -> None:
+        """if (one != other) goto refused"""
+        assert self.refused is not None
+        self.emit(_b_type(0, one, other, 8))  # beq over the jump
+        self.jump(self.refused)
+
+    def _signed(self, number: int, value: int) -> None:
+        """x*number* = *value*, extended by its sign as LW does it"""
+        self.emit((value + 0x800 & 0xFFFFF000) | number << 7 | 0x37)  # lui
+        self.emit(_i_type(0x1B, 0, number, number, value))  # addiw
 
     def call(self, target: str | int) -> None:
         self.fixups.append(Fixup(offset=len(self.code), kind=R_CALL_PLT, target=target))
@@ -267,5 +315,6 @@ RISCV64 = Architecture(
     placeholders=frozenset([".plt", ".got", ".got.plt"]),
     entry_sizes={"__ksymtab": 24, "__ksymtab_gpl": 24, "__tracepoints_ptrs": 8, ".alternative": 16},
     text_limit=1 << 30,
+    checks_image=True,
     area=1 << 31,  # MODULES_VADDR to MODULES_END, arch/riscv/include/asm/pgtable.h
 )

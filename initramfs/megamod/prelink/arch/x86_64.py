@@ -20,6 +20,7 @@ from megamod.prelink.arch.encoder import (
     Fixup,
     GlueCode,
     GlueRequest,
+    ImageCheck,
     Label,
     Register,
     UnwindTable,
@@ -40,6 +41,7 @@ R_NONE, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 0, 1, 2, 4, 10, 11, 24
 RETURN_THUNK = "__x86_return_thunk"
 # Unwind entries of a function of the glue: its start, five pushes, five pops, its end.
 _FRAMES = 12
+_ENOEXEC = 8
 _INT32 = (-(1 << 31), 1 << 31)
 
 _RELOCATIONS = {
@@ -115,11 +117,19 @@ class _Encoder(Encoder):
             self.code += push
             self.frames.append((len(self.code), 16 + 8 * number))
         self.thunk = request.thunk
+        if request.image is not None:
+            self.check_image(request.image)
         if request.unwind is not None:
             _settle_unwind(self, request.unwind)
 
     def leave(self) -> GlueCode:
         self.emit("31c0")  # xor eax, eax
+        if self.refused is not None:
+            out = Label()
+            self.jump(out)
+            self.bind(self.refused)
+            self.word("b8", -_ENOEXEC)  # mov eax, -ENOEXEC
+            self.bind(out)
         for number, (_, pop) in reversed(list(enumerate(_PUSHED))):
             self.code += pop
             self.frames.append((len(self.code), 8 + 8 * number))
@@ -132,8 +142,27 @@ class _Encoder(Encoder):
         self.frames.append((len(self.code), 0))
         assert len(self.frames) == _FRAMES
         return GlueCode(
-            code=bytes(self.code), fixups=tuple(self.fixups), frames=tuple(self.frames), return_site=return_site
+            code=bytes(self.code),
+            fixups=tuple(self.fixups),
+            frames=tuple(self.frames),
+            return_site=return_site,
+            check=self.check,
         )
+
+    def check_image(self, image: ImageCheck) -> None:
+        self.refused, start = Label(), len(self.code)
+        self.emit("0f1f440000")  # nop, as long as a jump
+        self.refer("488d05", image.anchor)  # lea rax, [anchor]
+        for name, distance in image.symbols:
+            self.refer("488d0d", name)  # lea rcx, [name]
+            self.emit("4829c1")  # sub rcx, rax
+            self.word("4881f9", distance)  # cmp rcx, distance
+            self.branch(Condition.NOT_EQUAL, self.refused)
+        for at in range(0, len(image.build_id), 4):
+            self.word("81b8", image.note + at)  # cmp dword [rax + note + at], word
+            self.code += image.build_id[at : at + 4]
+            self.branch(Condition.NOT_EQUAL, self.refused)
+        self.check = (start, len(self.code))
 
     def call(self, target: str | int) -> None:
         self.refer("e8", target, kind=R_PLT32)
@@ -310,5 +339,6 @@ X86_64 = Architecture(
     # mov $hash, %eax; another register says how many arguments there are (-fsanitize-kcfi-arity).
     hash_opcodes=frozenset(range(0xB8, 0xC0)),
     function_alignment=16,
+    checks_image=True,
     area=1 << 30,  # MODULES_LEN with CONFIG_RANDOMIZE_BASE, arch/x86/include/asm/pgtable_64_types.h
 )

@@ -32,7 +32,9 @@ class ArchFacts:
     near_calls: (code, base) → (target, site) of every direct call that the bytes hold, in their order. call_bias: what
     to add to S + A of a call's relocation to get its target. call_opcode: what stands in front of a call's field.
     landing_pads: first instructions of functions that are called through pointers; is_landing_pad: whether an
-    instruction is one at all. type_hash: what kCFI puts before a function, with the padding behind it.
+    instruction is one at all. veneer_calls: types of calls that may go to a jump of the glue; veneer: its bytes with
+    zero fields, as (mask, value); veneer_fields: its relocations as (offset, type). type_hash: what kCFI puts before a
+    function, with the padding behind it.
     """
 
     widths: Mapping[int, int]
@@ -48,6 +50,9 @@ class ArchFacts:
     type_hash: re.Pattern[bytes] = re.compile(rb"(?s).{4}\Z")
     trace_symbol: str = ""
     trace_opcode: int = 0
+    veneer_calls: tuple[int, ...] = ()
+    veneer: tuple[bytes, bytes] = (b"", b"")
+    veneer_fields: tuple[tuple[int, int], ...] = ()
     code_limit: int = 1 << 30
 
     def entry(self, name: str) -> int:
@@ -133,6 +138,13 @@ ARCH_FACTS: Mapping[int, ArchFacts] = {
         is_landing_pad=_is_arm64_landing_pad,
         type_hash=re.compile(rb"(?s)(?!\x1f\x20\x03\xd5).{4}(\x1f\x20\x03\xd5)*\Z"),
         code_limit=1 << 27,
+        veneer_calls=(282, 283),
+        # adrp x16; add x16, x16, #; br x16
+        veneer=(
+            struct.pack("<III", 0x9F00001F, 0xFFC003FF, 0xFFFFFFFF),
+            struct.pack("<III", 0x90000010, 0x91000210, 0xD61F0200),
+        ),
+        veneer_fields=((0, 275), (4, 277)),
     ),
     243: ArchFacts(
         # arch/riscv/kernel/module.c, 6.12 reloc_handlers[]; ALIGN is known and refused.

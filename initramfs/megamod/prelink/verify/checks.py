@@ -14,34 +14,43 @@ from typing import Any
 
 import numpy as np
 
+from megamod.prelink.distance import KernelImage
 from megamod.prelink.elf import Array
 from megamod.prelink.member import Member
 from megamod.prelink.section_rules import is_packed
 from megamod.prelink.verify.arch_facts import ARCH_FACTS, ArchFacts
 from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, reread, symbol_name, text_at
 from megamod.prelink.verify.entry import check_entry
+from megamod.prelink.verify.imports import check_imports
 from megamod.prelink.verify.unwind import check_unwind
 
 
 def verify(
-    data: bytes, members: Sequence[Member], link_map: Mapping[str, Any], *, percpu_reserve: int = 8192
+    data: bytes,
+    members: Sequence[Member],
+    link_map: Mapping[str, Any],
+    *,
+    percpu_reserve: int = 8192,
+    image: KernelImage | None = None,
 ) -> tuple[str, ...]:
-    """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user."""
+    """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user. image: the one
+    kernel that it is for, if imports are bound by distance."""
     name = str(link_map["name"])
     read = reread(data, name)
     facts = ARCH_FACTS[members[0].machine]
     _check_header(read, members)
     _check_sections(read, members, facts, percpu_reserve)
-    _check_relocations(read, facts)
+    check_relocations(read, facts)
     _check_struct_module(read, members, facts)
     _check_modinfo(read, members)
     _check_exports(read, members, facts)
-    _check_versions(read, members)
+    check_versions(read, members)
     _check_parameters(read, members)
     _check_pairs(read, facts)
     check_unwind(read, members, link_map)
     _check_bytes(read, members, link_map, facts)
     _check_order(read, members, link_map, facts)
+    check_imports(read, members, link_map, image, facts)
     return _remarks(members)
 
 
@@ -82,7 +91,7 @@ def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts, 
         raise failure(read.name, f".data..percpu: {percpu.size} bytes aligned to {percpu.align}")
 
 
-def _check_relocations(read: Written, facts: ArchFacts) -> None:
+def check_relocations(read: Written, facts: ArchFacts) -> None:
     """Each in bounds, of a type the kernel knows, against a real symbol, over zeros where it wants them, and no two on
     one byte but those that add to it."""
     for target, rows in read.relocations.items():
@@ -189,7 +198,7 @@ def _check_exports(read: Written, members: Sequence[Member], facts: ArchFacts) -
         raise failure(read.name, f"exports lost: {', '.join(sorted(set(expected) - set(found))[:3])}")
 
 
-def _check_versions(read: Written, members: Sequence[Member]) -> None:
+def check_versions(read: Written, members: Sequence[Member]) -> None:
     """Every undefined symbol has its one version entry, with the CRC that the members have."""
     undefined = np.flatnonzero((read.symbols["shndx"] == 0) & (read.symbols["name"] != 0))
     names = {symbol_name(read, int(i)) for i in undefined}
