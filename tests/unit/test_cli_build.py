@@ -99,6 +99,7 @@ def test_image_holds_the_loader_the_plan_and_a_megamodule_a_stage(builder: Build
         "stage critical now - 0",
         "merged /megamod/megamod_critical.ko megamod_critical 1",
         "member core",
+        "parameters debug=int",
         "member disk 0",
         "stage usb delay 5 0",
         "merged /megamod/megamod_usb.ko.lz4 megamod_usb 1",

@@ -257,8 +257,8 @@ def test_options_are_checked_against_the_tree(tmp_path: Path) -> None:
         tmp_path, critical("[crc16]") + 'options: {crc16: {a: 1}, snd: {b: 2}, virtio_pci: {c: 3}, "?zzz": {d: 4}}\n'
     )
     assert selection.notes == (
-        "virtio_pci is built into the kernel: its option belongs on the command line, as virtio_pci.c=3",
         "options without effect, the modules are in no stage: snd",
+        "options of what is built into the kernel belong on its command line, as: virtio_pci.c=3",
         "not in this kernel, and optional: zzz",
     )
     (tmp_path / "lib").rename(tmp_path / "old")
@@ -309,3 +309,16 @@ def test_closures_hold_even_if_modules_dep_lists_only_direct_needs(tmp_path: Pat
     assert names(run(tmp_path, critical("[a]"), folder)) == {"critical": ["a", "b", "c"]}
     error = error_of(tmp_path, critical("[a]") + "exclude: [c]\n", folder)
     assert "a needs c, which is excluded" in error
+
+
+def test_stages_that_wait_for_a_path_without_a_timeout_are_one_note(tmp_path: Path) -> None:
+    later = "\n".join(
+        f"  - {{name: {name}, modules: [{module}], after: {{path: /run/{name}{end}}}}}"
+        for name, module, end in (("a", "snd", ""), ("b", "btrfs", ""), ("c", "crc16", ", timeout: 5s"))
+    )
+    (tmp_path / "p.yaml").write_text(f"critical: {{modules: [usb_storage]}}\ndeferred:\n{later}\n")
+    selection = select(load_profile(tmp_path / "p.yaml"), open_tree(str(small_tree(tmp_path))))
+    assert [note for note in selection.notes if "timeout" in note] == [
+        "waits without a timeout, for ever if the path never comes (`timeout: 30s` in `after`): "
+        "stage a for /run/a, stage b for /run/b"
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from megamod.build.percpu import percpu_overflow, percpu_reserve
@@ -12,7 +12,7 @@ from megamod.common.choices import Merging
 from megamod.common.compression import compress_inside, read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
-from megamod.common.text import counted, human_bytes, listed
+from megamod.common.text import by_value, counted, human_bytes, listed
 from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.config import find_config, has_kcfi
@@ -151,11 +151,6 @@ def build_stage(
             built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole, patch=patch))
         else:
             built.append(BuiltLoad(load=load, file=file, data=files[load.module], merged=None))
-    for note in _single_notes(loads):
-        steps.say(f"  note: {note}")
-    for whole in (item.merged for item in built if item.merged):
-        for note in whole.notes:
-            steps.say(f"  note: {note}")
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
 
 
@@ -176,19 +171,17 @@ def _refuse_singles(loads: Sequence[Load], members: Mapping[str, Member]) -> Non
             )
 
 
-def _single_notes(loads: Sequence[Load]) -> list[str]:
-    """One line for each reason, however many modules it holds for."""
-    reasons: dict[str, list[str]] = {}
-    for load in loads:
-        if load.single is not None:
-            reasons.setdefault(load.single, []).append(load.module)
+def stage_notes(built: Iterable[BuiltStage]) -> list[str]:
+    """What the user should hear of the linked stages: a line for each fact, however many modules it holds for."""
+    loads = [item for stage in built for item in stage.loads]
+    reasons = {item.load.module: item.load.single for item in loads if item.load.single is not None}
     notes = []
-    for reason, names in reasons.items():
+    for reason, names in by_value(reasons).items():
         if len(names) == 1:
             notes.append(f"{names[0]} stays a module of its own: it {reason}")
             continue
         notes.append(f"{len(names)} modules stay on their own ({listed(names, shown=_SHOWN)}): each {reason}")
-    return notes
+    return list(dict.fromkeys((*notes, *(note for item in loads if item.merged for note in item.merged.notes))))
 
 
 def signed_stage(stage: BuiltStage, signer: Signer) -> BuiltStage:

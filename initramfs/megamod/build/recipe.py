@@ -25,6 +25,7 @@ from megamod.build.link_stages import (
     read_selection,
     require_signed,
     signed_stage,
+    stage_notes,
 )
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestLoad, ManifestMember, ManifestStage
 from megamod.build.microcode import EarlyArchive, early_archive
@@ -108,6 +109,8 @@ def build_image(
     exports = kernel_exports(selection, members, steps)
 
     built = tuple(build_stage(stage, files, members, edges, exports, selection, steps) for stage in selection.stages)
+    for note in stage_notes(built):
+        steps.say(f"  note: {note}")
     if signer is not None:
         with steps.step("sign") as step:
             merged = {m.name for s in built for load in s.loads if load.merged for m in load.merged.members}

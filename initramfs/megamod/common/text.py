@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def canonical(name: str) -> str:
@@ -27,6 +27,14 @@ def shorten(text: str, limit: int = 60) -> str:
     """*text* on one line and not longer than *limit* characters, for messages."""
     flat = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def by_value(facts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Each value of *facts* → the names that have it, in order."""
+    found: dict[str, list[str]] = {}
+    for name, fact in facts.items():
+        found.setdefault(fact, []).append(name)
+    return found
 
 
 def listed(items: Sequence[str], *, shown: int = 8, separator: str = ", ") -> str:

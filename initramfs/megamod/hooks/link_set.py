@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from megamod.build.arguments import usable_options
-from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, read_selection
+from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, read_selection, stage_notes
 from megamod.build.plan import Plan
 from megamod.build.recipe import make_plan
 from megamod.build.stages import import_edges
@@ -84,6 +84,8 @@ def merge_choice(
     edges = import_edges(members)
     exports = kernel_exports(selection, members, steps)
     stage = build_stage(selection.stages[0], files, members, edges, exports, selection, steps)
+    for note in stage_notes([stage]):
+        steps.say(f"  note: {note}")
     plan = make_plan(selection, (stage,), members, edges)
     merged = frozenset(m.name for load in stage.loads if load.merged is not None for m in load.merged.members)
     if not merged:

@@ -23,6 +23,7 @@ from megamod.modules.modprobe_d import ModprobeConfig, Option, host_config, read
 from megamod.modules.tree import ModuleTree, Softdep
 from megamod.profile.model import Profile, Selector
 from megamod.profile.selectors import OPTIONAL, parse_selector
+from megamod.profile.triggers import TriggerKind
 from megamod.select.match import nearest_modules
 from megamod.select.requests import (
     Detect,
@@ -248,7 +249,7 @@ def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: Module
             continue
         if name in tree.builtin and name not in tree.modules:
             word = f"{name}.{option.parameter}={option.value}"
-            notes.lines.append(f"{name} is built into the kernel: its option belongs on the command line, as {word}")
+            notes.group("options of what is built into the kernel belong on its command line, as", word)
         elif name in tree.modules:
             notes.group("options without effect, the modules are in no stage", name)
         elif option.optional:
@@ -295,6 +296,9 @@ def _stages(
             continue
         if not names:
             notes.lines.append("the critical stage is empty: nothing that it names is a module of this kernel")
+        if stage.trigger is not None and stage.trigger.kind is TriggerKind.PATH and not stage.trigger.timeout_ms:
+            endless = "waits without a timeout, for ever if the path never comes (`timeout: 30s` in `after`)"
+            notes.group(endless, f"stage {stage.name} for {stage.trigger.path}")
         modules = tuple(
             SelectedModule(
                 name=name,

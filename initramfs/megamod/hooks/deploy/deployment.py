@@ -16,7 +16,15 @@ from pathlib import Path
 
 from megamod.build.arguments import usable_options
 from megamod.build.contents import Contents
-from megamod.build.link_stages import BuiltStage, build_stage, kernel_exports, loader_name, read_selection, signed_stage
+from megamod.build.link_stages import (
+    BuiltStage,
+    build_stage,
+    kernel_exports,
+    loader_name,
+    read_selection,
+    signed_stage,
+    stage_notes,
+)
 from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.build.plan import plan_text
 from megamod.build.recipe import make_manifest, make_plan
@@ -24,7 +32,7 @@ from megamod.build.stages import import_edges
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
-from megamod.common.text import counted, human_bytes
+from megamod.common.text import by_value, counted, human_bytes, listed
 from megamod.hooks.link_set import options_for, untrusted, why_refused, with_dependents
 from megamod.hooks.transaction import NewFile
 from megamod.image.archive import read_image
@@ -170,7 +178,14 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         },
         stages=built,
         members={stage.name: tuple(m.name for m in stage.modules) for stage in selection.stages[1:]},
-        notes=(*notes, *(f"{name} is not deployed: {why}" for name, why in sorted(left.items()))),
+        notes=(
+            *notes,
+            *stage_notes(built),
+            *(
+                f"{listed(names)} {'is' if len(names) == 1 else 'are'} not deployed: {why}"
+                for why, names in by_value(dict(sorted(left.items()))).items()
+            ),
+        ),
     )
 
 

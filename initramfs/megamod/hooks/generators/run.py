@@ -23,7 +23,7 @@ from megamod.common.choices import Fallback
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
-from megamod.common.text import canonical, counted, human_bytes
+from megamod.common.text import by_value, canonical, counted, human_bytes, listed
 from megamod.hooks.contained import inside
 from megamod.hooks.link_set import Merge, merge_choice
 from megamod.hooks.map_store import keep_maps
@@ -136,7 +136,10 @@ def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
         fallback_bytes=sum(map(len, originals.values())),
         notes=(
             *merge.notes,
-            *(f"{name} stays a file: {why}" for name, why in sorted(merge.left.items())),
+            *(
+                f"{listed(names)} {'stays a file' if len(names) == 1 else 'stay files'}: {why}"
+                for why, names in by_value(dict(sorted(merge.left.items()))).items()
+            ),
             *([no_map] if no_map else []),
         ),
     )
