@@ -44,13 +44,13 @@ class _Object:
 def needs_initialised(member: Member, others: Mapping[str, Member]) -> tuple[str, str] | None:
     """(parameter, module): a parameter of *member* whose setter touches variables that the init of the *module* touches
     too; *others* are the modules, by name, whose inits a megamodule would run later. None if there is no such."""
+    setters = own_setters(member)
+    if not setters:
+        return None
     exporters = {
         export.name: (other, export) for other in others.values() if other is not member for export in other.exports
     }
     if not any(name in exporters for name in member.imports.values()):
-        return None
-    setters = own_setters(member)
-    if not setters:
         return None
     program = _Program(exporters)
     for name, setter in setters:
