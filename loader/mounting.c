@@ -10,6 +10,7 @@
 #include "mount_options.h"
 #include "times.h"
 #include "retry.h"
+#include "root_stage.h"
 #include "verity.h"
 
 #define SECOND 1000000000ull
@@ -25,6 +26,7 @@ static long mount_as(struct mounting *m, const char *type)
 	if (err < 0) {
 		log_debug("%s is not mounted as %s: %s", m->source, type, errno_name(err));
 		m->error = err;
+		m->coming |= err == -ENODEV && ask_for_driver(m->boot, type);
 		return err;
 	}
 	log_info("%s %s %s mounted", m->what, m->source, type);
@@ -238,7 +240,7 @@ static long attempt_mount(void *context)
 		err = mount_device(m, name);
 		if (err == -ENXIO || err == -ENOMEDIUM) /* the node is there, what it stands for is not */
 			err = -ENODEV;
-		else if (err == -ENODEV && !m->here)
+		else if (err == -ENODEV && !m->here && !m->coming)
 			err = -EOPNOTSUPP; /* mount()'s word for an unknown type */
 	}
 	return err;

@@ -24,6 +24,7 @@ struct mounting {
 	long error;	       /* of the last attempt */
 	bool logged;	       /* why it failed */
 	u32 here, devices;     /* of a file system on several devices that are not all there; else 0 */
+	bool coming;	       /* its driver, in a deferred stage */
 	bool last;	       /* nobody waits any longer */
 };
 

@@ -13,4 +13,7 @@
  */
 long retry(long (*attempt)(void *), void (*waiting)(void *), void *context, u64 *until);
 
+/* From now on there is a look a second, too: something is coming that perhaps no uevent tells of. */
+void look_every_second(void);
+
 #endif

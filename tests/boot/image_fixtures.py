@@ -184,15 +184,17 @@ def make_root(
     files: Mapping[str, bytes] | None = None,
     size_mib: int | None = None,
     architecture: str = "amd64",
+    filesystem: FileSystem = "ext4",
 ) -> Path:
-    """An ext4 disk with busybox and *files* whose /sbin/init is *script* after `INIT`."""
+    """A disk with busybox and *files* whose /sbin/init is *script* after `INIT`."""
 
     def make(path: Path) -> None:
         folder = path.with_name(f"{path.name}.root")
         program = None if architecture == "amd64" else foreign_busybox(architecture)
-        make_disk(path, busybox_root(folder, init=INIT + script, files=files, busybox=program), size_mib=size_mib)
+        root = busybox_root(folder, init=INIT + script, files=files, busybox=program)
+        make_disk(path, root, size_mib=size_mib, filesystem=filesystem)
 
-    return made_once(f"root-{_digest(script, sorted((files or {}).items()), size_mib, architecture)}", make)
+    return made_once(f"root-{_digest(script, sorted((files or {}).items()), size_mib, architecture, filesystem)}", make)
 
 
 def foreign_busybox(architecture: str) -> Path:
