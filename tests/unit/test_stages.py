@@ -158,3 +158,54 @@ def test_cycle_is_named_whole() -> None:
 def test_long_chain_is_no_recursion() -> None:
     text = " ".join([*(f"m{n}:m{n + 1}" for n in range(1200)), "m1200"])
     assert len(loads_of(make(text))[0].modules) == 1201
+
+
+def asks_for(ko: Ko, *names: str) -> Ko:
+    """*ko*, which asks the kernel for the symbols *names* when its init runs."""
+    ko.calls("__symbol_get", 1)
+    ko.section(".rodata.str1.1", b"".join(f"{name}\0".encode() for name in names))
+    return ko
+
+
+def test_a_member_that_asks_for_a_symbol_by_name_comes_a_call_later() -> None:
+    kos = make("tuner dvb other")
+    asks_for(kos["dvb"], "tuner_sym")
+    assert shown(loads_of(kos)) == ["megamod_critical(other tuner)", "megamod_critical_2(dvb)"]
+
+
+def test_what_a_format_names_is_asked_for_by_name_too() -> None:
+    kos = make("cmdset cfi:gen gen")
+    kos["cmdset"].exports("cfi_cmdset_0001", 1)
+    asks_for(kos["gen"], "cfi_cmdset_%4.4X")
+    assert shown(loads_of(kos)) == ["megamod_critical(cmdset)", "megamod_critical_2(cfi gen)"]
+
+
+def test_a_map_driver_comes_after_the_chip_drivers_and_ubi_after_the_flash() -> None:
+    kos = make("cfi chipreg map mtd ubi ubifs:ubi")
+    kos["cfi"].calls("register_mtd_chip_driver", 1)
+    kos["map"].calls("do_map_probe", 1).calls("mtd_device_parse_register", 1)
+    kos["ubi"].calls("get_mtd_device_nm", 1)
+    assert shown(loads_of(kos)) == [
+        "megamod_critical(cfi chipreg mtd)",
+        "megamod_critical_2(map)",
+        "megamod_critical_3(ubi ubifs)",
+    ]
+
+
+def test_what_another_member_needs_is_never_put_after_it() -> None:
+    kos = make("gen user:gen")
+    asks_for(kos["gen"], "user_sym")
+    assert shown(loads_of(kos)) == ["megamod_critical(gen user)"]
+
+
+def test_two_that_ask_for_each_other_stay_loadable() -> None:
+    kos = make("a b")
+    asks_for(kos["a"], "b_sym")
+    asks_for(kos["b"], "a_sym")
+    assert shown(loads_of(kos)) == ["megamod_critical(b)", "megamod_critical_2(a)"]
+
+
+def test_a_single_that_asks_for_a_members_symbol_is_loaded_after_it() -> None:
+    kos = make("a lp!")
+    asks_for(kos["lp"], "a_sym")
+    assert shown(loads_of(kos)) == ["megamod_critical(a)", "lp"]

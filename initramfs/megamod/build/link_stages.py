@@ -6,6 +6,7 @@ import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from megamod.build.late_users import late_notes
 from megamod.build.percpu import percpu_overflow, percpu_reserve
 from megamod.build.stages import Load, second_half, split_into_loads
 from megamod.common.choices import Merging
@@ -151,6 +152,8 @@ def build_stage(
             built.append(BuiltLoad(load=load, file=file, data=whole.data, merged=whole, patch=patch))
         else:
             built.append(BuiltLoad(load=load, file=file, data=files[load.module], merged=None))
+    for note in late_notes({m.name: load.module for load in loads for m in load.modules}, members, edges):
+        steps.say(f"  note: {note}")
     return BuiltStage(stage=stage, loads=tuple(built), seconds=time.monotonic() - start)
 
 

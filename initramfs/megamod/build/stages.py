@@ -1,7 +1,8 @@
 """Stages → loads: which modules of a stage are merged into which megamodule, and which stay singles, in what order.
 
 A member that depends, even indirectly, on a single that itself depends on a member of the stage cannot be in the same
-megamodule: it goes to a second one, loaded after that single.
+megamodule: it goes to a second one, loaded after that single. So does one that asks for another by name while it is
+initialised (late_users.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.build.arguments import own_setter
+from megamod.build.late_users import Later, resolved_users
 from megamod.common.errors import MegamodError
 from megamod.kernel.export_sources import KernelExports
 from megamod.kernel.exports import why_reserved
@@ -78,10 +80,11 @@ def split_into_loads(
     alone = {name: why for name in sorted(together) if (why := _why_set_alone(members[name], together, options))}
     reasons |= alone
     floors = rounds_from or {}
-    rounds = _rounds(inside, reasons, edges, members, floors)
+    late = resolved_users({name: members[name] for name in sorted(inside)}, edges)
+    rounds = _rounds(inside, reasons, edges, members, floors, late)
     while more := _reserved_elsewhere(inside, reasons, rounds, members) or _without_init(reasons, rounds, members):
         reasons |= more
-        rounds = _rounds(inside, reasons, edges, members, floors)
+        rounds = _rounds(inside, reasons, edges, members, floors, late)
     needed = {need for name in inside for need in edges[name]}
     # A setter may look for a device that the driver of another module makes (block2mtd): the later the better.
     rounds |= dict.fromkeys(alone.keys() - needed, max(rounds.values()))
@@ -152,10 +155,12 @@ def _rounds(
     edges: Mapping[str, frozenset[str]],
     members: Mapping[str, Member],
     floors: Mapping[str, int],
+    late: Mapping[str, tuple[Later, ...]],
 ) -> dict[str, int]:
     """Round 0 holds singles that need no member; round n a megamodule and the singles that need it.
 
-    Walks without recursion: chains of dependencies can be long.
+    Whoever is to be loaded later than another is a round later. Walks without recursion: chains of dependencies can be
+    long.
     """
     rounds: dict[str, int] = {}
     for start in sorted(inside):
@@ -163,7 +168,8 @@ def _rounds(
         while path:
             name = path[-1]
             needed = sorted(edges[name] & inside.keys())
-            missing = [n for n in needed if n not in rounds]
+            before = [one.provider for one in late.get(name, ())]
+            missing = [n for n in (*needed, *before) if n not in rounds]
             if missing and missing[0] in path:
                 cycle = [*path[path.index(missing[0]) :], missing[0]]
                 raise MegamodError(
@@ -173,10 +179,12 @@ def _rounds(
             if missing:
                 path.append(missing[0])
                 continue
+            # A single of the same round is loaded after the megamodule: it is late enough.
+            apart = [rounds[n] + (n in reasons or name not in reasons) for n in before]
             if name in reasons:
-                rounds[name] = max((rounds[n] for n in needed), default=0)
+                rounds[name] = max((*(rounds[n] for n in needed), *apart), default=0)
             else:
-                rounds[name] = max((rounds[n] + (n in reasons) for n in needed), default=1) or 1
+                rounds[name] = max((*(rounds[n] + (n in reasons) for n in needed), *apart), default=1) or 1
                 rounds[name] = max(rounds[name], floors.get(name, 1))
             path.pop()
     return rounds
