@@ -78,6 +78,7 @@ _ROWS = (
     _row("gcc-plugins", "x86_64", "gcc", "gcc-plugins", "GCC plugins: latent entropy, STACKLEAK, RANDSTRUCT"),
     _row("kcfi-riscv64", "riscv64", "clang-19", "kcfi-riscv64", "kCFI on riscv64, with trap sites"),
     _row("tickless", "x86_64", "gcc", "tickless", "NO_HZ_IDLE: no ticks while a guest is idle"),
+    _row("flash", "arm", "gcc", "flash", "NOR, UBI and UBIFS as modules, the kernel's own ip=, NFS and 9p"),
     _row("noprintktime", "x86_64", "gcc", "noprintktime", "a log without times"),
 )
 

@@ -322,3 +322,77 @@ def test_stages_that_wait_for_a_path_without_a_timeout_are_one_note(tmp_path: Pa
         "waits without a timeout, for ever if the path never comes (`timeout: 30s` in `after`): "
         "stage a for /run/a, stage b for /run/b"
     ]
+
+
+def flash_tree(root: Path) -> Path:
+    return make_tree(
+        root,
+        {
+            "kernel/crypto/lzo.ko": [],
+            "kernel/crypto/zstd.ko": [],
+            "kernel/crypto/sha512_generic.ko": [],
+            "kernel/drivers/md/dm-mod.ko": [],
+            "kernel/drivers/md/dm-crypt.ko": ["kernel/drivers/md/dm-mod.ko"],
+            "kernel/crypto/xts.ko": [],
+            "kernel/drivers/md/dm-verity.ko": ["kernel/drivers/md/dm-mod.ko"],
+            "kernel/drivers/mtd/mtd.ko": [],
+            "kernel/drivers/mtd/parsers/ofpart.ko": ["kernel/drivers/mtd/mtd.ko"],
+            "kernel/drivers/mtd/ubi/ubi.ko": ["kernel/drivers/mtd/mtd.ko"],
+            "kernel/fs/ubifs/ubifs.ko": ["kernel/drivers/mtd/ubi/ubi.ko", "kernel/drivers/mtd/mtd.ko"],
+            "kernel/fs/fat/vfat.ko": [],
+            "kernel/fs/nls/nls_cp437.ko": [],
+            "kernel/fs/nls/nls_utf8.ko": [],
+            "kernel/fs/nls/nls_koi8-r.ko": [],
+        },
+        alias=[
+            "crypto-lzo lzo",
+            "crypto-zstd zstd",
+            "crypto-sha512 sha512_generic",
+            "crypto-xts xts",
+        ],
+        builtin=["kernel/crypto/deflate.ko", "kernel/crypto/aes_generic.ko", "kernel/crypto/ecb.ko"],
+        builtin_modinfo=["aes_generic.alias=crypto-aes", "ecb.alias=crypto-ecb"],
+    )
+
+
+def test_what_an_init_asks_for_by_name_comes_along_and_comes_first(tmp_path: Path) -> None:
+    selection = run(tmp_path, critical("[ubifs]"), flash_tree(tmp_path))
+    assert reasons(selection) == {
+        "lzo": "asked for by ubifs at run time",
+        "mtd": "needed by ubifs",
+        "ofpart": "asked for by mtd at run time",
+        "ubi": "needed by ubifs",
+        "ubifs": "named",
+        "zstd": "asked for by ubifs at run time",
+    }
+    assert modules(selection)["ubifs"].after == ("lzo", "zstd")
+
+
+def test_what_a_mount_asks_for_comes_along_only_before_user_space(tmp_path: Path) -> None:
+    text = critical("[mtd]") + "deferred: [{name: files, modules: [vfat], after: userspace}]\n"
+    assert names(run(tmp_path, text, flash_tree(tmp_path)))["files"] == ["vfat"]
+    assert names(run(tmp_path, critical("[vfat]"), tmp_path / "lib/modules" / RELEASE))["critical"] == [
+        "nls_cp437",
+        "nls_utf8",
+        "vfat",
+    ]
+
+
+def test_the_hash_of_verity_comes_along(tmp_path: Path) -> None:
+    verity = "{root-hash: ab, hash-device: /dev/vdb, data-blocks: 1, algorithm: sha512}"
+    text = critical("[dm_verity]") + f"root: {{from: cmdline, verity: {verity}}}\n"
+    assert names(run(tmp_path, text, flash_tree(tmp_path)))["critical"] == ["dm_mod", "dm_verity", "sha512_generic"]
+
+
+def test_what_may_be_asked_for_is_a_note(tmp_path: Path) -> None:
+    assert run(tmp_path, critical("[dm_crypt]"), flash_tree(tmp_path)).notes == (
+        "dm_crypt asks for its cipher by name: if it is needed, add crypto-xts",
+    )
+    assert run(tmp_path, critical("[dm_crypt, xts]"), tmp_path / "lib/modules" / RELEASE).notes == ()
+
+
+def test_what_is_asked_for_and_excluded_is_said(tmp_path: Path) -> None:
+    text = critical("[ubifs]") + "exclude: [zstd]\n"
+    assert run(tmp_path, text, flash_tree(tmp_path)).notes == (
+        "excluded, although a selected module asks at run time for them: zstd",
+    )

@@ -11,6 +11,7 @@ import pytest
 from megamod.common.errors import MegamodError
 from megamod.modules import depmod
 from megamod.modules.tree import UNORDERED, Softdep, module_name, open_tree
+from tests.unit.module_factory import Ko
 from tests.unit.module_trees import RELEASE, make_tree, small_tree
 
 
@@ -70,12 +71,27 @@ def test_weakdeps_and_device_nodes_are_read(tmp_path: Path) -> None:
 def test_a_tree_without_the_optional_indexes_is_read(tmp_path: Path) -> None:
     folder = make_tree(tmp_path, {"kernel/a.ko": []})
     for path in folder.glob("modules.*"):
-        if path.name != "modules.dep":
+        if path.name not in ("modules.dep", "modules.softdep", "modules.alias"):
             path.unlink()
     tree = open_tree(str(folder))
     assert (tree.builtin, dict(tree.softdeps), dict(tree.weakdeps)) == (frozenset(), {}, {})
     assert tree.aliases.providers("x") == ()
     assert not tree.has_builtin_list
+
+
+def test_softdeps_of_a_tree_with_modules_dep_alone_come_from_the_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = make_tree(tmp_path, {"kernel/disk.ko": [], "kernel/sums.ko": []})
+    (folder / "kernel/disk.ko").write_bytes(bytes(Ko("disk", info={"softdep": "pre: crypto-sums"})))
+    (folder / "kernel/sums.ko").write_bytes(bytes(Ko("sums", info={"alias": "crypto-sums"})))
+    for index in ("modules.softdep", "modules.alias"):
+        (folder / index).unlink()
+    tree = open_tree(str(folder))
+    assert tree.softdeps == {"disk": Softdep(pre=("crypto-sums",))}
+    assert tree.resolve("crypto-sums") == (("sums",), ())
+    assert not (folder / "modules.alias").exists(), "the tree is only read"
 
 
 def test_a_name_is_looked_up_as_modprobe_does(tmp_path: Path) -> None:
@@ -206,7 +222,7 @@ def test_without_depmod_a_missing_modules_dep_says_so(tmp_path: Path, monkeypatc
     (folder / "modules.dep").unlink()
     monkeypatch.setattr(depmod.shutil, "which", lambda *_args, **_keywords: None)
     assert error_of(folder) == (
-        f"{folder}: no modules.dep, and no depmod to make it "
+        f"{folder}: some of depmod's indexes are missing, and there is no depmod to make them "
         f"(hint: install kmod, or run `depmod -b ROOT {RELEASE}` where there is one)"
     )
 

@@ -2,9 +2,9 @@
 
 A symbol that is asked for by its name (`symbol_get()`, `symbol_request()`, `dvb_attach()`) is not found as long as the
 module that exports it is being loaded: strong_try_module_get() refuses a module in state coming (kernel/module/main.c,
-6.1). One by one that cannot happen; in one megamodule all members are coming until the last init is over. The same holds
-for what looks at devices when its init runs, and for chip drivers that are found by name. So the users go to the next
-call, and nothing needs to know that modules are merged.
+6.1). One by one that cannot happen; in one megamodule all members are coming until the last init is over. The same
+holds for what looks at devices when its init runs, and for chip drivers that are found by name. So the users go to the
+next call, and nothing needs to know that modules are merged.
 """
 
 from __future__ import annotations

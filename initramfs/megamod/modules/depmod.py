@@ -34,7 +34,9 @@ def find_depmod(folder: Path) -> str:
     depmod = shutil.which("depmod", path=search)
     if depmod is None:
         hint = f"install kmod, or run `depmod -b ROOT {folder.name}` where there is one"
-        raise MegamodError(f"{folder}: no modules.dep, and no depmod to make it", hint=hint)
+        raise MegamodError(
+            f"{folder}: some of depmod's indexes are missing, and there is no depmod to make them", hint=hint
+        )
     return depmod
 
 

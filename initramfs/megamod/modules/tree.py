@@ -1,7 +1,8 @@
 """ModuleTree: what the index files of a lib/modules/KVER folder say, without root and without running the kernel.
 
-Needs modules.dep; without it depmod is run into a temporary folder (depmod.py), never into the tree. modules.alias and
-modules.builtin.modinfo are read when an alias is first asked for. Works for a tree of any architecture.
+Needs modules.dep, modules.softdep and modules.alias; without one depmod is run into a temporary folder (depmod.py),
+never into the tree. modules.alias and modules.builtin.modinfo are read when an alias is first asked for. Works for a
+tree of any architecture.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ UNORDERED = 1 << 30
 """The rank of a module that modules.order does not list: after all others."""
 
 RELEASE_FOLDERS = (Path("/lib/modules"), Path("/usr/lib/modules"))
+
+_MADE = ("modules.softdep", "modules.alias")
+"""Indexes that every depmod writes beside modules.dep: where one is missing, somebody has taken it away."""
 
 _MODULE_FILE = re.compile(r"([^/]+)\.ko(?:\.(?:xz|zst|gz))?$")
 
@@ -188,6 +192,10 @@ def open_tree(
         _refuse_twice((folder, *more))
         indexes = indexes_of(folder, more)
         dep = indexes["modules.dep"]
+    elif lost := [name for name in _MADE if not (folder / name).exists()]:
+        # A build system may keep modules.dep alone; soft dependencies and aliases stand in the modules themselves.
+        made = indexes_of(folder)
+        indexes = {name: made[name] for name in lost}
     order = indexes.get("modules.order") or read_index(folder / "modules.order")
     modules = _parse_dep(folder, dep, _parse_order(order), more)
     if not modules:

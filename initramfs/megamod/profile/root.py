@@ -40,6 +40,9 @@ class Root:
     args: tuple[str, ...] = ()
     overlay: str | None = None
     verity: Verity | None = None
+    device: str | None = None
+    type: str | None = None
+    flags: str | None = None
 
 
 def _from(node: Node, path: Path, what: str) -> RootKind:

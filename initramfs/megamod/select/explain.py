@@ -30,6 +30,8 @@ def _step(module: SelectedModule) -> str:
         return f"{module.by} needs it"
     if module.cause is Cause.SOFTDEP:
         return f"{module.by} has a softdep on it"
+    if module.cause is Cause.REQUEST:
+        return f"{module.by} asks for it by name at run time"
     place = f" at {module.selector.location}" if module.selector else ""
     return f"{module.reason}{place}"
 

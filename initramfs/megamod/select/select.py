@@ -35,6 +35,7 @@ from megamod.select.requests import (
     forbidden_modules,
     without_excluded,
 )
+from megamod.select.runtime_needs import certain_needs, open_needs
 from megamod.select.selection import Cause, LeftOut, SelectedModule, SelectedStage, Selection
 
 __all__ = ["Cause", "LeftOut", "SelectedModule", "SelectedStage", "Selection", "select"]
@@ -128,6 +129,13 @@ class _Placed:
     promoted_from: str | None = None
 
 
+_REASONS = {
+    Cause.DEPENDENCY: "needed by {}",
+    Cause.SOFTDEP: "softdep of {}",
+    Cause.REQUEST: "asked for by {} at run time",
+}
+
+
 def _place(
     profile: Profile,
     requests: Mapping[str, Request],
@@ -152,17 +160,25 @@ def _place(
             )
         queue = own
         while queue:
-            needs = [(need, cause, name) for name in queue for need, cause in _needs(name, softdeps, index, requests)]
+            needs = [
+                (need, cause, name)
+                for name in queue
+                for need, cause in (
+                    *_needs(name, softdeps, index, requests),
+                    *((need, Cause.REQUEST) for need, _first in certain_needs(name, profile, index, softdeps.tree)),
+                )
+            ]
             queue = []
             for name, cause, by in needs:
                 if name in placed:
                     continue
                 if excluded_dependency(name, excluded, softdeps.tree):
-                    # Only a softdep gets here: what hard dependencies lack is out already.
-                    notes.group("excluded, although a selected module has a softdep on them", name)
-                    notes.leave_out(name, f"excluded, although {by} has a softdep on it", excluded_at(name))
+                    # No hard dependency gets here: what hard dependencies lack is out already.
+                    has = "has a softdep on" if cause is Cause.SOFTDEP else "asks at run time for"
+                    notes.group(f"excluded, although a selected module {has} them", name)
+                    notes.leave_out(name, f"excluded, although {by} {has} it", excluded_at(name))
                     continue
-                reason = f"needed by {by}" if cause is Cause.DEPENDENCY else f"softdep of {by}"
+                reason = _REASONS[cause].format(by)
                 request = requests.get(name)
                 promoted = request is not None and request.stage != index
                 if request is not None and promoted:
@@ -284,7 +300,8 @@ def _skipped(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, 
 def _stages(
     profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps, notes: Notes
 ) -> tuple[SelectedStage, ...]:
-    softdeps_before = _init_after(placed, softdeps)
+    softdeps_before = _init_after(profile, placed, softdeps)
+    notes.lines += open_needs((n for n, place in placed.items() if place.stage == 0), profile, softdeps.tree)
     modules_of = softdeps.tree.modules
     own = {name: static_rank(name, modules_of[name].order) for name in placed}
     ranks = inherited_ranks(own, {name: (*modules_of[name].depends, *softdeps_before[name]) for name in placed})
@@ -318,12 +335,13 @@ def _stages(
     return tuple(stages)
 
 
-def _init_after(placed: Mapping[str, _Placed], softdeps: _Softdeps) -> dict[str, tuple[str, ...]]:
-    """Module → selected modules, of its stage or an earlier one, that a softdep wants before it."""
+def _init_after(profile: Profile, placed: Mapping[str, _Placed], softdeps: _Softdeps) -> dict[str, tuple[str, ...]]:
+    """Module → selected modules, of its stage or an earlier one, that a softdep or its init wants before it."""
     wanted: dict[str, set[str]] = {name: set() for name in placed}
     for name in placed:
         before, after = softdeps.of(name)
-        for first, second in (*((need, name) for need in before), *((name, need) for need in after)):
+        asked = (need for need, first in certain_needs(name, profile, placed[name].stage, softdeps.tree) if first)
+        for first, second in (*((need, name) for need in (*before, *asked)), *((name, need) for need in after)):
             if first in placed and second in placed and placed[first].stage <= placed[second].stage:
                 wanted[second].add(first)
     return {name: tuple(sorted(names)) for name, names in wanted.items()}

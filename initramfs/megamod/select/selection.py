@@ -19,11 +19,13 @@ class Cause(StrEnum):
     MATCHED = "matched"
     DEPENDENCY = "dependency"
     SOFTDEP = "softdep"
+    REQUEST = "request"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedModule:
-    """A module of a stage. *reason* is a short text ("named", "needed by ext4", "softdep of btrfs").
+    """A module of a stage. *reason* is a short text ("named", "needed by ext4", "softdep of btrfs", "asked for by
+    ubifs at run time").
 
     *rank* is (initcall level, place among the selected modules), the order of a static link among modules that do not
     depend on each other; the level is the earliest of the module's own and of those that need it (levels.py). *after*

@@ -24,6 +24,12 @@ from megamod.prelink.verify.entry import check_entry
 from megamod.prelink.verify.imports import check_imports
 from megamod.prelink.verify.unwind import check_unwind
 
+# Functions that call request_module() for their caller: crypto/api.c (crypto_alloc_*), fs/nls/nls_base.c,
+# drivers/mtd/mtdpart.c, drivers/mtd/chips/chipreg.c, net/9p/mod.c (6.1).
+_ASKING = frozenset(
+    {"__request_module", "load_nls", "mtd_device_parse_register", "do_map_probe", "v9fs_get_trans_by_name"}
+)
+
 
 def verify(
     data: bytes,
@@ -378,10 +384,15 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
 
 def _remarks(members: Sequence[Member]) -> tuple[str, ...]:
     remarks = []
-    requesting = sorted(m.name for m in members if "__request_module" in m.imports.values())
+    requesting = sorted(m.name for m in members if any(_asks(symbol) for symbol in m.imports.values()))
     if requesting:
         remarks.append(f"may ask user space for modules: {', '.join(requesting)}")
     getting = sorted(m.name for m in members if "__symbol_get" in m.imports.values())
     if getting:
         remarks.append(f"look symbols up at run time, which fails while the megamodule loads: {', '.join(getting)}")
     return tuple(remarks)
+
+
+def _asks(symbol: str) -> bool:
+    """Whether what calls *symbol* may ask for a module: by itself, or through a function that does."""
+    return symbol in _ASKING or symbol.startswith("crypto_alloc_")
