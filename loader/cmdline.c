@@ -152,6 +152,7 @@ static const struct {
 	TEXT_OPTION("rootfstype", fstype),
 	TEXT_OPTION("rootflags", flags),
 	TEXT_OPTION("init", init),
+	TEXT_OPTION("roothash", root_hash),
 	TEXT_OPTION("module_blacklist", kernel_blacklist),
 	TEXT_OPTION("resume", resume),
 	TEXT_OPTION("mount.usr", usr),
@@ -213,8 +214,8 @@ void read_options(const char *cmdline, struct options *o)
 			o->resume_offset = number_of(&w);
 		else if (key_is(&w, "noresume"))
 			o->no_resume = true;
-		else if (key_is(&w, "roothash") || key_is(&w, "usrhash"))
-			o->has_root_hash = true;
+		else if (key_is(&w, "usrhash"))
+			o->has_usr_hash = true;
 	}
 }
 

@@ -45,7 +45,8 @@ struct options {
 	char kmod_blacklist[VALUE_ROOM];					 /* every modprobe.blacklist= */
 	char dracut_blacklist[VALUE_ROOM];					 /* every rd.driver.blacklist= */
 	bool no_resume;								 /* noresume */
-	bool has_root_hash;							 /* roothash= or usrhash= */
+	bool has_usr_hash;							 /* usrhash= */
+	char root_hash[160];							 /* roothash= */
 	u64 resume_offset;							 /* in pages */
 	char root[VALUE_ROOM], fstype[256], flags[VALUE_ROOM], init[VALUE_ROOM]; /* "" if not given */
 	char resume[VALUE_ROOM];

@@ -4,7 +4,10 @@
  */
 #include "files.h"
 
-enum { ENTRIES_ROOM = 2048 };
+enum {
+	ENTRIES_ROOM = 2048,
+	MAX_DEPTH = 128, /* of folders that are removed */
+};
 
 long read_small(int at, const char *path, char *data, size_t size)
 {
@@ -93,4 +96,41 @@ long walk_folder(int at, const char *path, visit *each, void *context)
 out:
 	sys_close((int)fd);
 	return got;
+}
+
+struct emptying {
+	u32 major, minor; /* of the folder: nothing beyond is touched */
+	u32 depth;
+	const char *spared;
+};
+
+static bool remove_entry(void *context, int folder, const char *name, u8 type)
+{
+	struct emptying *e = context;
+	struct statx st;
+
+	if (!e->depth && e->spared && streq(name, e->spared))
+		return false;
+	if (type == DT_DIR) {
+		if (sys_statx(folder, name, AT_SYMLINK_NOFOLLOW, &st) < 0 || st.dev_major != e->major ||
+		    st.dev_minor != e->minor || e->depth == MAX_DEPTH)
+			return false;
+		e->depth++;
+		walk_folder(folder, name, remove_entry, e);
+		e->depth--;
+	}
+	sys_unlinkat(folder, name, type == DT_DIR ? AT_REMOVEDIR : 0);
+	return false;
+}
+
+void empty_folder(int at, const char *path, const char *spared)
+{
+	struct emptying e = { .spared = spared };
+	struct statx st;
+
+	if (sys_statx(at, path, AT_SYMLINK_NOFOLLOW, &st) < 0)
+		return;
+	e.major = st.dev_major;
+	e.minor = st.dev_minor;
+	walk_folder(at, path, remove_entry, &e);
 }

@@ -18,7 +18,10 @@ long replace_file(int at, const char *folder, const char *name, const char *data
 typedef bool visit(void *context, int folder, const char *name, u8 type);
 
 /* 1 if a visit ended the walk, 0 if none did, or a negative errno. Entries may be removed while the walk goes on:
- * tmpfs, ramfs and sysfs keep their place. */
+ * tmpfs, ramfs, sysfs and disk file systems keep their place, or may show one less. */
 long walk_folder(int at, const char *path, visit *each, void *context);
+
+/* Removes what is in a folder, but for an entry called `spared` (or NULL), and nothing of another file system. */
+void empty_folder(int at, const char *path, const char *spared);
 
 #endif

@@ -301,10 +301,10 @@ bool mount_when_there(struct mounting *m, const char *options, u64 seconds)
 	const char *refusal;
 	long err;
 
-	m->flags = MS_SILENT | (m->boot->options.writable ? 0 : MS_RDONLY);
+	m->flags = MS_SILENT | (m->boot->options.writable || m->writable ? 0 : MS_RDONLY);
 	text_reset(&data);
 	split_options(options, &m->flags, &data);
-	if (m->boot->plan.overlay.count || m->boot->plan.verity.count)
+	if (!m->writable && (m->boot->plan.overlay.count || m->boot->plan.verity.count))
 		m->flags |= MS_RDONLY;
 	if (has_option(m->types, "auto"))
 		m->types = "";

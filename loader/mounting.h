@@ -18,6 +18,7 @@ struct mounting {
 	const char *types;	   /* separated by commas; "" if what is on the device decides */
 	bool discover;		   /* the root is the partition that is marked as one */
 	bool usr;		   /* no verity is under it */
+	bool writable;		   /* whatever the command line says of the root */
 	char source[VALUE_ROOM];   /* what mount() gets */
 	u32 flags;
 	char data[VALUE_ROOM]; /* options without the words that became flags */

@@ -26,6 +26,15 @@ u32 stage_of(const struct plan *p, u32 id)
 	return i;
 }
 
+const char *field_at(struct fields f, u32 n)
+{
+	if (n >= f.count)
+		return "";
+	while (n--)
+		f.first = next_field(f.first);
+	return streq(f.first, "-") ? "" : f.first;
+}
+
 const char *trigger_name(enum trigger trigger)
 {
 	static const char *const names[] = { "-", "now", "userspace", "delay", "path", "idle", "manual", "timeout" };

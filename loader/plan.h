@@ -15,6 +15,7 @@ enum {
 	MAX_STAGES = 64,
 	WATCHDOG_SECONDS = 30, /* if the plan does not say */
 	VERITY_FIELDS = 8,     /* of a verity record, options aside */
+	MAX_SLOTS = 4,
 };
 
 enum trigger {
@@ -126,13 +127,27 @@ struct progress {
 	char modprobe[256];
 };
 
+enum on_failure { FAIL_SHELL, FAIL_PANIC, FAIL_RESTART };
+
+/* The hash tree of one slot's root. */
+struct slot_verity {
+	const char *slot;
+	struct fields verity;
+};
+
 struct plan {
 	struct progress *progress;
 	const char *release, *build_id; /* of the kernel; build_id NULL if no load is for one build alone */
 	enum handover handover;
 	struct fields command; /* exec: path and arguments; chain: path */
-	struct fields overlay; /* tmpfs and perhaps its options; count 0: none */
+	struct fields device;  /* of the root, its type and options, "-" each for none; count 0: none */
+	struct fields slot;    /* words of the command line that name it */
+	struct fields before;  /* milliseconds and a program that runs before the mount; count 0: none */
+	struct fields overlay; /* see overlay.c; count 0: none */
 	struct fields verity;  /* see verity.c; count 0: none */
+	struct slot_verity slot_verity[MAX_SLOTS];
+	u32 slot_verity_count;
+	enum on_failure on_failure;
 	bool async_probe, no_probe_wait;
 	u64 watchdog;  /* seconds without progress after which a call is given up; 0 never */
 	bool no_shell; /* nobody gets a shell */
@@ -160,6 +175,8 @@ static inline bool has_run(const struct member *m)
 }
 
 const char *next_field(const char *field);
+/* Field `n` from 0, or "" if there are fewer or it is `-`. */
+const char *field_at(struct fields fields, u32 n);
 const char *trigger_name(enum trigger trigger);
 const char *stage_state_name(enum stage_state state);
 /* The stage that a plan id belongs to, as an index. */

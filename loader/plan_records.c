@@ -3,24 +3,7 @@
  * The records of the plan: what each may hold, where it may stand, and what it adds to the tables. See plan.h.
  */
 #include "plan_records.h"
-
-bool refuse(struct reader *r, const char *problem, const char *detail)
-{
-	if (!r->problem) {
-		r->problem = problem;
-		r->detail = detail;
-	}
-	return false;
-}
-
-static bool parse_number(struct reader *r, const char *s, u64 *value)
-{
-	const char *at = s;
-
-	if (!take_number(&at, value) || *at)
-		return refuse(r, "not a decimal number:", s);
-	return true;
-}
+#include "root_records.h"
 
 static struct stage *last_stage(struct plan *p)
 {
@@ -40,7 +23,7 @@ static bool check_needs(struct reader *r, struct fields needs)
 	u64 id;
 
 	for (i = 0; i < needs.count; i++, needs.first = next_field(needs.first)) {
-		if (!parse_number(r, needs.first, &id))
+		if (!parse_plan_number(r, needs.first, &id))
 			return false;
 		if (id >= p->member_count)
 			return refuse(r, "not the id of an earlier member:", needs.first);
@@ -120,25 +103,6 @@ static bool on_fallback(struct reader *r, const char *const *f, struct fields re
 	return r->plan->fallback || streq(f[0], "none") || refuse(r, "unknown fallback", f[0]);
 }
 
-static bool on_root(struct reader *r, const char *const *f, struct fields rest)
-{
-	struct plan *p = r->plan;
-
-	if (r->have_root)
-		return refuse(r, "a second root record", NULL);
-	r->have_root = true;
-	p->command = rest;
-	if (streq(f[0], "cmdline") && !rest.count)
-		p->handover = HAND_CMDLINE;
-	else if (streq(f[0], "exec") && rest.count)
-		p->handover = HAND_EXEC;
-	else if (streq(f[0], "chain") && rest.count == 1)
-		p->handover = HAND_CHAIN;
-	else
-		return refuse(r, "unknown root record", f[0]);
-	return true;
-}
-
 static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
@@ -150,7 +114,7 @@ static bool on_probe(struct reader *r, const char *const *f, struct fields rest)
 static bool on_watchdog(struct reader *r, const char *const *f, struct fields rest)
 {
 	(void)rest;
-	return parse_number(r, f[0], &r->plan->watchdog);
+	return parse_plan_number(r, f[0], &r->plan->watchdog);
 }
 
 static bool on_shell(struct reader *r, const char *const *f, struct fields rest)
@@ -158,23 +122,6 @@ static bool on_shell(struct reader *r, const char *const *f, struct fields rest)
 	(void)rest;
 	r->plan->no_shell = true;
 	return streq(f[0], "none") || refuse(r, "unknown shell record", f[0]);
-}
-
-static bool on_overlay(struct reader *r, const char *const *f, struct fields rest)
-{
-	r->plan->overlay.first = f[0];
-	r->plan->overlay.count = 1 + rest.count;
-	return (streq(f[0], "tmpfs") && rest.count < 2) || refuse(r, "unknown overlay", f[0]);
-}
-
-static bool on_verity(struct reader *r, const char *const *f, struct fields rest)
-{
-	u64 number;
-
-	r->plan->verity.first = f[0];
-	r->plan->verity.count = VERITY_FIELDS + rest.count;
-	return parse_number(r, f[2], &number) && parse_number(r, f[3], &number) && parse_number(r, f[4], &number) &&
-	       parse_number(r, f[5], &number);
 }
 
 static bool on_skip(struct reader *r, const char *const *f, struct fields rest)
@@ -207,7 +154,7 @@ static bool on_stage(struct reader *r, const char *const *f, struct fields rest)
 		if (f[2][0] != '/')
 			return refuse(r, "not an absolute path:", f[2]);
 	} else if (s->trigger == TRIGGER_DELAY || s->trigger == TRIGGER_IDLE) {
-		if (!parse_number(r, f[2], &s->milliseconds))
+		if (!parse_plan_number(r, f[2], &s->milliseconds))
 			return false;
 	} else if (!streq(f[2], "-")) {
 		return refuse(r, "this trigger takes no argument:", f[2]);
@@ -215,7 +162,7 @@ static bool on_stage(struct reader *r, const char *const *f, struct fields rest)
 	s->load = p->load_count;
 	s->watch = -1;
 	p->stage_count++;
-	return parse_number(r, f[3], &s->timeout);
+	return parse_plan_number(r, f[3], &s->timeout);
 }
 
 static bool on_merged(struct reader *r, const char *const *f, struct fields rest)
@@ -330,7 +277,7 @@ static bool on_dependents(struct reader *r, const char *const *f, struct fields 
 	struct dependents *d = &p->dependents[p->dependents_count++];
 	u64 id;
 
-	if (!parse_number(r, f[0], &id))
+	if (!parse_plan_number(r, f[0], &id))
 		return false;
 	if (id >= p->member_count)
 		return refuse(r, "not a plan id:", f[0]);
@@ -339,7 +286,7 @@ static bool on_dependents(struct reader *r, const char *const *f, struct fields 
 	return true;
 }
 
-enum { MAX_FIXED = VERITY_FIELDS };
+enum { MAX_FIXED = VERITY_FIELDS + 1 };
 
 /* Each record: its word, how many fields it has at least, whether more may follow, and where it may stand. */
 static const struct record {
@@ -349,17 +296,33 @@ static const struct record {
 	u8 place;
 	bool (*take)(struct reader *r, const char *const *f, struct fields rest);
 } records[] = {
-	{ "kernel", 1, false, HEAD, on_kernel },	{ "fallback", 1, false, HEAD, on_fallback },
-	{ "build-id", 1, false, HEAD, on_build_id },	{ "root", 1, true, HEAD, on_root },
-	{ "overlay", 1, true, HEAD, on_overlay },	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
-	{ "probe", 1, false, HEAD, on_probe },		{ "watchdog", 1, false, HEAD, on_watchdog },
-	{ "shell", 1, false, HEAD, on_shell },		{ "skip", 1, false, HEAD, on_skip },
-	{ "stage", 4, false, BODY, on_stage },		{ "merged", 3, false, BODY, on_merged },
-	{ "argument", 1, false, BODY, on_argument },	{ "member", 1, true, BODY, on_member },
-	{ "parameters", 1, true, BODY, on_parameters }, { "original", 1, false, BODY, on_original },
-	{ "names", 1, false, BODY, on_names },		{ "prefix", 1, false, BODY, on_prefix },
-	{ "requests", 1, false, BODY, on_requests },	{ "single", 2, true, BODY, on_single },
-	{ "softdep", 1, false, TAIL, on_softdep },	{ "dependents", 2, true, TAIL, on_dependents },
+	{ "kernel", 1, false, HEAD, on_kernel },
+	{ "build-id", 1, false, HEAD, on_build_id },
+	{ "fallback", 1, false, HEAD, on_fallback },
+	{ "root", 1, true, HEAD, on_root },
+	{ "device", 3, false, HEAD, on_device },
+	{ "slot", 1, true, HEAD, on_slot },
+	{ "before-mount", 2, true, HEAD, on_before_mount },
+	{ "on-failure", 1, false, HEAD, on_failure },
+	{ "overlay", 1, true, HEAD, on_overlay },
+	{ "verity", VERITY_FIELDS, true, HEAD, on_verity },
+	{ "slot-verity", VERITY_FIELDS + 1, true, HEAD, on_slot_verity },
+	{ "probe", 1, false, HEAD, on_probe },
+	{ "watchdog", 1, false, HEAD, on_watchdog },
+	{ "shell", 1, false, HEAD, on_shell },
+	{ "skip", 1, false, HEAD, on_skip },
+	{ "stage", 4, false, BODY, on_stage },
+	{ "merged", 3, false, BODY, on_merged },
+	{ "argument", 1, false, BODY, on_argument },
+	{ "member", 1, true, BODY, on_member },
+	{ "parameters", 1, true, BODY, on_parameters },
+	{ "original", 1, false, BODY, on_original },
+	{ "names", 1, false, BODY, on_names },
+	{ "prefix", 1, false, BODY, on_prefix },
+	{ "requests", 1, false, BODY, on_requests },
+	{ "single", 2, true, BODY, on_single },
+	{ "softdep", 1, false, TAIL, on_softdep },
+	{ "dependents", 2, true, TAIL, on_dependents },
 };
 
 bool take_record(struct reader *r, struct fields fields)

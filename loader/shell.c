@@ -84,7 +84,11 @@ bool last_resort(struct boot *boot)
 {
 	u64 start = monotonic_ns();
 
-	if (!have_shell())
+	if (boot->plan.on_failure == FAIL_RESTART) {
+		log_error("the machine is restarted, as the image wants it when a boot fails");
+		sys_restart();
+	}
+	if (boot->plan.on_failure != FAIL_SHELL || !have_shell())
 		return false;
 	/* Somebody decided what becomes of the machine: a shell would be a kiosk's open door. */
 	if (boot->plan.no_shell || boot->options.panics || boot->options.no_shell) {

@@ -8,16 +8,7 @@
 #include "log.h"
 #include "times.h"
 
-enum {
-	MAX_ARGUMENTS = 256,
-	MAX_DEPTH = 32, /* of folders in the initramfs */
-};
-
-struct emptying {
-	u32 major, minor; /* of the initramfs: nothing beyond is touched */
-	u32 depth;
-	const char *spared; /* a folder of the top level, or NULL */
-};
+enum { MAX_ARGUMENTS = 256 };
 
 static const char *const mounts[] = { "/dev", "/proc", "/sys", "/run" };
 
@@ -66,42 +57,19 @@ static bool check_init(const struct boot *boot, int old)
 	return found && err >= 0;
 }
 
-static bool remove_entry(void *context, int folder, const char *name, u8 type)
-{
-	struct emptying *e = context;
-	struct statx st;
-	long err;
-
-	if (!e->depth && e->spared && streq(name, e->spared))
-		return false;
-	if (type == DT_DIR) {
-		err = sys_statx(folder, name, AT_SYMLINK_NOFOLLOW, &st);
-		if (err < 0 || st.dev_major != e->major || st.dev_minor != e->minor || e->depth == MAX_DEPTH)
-			return false;
-		e->depth++;
-		walk_folder(folder, name, remove_entry, e);
-		e->depth--;
-	}
-	err = sys_unlinkat(folder, name, type == DT_DIR ? AT_REMOVEDIR : 0);
-	if (err < 0)
-		log_debug("%s stays in the initramfs: %s", name, errno_name(err));
-	return false;
-}
-
 /*
  * The memory of the initramfs goes back to the kernel; of /megamod the keeper removes what is not needed again. A
  * child does this beside the start of the real init: freeing takes about 2 us a page, 10 ms for an image of 20 MB.
  */
-static void empty_initramfs(const struct boot *boot, int old, const struct statx *st)
+static void empty_initramfs(const struct boot *boot, int old)
 {
-	struct emptying e = { .major = st->dev_major, .minor = st->dev_minor, .spared = boot->kept ? "megamod" : NULL };
 	long child = sys_fork();
 
 	if (child > 0)
 		return;
 	if (!child)
 		sys_close(boot->alive); /* or the keeper would wait for us too */
-	walk_folder(old, ".", remove_entry, &e);
+	empty_folder(old, ".", boot->kept ? "megamod" : NULL);
 	if (!child)
 		sys_exit(0);
 }
@@ -199,7 +167,7 @@ void switch_root(struct boot *boot)
 	move_mounts();
 	if (!change_root())
 		return;
-	empty_initramfs(boot, (int)old, &old_st);
+	empty_initramfs(boot, (int)old);
 	sys_close((int)old);
 	for (i = 0; (command.first = init_at(boot, i)); i++) {
 		if (!is_program(command.first))

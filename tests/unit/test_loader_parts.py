@@ -90,7 +90,7 @@ def words(program) -> Path:
 @pytest.fixture(scope="module")
 def check_plan(program, tmp_path_factory) -> Callable[[bytes], tuple[str, str]]:
     """``check_plan(text)``: what the parser understood, and what it complains of, without the file's name."""
-    parser = program(_PLAN, "plan.c", "plan_records.c", "read_plan.c", "log.c")
+    parser = program(_PLAN, "plan.c", "plan_records.c", "root_records.c", "read_plan.c", "log.c")
     path = tmp_path_factory.mktemp("plan") / "plan"
 
     def check(text: bytes) -> tuple[str, str]:

@@ -50,7 +50,10 @@ BOARD = """
         mmc@5000 { compatible = "acme,mmc"; status = "disabled"; };
         off { status = "fail"; usb@6000 { compatible = "acme,usb"; }; };
         usb@7000 { compatible = "acme,usb"; status = "ok"; };
-        spi@8000 { compatible = "acme,spi"; flash@0 { compatible = "other,w25q"; }; };
+        spi@8000 {
+            compatible = "acme,spi";
+            flash@0 { compatible = "other,w25q"; partitions { compatible = "acme,partitions"; }; };
+        };
     };
 };
 """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megamod.build.hash_trees import with_hash_trees
 from megamod.build.plan import Plan, PlanLoad, PlanModule, PlanStage, plan_text
 from megamod.build.root_requirements import check_root
 from megamod.common.choices import Probe
@@ -49,6 +50,58 @@ def test_overlay_and_verity_become_records_after_the_root(root):
     ]
 
 
+def test_a_root_of_the_profile_becomes_records(root):
+    text = """{device: "PARTLABEL=rootfs_${slot}", type: squashfs, flags: "errors=panic",
+      slot-from: [androidboot.slot_suffix, rauc.slot], before-mount: {run: [/sbin/check, "a b"], timeout: 1s},
+      on-failure: reboot, overlay: {device: LABEL=data, fallback: tmpfs, tmpfs: size=1m, reset: wipe}}"""
+    assert records(root(text)) == [
+        "root cmdline",
+        "device PARTLABEL=rootfs_${slot} squashfs errors=panic",
+        "slot androidboot.slot_suffix rauc.slot",
+        "before-mount 1000 /sbin/check a%20b",
+        "on-failure reboot",
+        "overlay device LABEL=data - - tmpfs wipe size=1m",
+    ]
+    assert records(root("{from: cmdline, type: xfs}")) == ["root cmdline", "device - xfs -"]
+
+
+def test_a_hash_may_come_from_the_command_line(root):
+    assert records(root("{from: cmdline, verity: {from: cmdline}}"))[1] == "verity roothash - 0 0 0 0 - -"
+    text = "{from: cmdline, verity: {from: cmdline, hash-device: /dev/vdb, options: [panic_on_corruption]}}"
+    assert records(root(text))[1] == "verity /dev/vdb - 0 0 0 0 - - panic_on_corruption"
+
+
+PRINTED = """VERITY header information for root.verity
+UUID:            \tb7bd4d2e-4a9c-4d8f-8d0e-9b6d2d2f0a11
+Hash type:       \t1
+Data blocks:     \t2560
+Data block size: \t1024
+Hash blocks:     \t21
+Hash block size: \t4096
+Hash algorithm:  \tsha512
+Salt:            \t00FF
+Root hash:      \tABCD
+"""
+
+
+def test_hash_trees_of_slots_are_read_from_what_veritysetup_printed(tmp_path):
+    for slot in ("a", "b"):
+        (tmp_path / f"verity_{slot}.txt").write_text(PRINTED.replace("ABCD", f"0{slot}" * 16))
+    path = tmp_path / "test.yaml"
+    path.write_text(
+        'critical: {modules: [ext4]}\nroot: {device: "PARTLABEL=root_${slot}", slot-from: rauc.slot, '
+        'verity: {from: "verity_${slot}.txt", hash-device: "PARTLABEL=hash_${slot}"}}\n'
+    )
+    profile = with_hash_trees(load_profile(path))
+    assert records(profile.root)[3:] == [
+        f"slot-verity {slot} PARTLABEL=hash_${{slot}} sha512 1024 4096 2560 1 {f'0{slot}' * 16} 00ff"
+        for slot in ("a", "b")
+    ]
+    (tmp_path / "verity_a.txt").write_text(PRINTED.replace("Data blocks:", "Blocks:"))
+    with pytest.raises(MegamodError, match=r"verity_a.txt: no line `Data blocks: …` that fits"):
+        with_hash_trees(load_profile(path))
+
+
 def test_every_word_of_a_verity_table_can_be_given(root):
     text = "root-hash: ab, salt: 0c, hash-device: same, data-blocks: 7, hash-start: 9, algorithm: sha1, "
     text += "data-block-size: 512, hash-block-size: 1024, options: [panic_on_corruption, ignore_zero_blocks]"
@@ -64,6 +117,15 @@ def test_every_word_of_a_verity_table_can_be_given(root):
         ("from: cmdline, overlay: {tmpfs: 'a b'}", "overlay: `a b`"),
         ("exec: /app, overlay: tmpfs", "overlay belongs to {from: cmdline}, not to exec"),
         (f"chain: /init, verity: {{{VERITY}}}", "verity belongs to {from: cmdline}, not to chain"),
+        ("device: disk", "device `disk` is not a device such as"),
+        ("device: /dev/vda, slot-from: rauc.slot", "slot-from, but ${slot} is nowhere"),
+        ('device: "LABEL=${slot}"', "${slot} without slot-from"),
+        ("from: cmdline, before-mount: {timeout: 1s}", "before-mount: run is missing"),
+        ("from: cmdline, on-failure: halt", "on-failure"),
+        ("from: cmdline, overlay: {fallback: tmpfs}", "overlay: fallback without a device"),
+        ("from: cmdline, overlay: {device: LABEL=x, tmpfs: size=1m}", "overlay: a device, and options of a tmpfs"),
+        ("from: cmdline, verity: {from: cmdline, salt: '00'}", "verity: salt comes from where `from` says"),
+        ("from: cmdline, verity: {from: FILE}", "verity: hash-device missing"),
         ("overlay: tmpfs", "exactly one of from, exec, chain expected, not nothing"),
         ("from: cmdline, verity: {}", "verity: root-hash, hash-device, data-blocks missing"),
         (wrong(", colour: red"), "verity: unknown key `colour`"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from megamod.build.arguments import parameters_of
 from megamod.build.contents import firmware_of
+from megamod.build.hash_trees import with_hash_trees
 from megamod.build.link_stages import read_selection
 from megamod.build.plan import trigger_text
 from megamod.build.stages import Load, import_edges, split_into_loads
@@ -98,7 +99,7 @@ class Explanation:
 
 def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) -> Explanation:
     """Why the modules of *profile* are where they are; with *module* (a name or alias) only what that stands for."""
-    selection = select(profile, tree)
+    selection = select(with_hash_trees(profile), tree)
     wanted = None if module is None else names_of(selection, module)
     files, members = read_selection(selection)
     loads = _loads(selection, members)

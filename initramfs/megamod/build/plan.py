@@ -8,9 +8,20 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     kernel RELEASE
     fallback none | fallback modules
     root cmdline | root exec PATH ARG… | root chain PATH
+    device DEVICE TYPE FLAGS         the root where root=, rootfstype=, rootflags= say nothing, - each for none; in this
+                                     and the devices below ${slot} stands for the slot that is booted
+    slot WORD…                       words of the command line that name it, the first that is there counts
+    before-mount MILLISECONDS PROGRAM ARG…    runs before the root is mounted; 0 waits for ever
+    on-failure panic | on-failure reboot      when the root cannot be mounted; a shell without it
     overlay tmpfs [OPTIONS]          a tmpfs over the root takes what is written
+    overlay device DEVICE TYPE FLAGS FALLBACK RESET OPTIONS
+                                     a device takes and keeps it; FALLBACK none or tmpfs with OPTIONS, if it cannot be
+                                     mounted; RESET, a word of the command line, removes what was written; - for none
+    slot-verity SLOT …               as verity, for one slot
     verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
-                                     a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same
+                                     a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same,
+                                     `roothash` for the partition that the hash names; ROOT-HASH - and DATA-BLOCKS 0:
+                                     from the command line and from veritysetup's superblock
     probe root|async                 only if asked for
     build-id HEX                     of the kernel that loads with a record names are for
     watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
@@ -45,7 +56,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megamod.profile.model import Fallback, Probe, Root, RootKind, Trigger, TriggerKind
-from megamod.profile.root_layers import SAME_DEVICE
+from megamod.profile.root import OnFailure
+from megamod.profile.root_layers import SAME_DEVICE, Overlay, Verity
 
 PLAN_PATH = "megamod/plan"
 
@@ -168,13 +180,35 @@ def _root(root: Root) -> Iterable[bytes]:
         yield _record("root", root.kind, root.path, *root.args)
         return
     yield _record("root", root.kind)
+    if root.device or root.type or root.flags:
+        yield _record("device", root.device or "-", root.type or "-", root.flags or "-")
+    if root.slot:
+        yield _record("slot", *root.slot)
+    if root.before is not None:
+        yield _record("before-mount", str(root.before.timeout), *root.before.command)
+    if root.on_failure is not OnFailure.SHELL:
+        yield _record("on-failure", root.on_failure)
     if root.overlay is not None:
-        yield _record("overlay", "tmpfs", *filter(None, [root.overlay]))
-    if root.verity is not None:
-        v = root.verity
-        device = "-" if v.hash_device == SAME_DEVICE else v.hash_device
-        numbers = (v.data_block_size, v.hash_block_size, v.data_blocks, v.hash_start)
-        yield _record("verity", device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *v.options)
+        yield _overlay(root.overlay)
+    if root.verity is not None and not root.slot_verity:
+        yield _record("verity", *_verity(root.verity))
+    for slot, verity in root.slot_verity:
+        yield _record("slot-verity", slot, *_verity(verity))
+
+
+def _overlay(overlay: Overlay) -> bytes:
+    if overlay.device is None:
+        return _record("overlay", "tmpfs", *filter(None, [overlay.tmpfs]))
+    words = (overlay.device, overlay.type, overlay.flags, overlay.fallback, overlay.reset, overlay.tmpfs)
+    return _record("overlay", "device", *(word or "-" for word in words))
+
+
+def _verity(v: Verity) -> tuple[str, ...]:
+    device = "-" if v.hash_device == SAME_DEVICE else v.hash_device
+    if v.source is not None:  # the command line and veritysetup's superblock
+        return (device, "-", "0", "0", "0", "0", "-", "-", *v.options)
+    numbers = (v.data_block_size, v.hash_block_size, v.data_blocks, v.hash_start)
+    return (device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *v.options)
 
 
 def _trigger(trigger: Trigger | None) -> tuple[str, str, str]:

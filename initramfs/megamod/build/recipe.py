@@ -11,6 +11,7 @@ from pathlib import Path
 from megamod.build.arguments import arguments, prefixes_of, usable_options
 from megamod.build.choose_compression import check_method, choose_packing
 from megamod.build.contents import Contents, collect_contents
+from megamod.build.hash_trees import with_hash_trees
 from megamod.build.kernel_fit import check_kernel
 from megamod.build.link_map import map_bytes
 from megamod.build.link_stages import (
@@ -78,6 +79,7 @@ def build_image(
 ) -> BuildReport:
     """Build the image, and the map if *map_file* is given; nothing is written before everything has been linked and
     verified, then both or none."""
+    profile = with_hash_trees(profile)
     with steps.step("select") as step:
         selection = select(profile, tree)
         step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))

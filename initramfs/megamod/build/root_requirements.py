@@ -14,8 +14,10 @@ _VERITY = ("dm_mod", "dm_verity")
 def root_text(root: Root) -> str:
     """`root:` in words, for people: ``cmdline, overlay tmpfs, verity on PARTLABEL=hashes``."""
     text = " ".join([root.kind, *filter(None, [root.path]), *root.args])
+    if root.device is not None:
+        text += f", else {root.device}"
     if root.overlay is not None:
-        text += ", overlay tmpfs"
+        text += f", overlay {root.overlay.device or 'tmpfs'}"
     return text + (f", verity on {root.verity.hash_device}" if root.verity is not None else "")
 
 

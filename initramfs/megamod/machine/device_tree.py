@@ -126,6 +126,10 @@ class DeviceTree:
         above = self._device_at(node.parent)
         if above is not None:
             yield above, "above"
+        for path in self.below.get(node.path, ()):
+            # Of a flash chip: the driver asks for the parser of its partitions by this node's `compatible`.
+            if self.nodes[path].name == "partitions" and self.nodes[path].compatible:
+                yield path, "the partitions of"
         for part in self._parts(node):
             for name, path in self._suppliers(part):
                 supplier = self._device_at(path)

@@ -242,7 +242,7 @@ class Profile:
         Key(
             parse=parse_root,
             schema=root_schema(),
-            values="`{from: cmdline}`, which takes `overlay` and `verity`; `{exec: …}`; `{chain: /init}`",
+            values="`{device: …}` or `{from: cmdline}`, with its layers; `{exec: …}`; `{chain: /init}`",
             help="What comes after the critical stage.",
             default_text="`{from: cmdline}`",
             inside=ROOT_KEYS,

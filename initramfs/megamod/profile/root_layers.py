@@ -1,12 +1,15 @@
 """`overlay:` and `verity:` of `root:`: what lies over and under the root file system.
 
-`overlay: tmpfs` or `overlay: {tmpfs: size=50%}`. `verity:` takes what `veritysetup format` prints, with the same names.
+`overlay: tmpfs`, `overlay: {tmpfs: size=50%}` or `overlay: {device: LABEL=data}`. `verity:` takes what
+`veritysetup format` prints, with the same names, or says where that comes from.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +17,18 @@ from yaml.nodes import MappingNode, Node
 
 from megamod.common.errors import fail
 from megamod.common.text import shorten
-from megamod.profile.keys import Json, Key, code, keys_of_class, mapping_schema, parse_values, read_keys, required_of
+from megamod.profile.keys import TEXT, Json, Key, choice, code, keys_of_class, mapping_schema, parse_values, read_keys
 from megamod.profile.yaml_reader import items_of, text_of, where
 
 SAME_DEVICE = "same"
 """The hash tree lies behind the data, on the device that `root=` names."""
+BY_HASH = "roothash"
+"""The partitions' UUIDs are the halves of the root hash (systemd-veritysetup-generator(8))."""
+FROM_CMDLINE = "cmdline"
+SLOT = "${slot}"
+"""What stands for the slot that is booted, in a device or a file."""
+
+DEVICE = r"/dev/\S+|(PART)?(UUID|LABEL)=\S+|[0-9]+:[0-9]+"
 
 _TEXT: Json = {"type": ["string", "integer"]}
 _SIZES = tuple(512 << n for n in range(8))
@@ -41,8 +51,22 @@ def _salt(node: Node, path: Path, what: str) -> str:
 
 
 def _device(node: Node, path: Path, what: str) -> str:
-    pattern = rf"{SAME_DEVICE}|/dev/\S+|(PART)?(UUID|LABEL)=\S+|[0-9]+:[0-9]+"
-    return _word(node, path, what, pattern, "a device")
+    return _word(node, path, what, rf"{SAME_DEVICE}|{DEVICE}", "a device")
+
+
+def parse_device(node: Node, path: Path, what: str) -> str:
+    """A device as `root=` has it, which may have `${slot}` in it."""
+    return _word(node, path, what, DEVICE, "a device such as /dev/vda2, UUID=… or PARTLABEL=…")
+
+
+def parse_type(node: Node, path: Path, what: str) -> str:
+    """A file system's type, or a comma-separated list."""
+    return _word(node, path, what, r"[A-Za-z0-9_.,-]+", "a file system's type")
+
+
+def parse_flags(node: Node, path: Path, what: str) -> str:
+    """Mount options, separated by commas."""
+    return _word(node, path, what, r"[!-~]+", "a list of mount options, separated by commas")
 
 
 def _count(node: Node, path: Path, what: str) -> int:
@@ -54,6 +78,10 @@ def _blocks(node: Node, path: Path, what: str) -> int:
     if blocks == 0:
         raise fail(where(node, str(path)), f"{what}: zero")
     return blocks
+
+
+def _source(node: Node, path: Path, what: str) -> str:
+    return text_of(node, str(path), what)
 
 
 def _algorithm(node: Node, path: Path, what: str) -> str:
@@ -81,11 +109,25 @@ def _block_size(of: str) -> Key:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verity:
     """A dm-verity device below the root, in the words of `veritysetup format`. *hash_device* is written as `root=` is,
-    or `same`; *hash_start* counts hash blocks; *salt* is `-` if there is none; *options* are the target's."""
+    or `same`; *hash_start* counts hash blocks; *salt* is `-` if there is none; *options* are the target's.
 
+    *source* says where the rest comes from: `cmdline`, or a file with what `veritysetup format` has printed, which has
+    `${slot}` in its name if there is one for each slot; then *root_hash* is "" and *data_blocks* 0."""
+
+    source: Annotated[
+        str | None,
+        Key(
+            name="from",
+            parse=_source,
+            schema=TEXT,
+            values="`cmdline`, or a file that may have `${slot}` in its name",
+            help="Where the rest comes from: `roothash=` on the kernel command line and veritysetup's superblock, or "
+            "a file with what `veritysetup format` has printed.",
+        ),
+    ] = None
     root_hash: Annotated[
         str, Key(parse=_hexadecimal, schema=_TEXT, values="hexadecimal", help="The hash of the tree's root.")
-    ]
+    ] = ""
     salt: Annotated[
         str, Key(parse=_salt, schema=_TEXT, values="hexadecimal, or `-`", help="The salt of the hashes, `-` for none.")
     ] = "-"
@@ -95,9 +137,10 @@ class Verity:
             parse=_device,
             schema=_TEXT,
             values="a device as `root=` has it, or `same`",
-            help="Where the hash tree is; `same`: behind the data, on the device of `root=`.",
+            help="Where the hash tree is; `same`: behind the data, on the device of `root=`. With `from: cmdline` it "
+            "may be left out: then the partitions' UUIDs are the halves of the root hash.",
         ),
-    ]
+    ] = ""
     data_blocks: Annotated[
         int,
         Key(
@@ -106,7 +149,7 @@ class Verity:
             values="a number",
             help="How many data blocks are checked.",
         ),
-    ]
+    ] = 0
     hash_start: Annotated[
         int,
         Key(
@@ -136,59 +179,156 @@ class Verity:
     ] = ()
 
 
-OVERLAY_KEYS = (
-    Key(
-        name=_TMPFS,
-        field=_TMPFS,
-        parse=lambda node, path, what: text_of(node, str(path), f"{what.removesuffix(_TMPFS)}options"),
-        schema={"type": "string", "pattern": r"^[A-Za-z0-9_%=:.,-]+$"},
-        values=f"mount options, such as {code('size=50%')}",
-        help="The options of the tmpfs.",
-    ),
-)
+class Fallback(StrEnum):
+    """What takes the place of a layer that cannot be mounted."""
+
+    NONE = "none"
+    TMPFS = "tmpfs"
+
+
+def _word_on_the_command_line(node: Node, path: Path, what: str) -> str:
+    return _word(node, path, what, r"[A-Za-z][A-Za-z0-9_.-]*", "a word for the kernel command line")
+
+
+def _tmpfs_options(node: Node, path: Path, what: str) -> str:
+    options = text_of(node, str(path), f"{what.removesuffix(_TMPFS)}options")
+    if not re.fullmatch(r"[A-Za-z0-9_%=:.,-]+", options):
+        raise fail(
+            where(node, str(path)),
+            f"{what.removesuffix(f': {_TMPFS}')}: `{shorten(options)}`",
+            "options of a tmpfs, such as size=50%",
+        )
+    return options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """What takes all writes to the root: a tmpfs with the options *tmpfs*, or *device*, which keeps them.
+
+    If the device cannot be mounted, *fallback* says what becomes of the boot; *reset* is a word on the kernel command
+    line that removes what has been written.
+    """
+
+    tmpfs: Annotated[
+        str,
+        Key(
+            parse=_tmpfs_options,
+            schema={"type": "string", "pattern": r"^[A-Za-z0-9_%=:.,-]+$"},
+            values=f"mount options, such as {code('size=50%')}",
+            help="The options of the tmpfs.",
+        ),
+    ] = ""
+    device: Annotated[
+        str | None,
+        Key(
+            parse=parse_device,
+            schema=TEXT,
+            values="a device as `root=` has it",
+            help="Where what is written is kept. The root itself stays to be seen below `/run/megamod/lower`.",
+        ),
+    ] = None
+    type: Annotated[
+        str | None,
+        Key(parse=parse_type, schema=TEXT, values="a file system's type", help="Of the device.", default_text="found"),
+    ] = None
+    flags: Annotated[str | None, Key(parse=parse_flags, schema=TEXT, values="mount options", help="Of the device.")] = (
+        None
+    )
+    fallback: Annotated[
+        Fallback,
+        choice(
+            Fallback,
+            help="If the device cannot be mounted: `tmpfs` takes its place for this boot; `none`: the boot fails.",
+        ),
+    ] = Fallback.NONE
+    reset: Annotated[
+        str | None,
+        Key(
+            parse=_word_on_the_command_line,
+            schema=TEXT,
+            values="a word",
+            help="A factory reset: with this word on the kernel command line what has been written is removed.",
+        ),
+    ] = None
+
+
+OVERLAY_KEYS = keys_of_class(Overlay)
 
 
 def overlay_schema() -> Json:
     """The JSON Schema of `overlay`."""
-    return {"anyOf": [{"const": _TMPFS}, mapping_schema(OVERLAY_KEYS, required=required_of(OVERLAY_KEYS))]}
+    return {"anyOf": [{"const": _TMPFS}, mapping_schema(OVERLAY_KEYS, minProperties=1)]}
 
 
-def parse_overlay(node: Node, path: Path, what: str) -> str:
-    """The options of the tmpfs that takes what is written to the root, "" for none."""
+def parse_overlay(node: Node, path: Path, what: str) -> Overlay:
+    """What takes the writes to the root; raises a located MegamodError."""
     place = where(node, str(path))
     if not isinstance(node, MappingNode):
         text = text_of(node, str(path), what)
         if text != _TMPFS:
-            raise fail(place, f"{what} `{shorten(text)}`: only `tmpfs` is known")
-        return ""
+            raise fail(place, f"{what} `{shorten(text)}`: only `tmpfs` is known", "write {device: LABEL=data}")
+        return Overlay()
     nodes = read_keys(node, path, what, OVERLAY_KEYS)
     if not nodes:
         raise fail(place, f"{what}: nothing", "write overlay: tmpfs")
-    options: str = parse_values(nodes, OVERLAY_KEYS, path, label=f"{what}: ")[_TMPFS]
-    if not re.fullmatch(r"[A-Za-z0-9_%=:.,-]+", options):
-        raise fail(place, f"{what}: `{shorten(options)}`", "options of a tmpfs, such as size=50%")
-    return options
+    overlay = Overlay(**parse_values(nodes, OVERLAY_KEYS, path, label=f"{what}: "))
+    alone = [name for name in nodes if name != _TMPFS]
+    if overlay.device is None and alone:
+        raise fail(where(nodes[alone[0]][0], str(path)), f"{what}: {alone[0]} without a device")
+    if overlay.device is not None and overlay.tmpfs and overlay.fallback is Fallback.NONE:
+        hint = "with fallback: tmpfs they are those of the tmpfs that takes its place"
+        raise fail(where(nodes[_TMPFS][0], str(path)), f"{what}: a device, and options of a tmpfs", hint)
+    return overlay
 
 
 def verity_schema() -> Json:
     """The JSON Schema of `verity`."""
-    keys = keys_of_class(Verity)
-    return mapping_schema(keys, required=required_of(keys))
+    return mapping_schema(
+        keys_of_class(Verity),
+        anyOf=[{"required": ["from"]}, {"required": ["root-hash", "hash-device", "data-blocks"]}],
+    )
 
 
 def parse_verity(node: Node, path: Path, what: str) -> Verity:
     """The dm-verity table below the root; raises a located MegamodError."""
-    keys = keys_of_class(Verity)
-    nodes = read_keys(node, path, what, keys)
-    missing = [name for name in required_of(keys) if name not in nodes]
+    place = where(node, str(path))
+    nodes = read_keys(node, path, what, keys_of_class(Verity))
+    verity = Verity(**parse_values(nodes, keys_of_class(Verity), path, label=f"{what}: "))
+    if verity.source is not None:
+        return _sourced(verity, nodes, path, what)
+    missing = [name for name in ("root-hash", "hash-device", "data-blocks") if name not in nodes]
     if missing:
-        place = where(node, str(path))
-        raise fail(place, f"{what}: {', '.join(missing)} missing", "veritysetup format prints them")
-    verity = Verity(**parse_values(nodes, keys, path, label=f"{what}: "))
+        raise fail(
+            place, f"{what}: {', '.join(missing)} missing", "veritysetup format prints them; or write from: FILE"
+        )
     if verity.hash_device == SAME_DEVICE and verity.hash_start < 2:
         raise fail(
-            where(node, str(path)),
+            place,
             f"{what}: hash-start is missing, as the hashes are on the same device",
             "the hash offset in hash blocks, plus one for veritysetup's superblock",
         )
+    return verity
+
+
+def _sourced(verity: Verity, nodes: Mapping[str, tuple[Node, Node]], path: Path, what: str) -> Verity:
+    """A table that mostly comes from elsewhere: what stands there must not stand here, too."""
+    place = where(nodes["from"][1], str(path))
+    foreign = ["root-hash", "data-blocks", "salt", "data-block-size", "hash-block-size"]
+    if verity.source == FROM_CMDLINE:
+        foreign.append("hash-start")
+        if verity.hash_device == SAME_DEVICE:
+            raise fail(place, f"{what}: from: cmdline needs the hashes on a device of their own", "name hash-device")
+        return _without(replace(verity, hash_device=verity.hash_device or BY_HASH), nodes, foreign, path, what)
+    if not verity.hash_device:
+        raise fail(place, f"{what}: hash-device missing", "a file with what veritysetup has printed does not name it")
+    foreign.append("algorithm")
+    return _without(replace(verity, source=str(path.parent / str(verity.source))), nodes, foreign, path, what)
+
+
+def _without(
+    verity: Verity, nodes: Mapping[str, tuple[Node, Node]], foreign: list[str], path: Path, what: str
+) -> Verity:
+    for name in foreign:
+        if name in nodes:
+            raise fail(where(nodes[name][0], str(path)), f"{what}: {name} comes from where `from` says")
     return verity

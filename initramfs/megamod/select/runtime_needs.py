@@ -93,11 +93,13 @@ def needs_of(name: str, profile: Profile) -> tuple[Need, ...]:
     """The needs of the module *name* under *profile*, whose root may show more or other ones."""
     root = profile.root
     flags = dict(word.partition("=")[::2] for word in (root.flags or "").split(","))
-    if name == "dm_verity" and root.verity is not None and root.verity.algorithm:
-        return (_sure(f"crypto-{root.verity.algorithm}", When.USE, "drivers/md/dm-verity-target.c, verity_ctr()"),)
+    if name == "dm_verity" and root.verity is not None:
+        tables = [verity for _slot, verity in root.slot_verity] or [root.verity]
+        hashes = dict.fromkeys(f"crypto-{verity.algorithm}" for verity in tables)
+        return (_sure(" ".join(hashes), When.USE, "drivers/md/dm-verity-target.c, verity_ctr()"),)
     if name == "vfat" and ("codepage" in flags or "iocharset" in flags):
-        tables = f"nls_cp{flags.get('codepage', '437')} nls_{flags.get('iocharset', 'ascii').replace('-', '_')}"
-        return (_sure(tables, When.USE, NEEDS["vfat"][0].source),)
+        words = f"nls_cp{flags.get('codepage', '437')} nls_{flags.get('iocharset', 'ascii').replace('-', '_')}"
+        return (_sure(words, When.USE, NEEDS["vfat"][0].source),)
     if name == "nfs" and (root.type == "nfs4" or flags.get("vers", flags.get("nfsvers", "")).startswith("4")):
         return (_sure("nfsv4", When.USE, NEEDS["nfs"][0].source),)
     return NEEDS.get(name, ())
