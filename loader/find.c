@@ -6,6 +6,7 @@
 #include "find.h"
 #include "efi.h"
 #include "files.h"
+#include "limits.h"
 #include "log.h"
 
 static struct matches found;
@@ -318,33 +319,49 @@ const struct matches *find_siblings(const struct boot *boot, const struct superb
 	return &found;
 }
 
+static bool name_fits(const char *name, const char *pattern)
+{
+	if (streq(pattern, "/"))
+		return find_char(name, '/');
+	for (; *pattern; pattern++, name++)
+		if (*pattern == '#' ? *name < '0' || *name > '9' : *name != *pattern)
+			return false;
+	return true;
+}
+
 const char *refusal_of(const struct boot *boot, const char *wanted, bool any_source)
 {
-	static const char *const kernels_own[] = { "cciss/", "ida/", "rd/", "etherd/", "i2o/" };
 	char name[NAME_ROOM];
 	const char *at;
 	size_t i;
 
-	if (streq(wanted, "/dev/nfs") || streq(wanted, "/dev/cifs"))
-		return "the loader sets up no network";
-	if (any_source || !starts_with(wanted, "/dev/") || streq(wanted, "/dev/root"))
+	if (!starts_with(wanted, "/dev/") || streq(wanted, "/dev/root"))
 		return NULL;
 	at = wanted + 5;
-	if (starts_with(at, "disk/by-uuid/") || starts_with(at, "disk/by-label/") || starts_with(at, "disk/by-part"))
-		return NULL;
-	if (find_device(boot, wanted, USE_RAW, name) >= 0)
-		return NULL;
-	if (starts_with(at, "disk/"))
-		return "only udev makes that name, and there is no udev here: use UUID=, LABEL= or PARTUUID=";
-	if (starts_with(at, "mapper/") || starts_with(at, "dm-"))
-		return "nothing here makes devices of the device mapper, and the kernel has not made it "
-		       "(dm-mod.create= needs dm_mod and the disk's driver to be built in)";
-	if (at[0] == 'm' && at[1] == 'd' && ((at[2] >= '0' && at[2] <= '9') || at[2] == '/' || at[2] == '_'))
-		return "the loader assembles no RAID array";
-	for (i = 0; i < sizeof(kernels_own) / sizeof(kernels_own[0]); i++)
-		if (starts_with(at, kernels_own[i]))
+	for (i = 0; i < sizeof(known_names) / sizeof(known_names[0]); i++)
+		if (starts_with(at, known_names[i]))
 			return NULL;
-	return find_char(at, '/') ? "the kernel makes no such name; the loader activates no LVM volume" : NULL;
+	for (i = 0; i < sizeof(limited_names) / sizeof(limited_names[0]); i++)
+		if (name_fits(at, limited_names[i].start))
+			return !limited_names[i].text || (!any_source && find_device(boot, wanted, USE_RAW, name) < 0)
+				       ? limits[limited_names[i].text]
+				       : NULL;
+	return NULL;
+}
+
+const char *limit_on_command_line(const struct boot *boot, struct text *asked)
+{
+	const char *at = boot->cmdline;
+	struct word w;
+	size_t i;
+
+	while (next_word(&at, &w))
+		for (i = 0; i < sizeof(limited_words) / sizeof(limited_words[0]); i++)
+			if (starts_with(w.key, limited_words[i].start)) {
+				text_add_bytes(asked, w.key, w.key_size);
+				return limits[limited_words[i].text];
+			}
+	return NULL;
 }
 
 static bool visit_name(void *context, int folder, const char *name, u8 type)

@@ -21,6 +21,8 @@ long find_device(const struct boot *boot, const char *wanted, enum use use, char
 const struct matches *find_siblings(const struct boot *boot, const struct superblock *s);
 /* Why waiting for this device would be in vain, or NULL. `any_source`: it need not be a device. */
 const char *refusal_of(const struct boot *boot, const char *wanted, bool any_source);
+/* What a word on the command line asks for and does not get, and that word; NULL if there is none. */
+const char *limit_on_command_line(const struct boot *boot, struct text *asked);
 /* Adds " NAME" or " NAME (TYPE)" for each device. */
 void list_contents(const struct boot *boot, struct text *names);
 /* Adds what the devices are that are parts of something; how many there are. */

@@ -6,6 +6,7 @@
 #include "discover.h"
 #include "files.h"
 #include "find.h"
+#include "limits.h"
 #include "log.h"
 #include "mount_options.h"
 #include "times.h"
@@ -14,6 +15,8 @@
 #include "verity.h"
 
 #define SECOND 1000000000ull
+
+enum { SHORT_SECONDS = 5 }; /* for what the command line wants to be made by programs that are not here */
 
 /* One attempt with one type; a read-only medium gets a second one, as the kernel does it. */
 static long mount_as(struct mounting *m, const char *type)
@@ -252,10 +255,18 @@ static u64 until; /* monotonic ns, 0: for ever */
 static void log_waiting(void *context)
 {
 	const struct mounting *m = context;
+	const char *limit;
 	TEXT(names, 512);
 
 	text_reset(&names);
 	log_info("waiting for %s %s", m->what, m->wanted);
+	limit = m->here ? NULL : limit_on_command_line(m->boot, &names);
+	if (limit) {
+		log_error("%s: %s; " WAY_OUT, names.data, limit);
+		text_reset(&names);
+		if (!until || until > monotonic_ns() + SHORT_SECONDS * SECOND)
+			until = monotonic_ns() + SHORT_SECONDS * SECOND;
+	}
 	if (m->here)
 		log_info("%s: %u of its %u devices are there", m->source, m->here, m->devices);
 	else if (list_members(m->boot, &names))

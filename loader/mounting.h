@@ -9,8 +9,6 @@
 
 enum { WAIT_SECONDS = 30 }; /* without rootwait: longer than a slow USB disk takes */
 
-#define WAY_OUT "boot an image of dracut, initramfs-tools or mkinitcpio (megamod hook install)"
-
 struct mounting {
 	struct boot *boot;
 	const char *what, *target; /* "root", where to */

@@ -12,6 +12,7 @@ from megamod.build.contents import firmware_of
 from megamod.build.hash_trees import with_hash_trees
 from megamod.build.link_stages import read_selection
 from megamod.build.plan import trigger_text
+from megamod.build.root_requirements import limit_notes
 from megamod.build.stages import Load, import_edges, split_into_loads
 from megamod.common.text import counted, human_bytes, table
 from megamod.kernel.exports import find_exports
@@ -121,7 +122,7 @@ def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) ->
         triggers={stage.name: trigger_text(stage.trigger) for stage in selection.stages},
         modules=explained,
         absent=absent,
-        notes=selection.notes,
+        notes=(*selection.notes, *limit_notes(profile)),
         only=wanted is not None,
     )
 

@@ -41,7 +41,7 @@ from megamod.build.plan import (
     plan_text,
     trigger_text,
 )
-from megamod.build.root_requirements import check_root, root_text
+from megamod.build.root_requirements import check_root, limit_notes, root_text
 from megamod.build.stages import import_edges
 from megamod.build.write_output import write_output
 from megamod.common.choices import Fallback, Shell
@@ -84,7 +84,7 @@ def build_image(
         selection = select(profile, tree)
         step.note(", ".join(f"{s.name} {len(s.modules)}" for s in selection.stages))
     check_root(selection)
-    for note in selection.notes:
+    for note in (*selection.notes, *limit_notes(profile)):
         steps.say(f"  note: {note}")
 
     config = find_config(tree.kernel_files)

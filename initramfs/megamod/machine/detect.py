@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from megamod.common.errors import MegamodError
+from megamod.loader.limits import WAY_OUT, limits_of_layers
 from megamod.machine.device_path import ModuleReason, device_modules, label, modules_on_path
 from megamod.machine.machine import Machine
 from megamod.machine.root_devices import RootStack, root_stacks
@@ -126,10 +127,12 @@ def _root(machine: Machine, tree: ModuleTree, stacks: Iterable[RootStack], notes
                 yield from modules_on_path(
                     machine, tree, machine.real_path(f"sys/bus/virtio/devices/{name}"), stack.mount.fstype
                 )
-    if any(stack.assembled for stack in stacks):
+    layers = [layer.what for stack in stacks for layer in stack.layers]
+    network = ["the network"] if any(stack.network for stack in stacks) else []
+    if limits := limits_of_layers([*network, *layers]):
         notes.append(
-            "a program must open the devices under the root (cryptsetup, lvm, mdadm), which the loader does not: "
-            "have it in the image, or let `root: {chain: /init}` go on with a generator's init"
+            f"this profile alone does not boot: {'; '.join(limits)}. {WAY_OUT[0].upper()}{WAY_OUT[1:]}, or let "
+            "`root: {chain: /init}` go on with a generator's init"
         )
 
 

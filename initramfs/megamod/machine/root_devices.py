@@ -100,11 +100,6 @@ class RootStack:
         """Whether a passphrase or key file opens one of the layers."""
         return any("dm_crypt" in layer.needs for layer in self.layers)
 
-    @property
-    def assembled(self) -> bool:
-        """Whether a program of user space (cryptsetup, lvm, mdadm, multipath) must make one of the layers."""
-        return any(re.match(r"dm-|md|bcache|drbd|nbd|loop", layer.device) for layer in self.layers)
-
 
 def root_stacks(machine: Machine) -> list[RootStack]:
     """The stacks of what is mounted before the real init: the root, and /usr where it is separate."""
