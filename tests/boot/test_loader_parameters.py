@@ -12,6 +12,7 @@ import pytest
 from megamod.common.host import data_folder
 from megamod.image.cpio import Entry
 from megamod.loader import programs as build
+from megamod.prelink.parameter_values import takes
 from tests.boot.loader_images import LABEL, POWER_OFF, UUID, Plan, after, section, show, start_plan, write_loader_image
 from tests.unit.test_levels_header import headers  # noqa: F401
 
@@ -103,6 +104,10 @@ def words() -> list[tuple[str, str]]:
     return found + [(kind, parameter(kind)) for kind in ALONE]
 
 
+def split(pairs: list[tuple[str, str]]) -> list[tuple[str, tuple[str, str, str]]]:
+    return [(kind, word.partition("=")) for kind, word in pairs]
+
+
 def declaration(kind: str) -> str:
     name, base = parameter(kind), kind.partition("[")[0]
     if kind == "string:8":
@@ -147,6 +152,9 @@ def test_loader_takes_for_wrong_what_a_kernel_refuses(kernels, boot, busybox_ima
     own = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
     assert len(own) == len(answers) > 350
     assert [pair for pair, ours, its in zip(pairs, own, answers, strict=True) if ours != its] == []
+    # So does the build.
+    build_says = [takes(kind, value if equals else None, bits=64) for kind, (_name, equals, value) in split(pairs)]
+    assert [pair for pair, ours, its in zip(pairs, build_says, answers, strict=True) if ours != (its == "y")] == []
 
 
 @pytest.fixture
@@ -166,16 +174,19 @@ def test_word_that_a_member_would_refuse_costs_that_member_and_what_needs_it(ker
     plan = start_plan(kernels("bookworm").modules).merged(
         "megamod_one", "soundcore", "snd", "snd_timer", "loop", "dummy"
     )
-    for name, kinds in (("snd", "slots=charp[8] debug=int"), ("loop", "max_loop=int"), ("dummy", "numdummies=int")):
+    for name, kinds in (("snd", "slots=charp[8] debug=int"), ("loop", "max_loop=own"), ("dummy", "numdummies=int")):
         line = next(at for at, text in enumerate(plan.lines) if text.split()[:2] == ["member", name])
         plan.lines.insert(line + 1, f"parameters {name and kinds}")
     console = run(
         plan,
         "ls /sys/class/net; cat /run/megamod/status",
-        append="dummy.numdummies=3 loop.max_loop=4 snd.debug=banana",
+        append="dummy.numdummies=3 loop.max_loop=banana snd.debug=banana",
     )
     rest = after(console, "megamod: snd.debug=banana: no value for a parameter of that kind (int)")
-    rest = after(rest, "member snd failed: -EINVAL", "member snd_timer skipped: needs snd", "3 ok, 1 failed, 1 skipped")
+    rest = after(rest, "member snd failed: -EINVAL", "load megamod_one failed: EINVAL")
+    # Only loop's own function knew.
+    rest = after(rest, "load megamod_one: once more without loop", "member loop failed: -EINVAL")
+    rest = after(rest, "member snd_timer skipped: needs snd", "2 ok, 2 failed, 1 skipped")
     after(rest, "dummy2", "critical done 0")
 
 

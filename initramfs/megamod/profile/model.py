@@ -180,7 +180,7 @@ class Profile:
             parse=values.parse_modprobe_d,
             schema=values.MODPROBE_D,
             values="`host`, `none`, or a folder relative to the profile",
-            help="Where options, softdeps and blacklists of modprobe.d are read.",
+            help="Where options, softdeps, blacklists and install lines of modprobe.d are read.",
             default_text=code(values.NONE),
         ),
     ] = values.NONE
