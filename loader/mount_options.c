@@ -3,7 +3,7 @@
  * Mount options as people copy them from fstab. The words and their flags are those of util-linux 2.41
  * (libmount/src/optmap.c: linux_flags_map, userspace_opts_map). The exceptions: `user`, `users`, `owner` and `group`
  * bring no `noexec` along, since a root that nothing can be executed from is of no use; the words for the propagation
- * of mounts are left out, as init sets that for the whole tree.
+ * of mounts are left out, as init sets that for the whole tree, and those for another thing than mounting a device.
  */
 #include "mount_options.h"
 
@@ -83,6 +83,9 @@ static const struct {
 	{ "rslave", 0, DROP },
 	{ "unbindable", 0, DROP },
 	{ "runbindable", 0, DROP },
+	{ "remount", 0, DROP },
+	{ "bind", 0, DROP },
+	{ "rbind", 0, DROP },
 };
 
 /* Where this option ends; commas between double quotes belong to it. */

@@ -104,12 +104,60 @@ def test_words_of_mount_alone_are_left_out_and_those_of_the_file_system_stay(spl
     assert ours.rpartition("|")[0] == (fs.value or b"").decode()
 
 
+class _Word(ctypes.Structure):
+    """struct libmnt_optmap, libmount.h."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("flag", ctypes.c_int), ("mask", ctypes.c_int))
+
+
+def _own_words(which: int) -> list[tuple[str, int, bool]]:
+    """(word, flag, whether it clears it) of a map that libmount has built in: 1 the kernel's flags, 2 fstab's words."""
+    name = ctypes.util.find_library("mount")
+    if name is None:
+        missing("libmount")
+    library = ctypes.CDLL(name)
+    library.mnt_get_builtin_optmap.restype = ctypes.POINTER(_Word)
+    rows, found = library.mnt_get_builtin_optmap(which), []
+    while rows[len(found)].name:
+        row = rows[len(found)]
+        found.append((row.name.decode(), row.flag & 0xFFFFFFFF, bool(row.mask & 2)))
+    return found
+
+
+# They bind a folder, change a mount or how mounts spread: none mounts a device.
+_NOT_A_MOUNT = {"remount", "bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave"}
+_NOT_A_MOUNT |= {"unbindable", "runbindable"}
+
+
+def test_every_flag_in_util_linuxs_own_list_is_set_or_cleared(splitter):
+    words = _own_words(1)
+    for word, flag, clears in words:
+        expected = 0 if clears or word in _NOT_A_MOUNT else flag
+        ours = subprocess.run([splitter, word], capture_output=True, text=True, check=True).stdout
+        assert ours == f"|{expected}", word
+        if clears:
+            other = next(one for one, bit, inverse in words if bit == flag and not inverse)
+            ours = subprocess.run([splitter, f"{other},{word}"], capture_output=True, text=True, check=True).stdout
+            assert ours == "|0", word
+    assert len(words) >= 30
+
+
+def test_every_word_for_fstab_in_util_linuxs_own_list_is_left_out(splitter):
+    words = _own_words(2)
+    for word, _flag, _clears in words:
+        name, optional, _ = word.partition("[=]")
+        for form in [f"{name}=x", name] if optional else [f"{name}x" if name[-1] in "=-" else name]:
+            ours = subprocess.run([splitter, f"{form},size=1m"], capture_output=True, text=True, check=True).stdout
+            assert ours == "size=1m|0", form
+    assert len(words) >= 20
+
+
 def test_commas_between_quotes_belong_to_the_option(splitter):
     ours = subprocess.run([splitter, 'ro,context="a:b,c",nofail,size=1m'], capture_output=True, text=True, check=True)
     assert ours.stdout == 'context="a:b,c",size=1m|1'
 
 
-@pytest.mark.parametrize("word", ["user", "users", "owner", "group", "user=me", "rprivate", "shared"])
+@pytest.mark.parametrize("word", ["user", "users", "owner", "group", "user=me", "rprivate", "shared", "bind"])
 def test_words_that_would_close_a_root_or_change_its_propagation_are_left_out(splitter, word):
     ours = subprocess.run([splitter, f"{word},size=1m"], capture_output=True, text=True, check=True).stdout
     assert ours == "size=1m|0"
