@@ -40,7 +40,6 @@ enum {
 	NR_getppid = 173,
 	NR_sync = 81,
 	NR_kill = 129,
-	NR_reboot = 142,
 	NR_socket = 198,
 	NR_bind = 200,
 	NR_setsockopt = 208,
@@ -52,7 +51,6 @@ enum {
 	NR_prlimit64 = 261,
 	NR_init_module = 105,
 	NR_finit_module = 273,
-	NR_init_module = 105,
 	NR_renameat2 = 276,
 	NR_statx = 291,
 };

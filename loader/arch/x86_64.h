@@ -31,7 +31,6 @@ enum {
 	NR_statfs = 137,
 	NR_prctl = 157,
 	NR_chroot = 161,
-	NR_reboot = 169,
 	NR_mount = 165,
 	NR_umount2 = 166,
 	NR_getdents64 = 217,
@@ -53,7 +52,6 @@ enum {
 	NR_prlimit64 = 302,
 	NR_init_module = 175,
 	NR_finit_module = 313,
-	NR_init_module = 175,
 	NR_renameat2 = 316,
 	NR_statx = 332,
 };

@@ -37,7 +37,7 @@ def program(request, tmp_path):
 
 def test_loader_is_a_static_program_of_its_machine_within_64_kib(program):
     arch, path = program
-    assert path.stat().st_size <= 64 << 10
+    assert path.stat().st_size <= build.MAX_SIZE
     with path.open("rb") as file:
         elf = ELFFile(file)
         assert elf["e_machine"] == _MACHINES[arch]

@@ -31,7 +31,7 @@ ZIGLANG = "ziglang==0.13.0"
 PROGRAMS = ("init", "ctl")
 """Both are made of all sources but the other's main file; what neither calls the linker leaves out."""
 
-MAX_SIZE = 64 << 10
+MAX_SIZE = 96 << 10
 """A bound that somebody has to raise on purpose: the programs are read from the image in every boot, and half of
 `ctl` stays in memory as long as a deferred stage waits. A quarter of `init` keeps a driver's fault from the boot, a
 third finds the root among real disks: members of arrays, copies, file systems on several devices. It is gone from
@@ -75,7 +75,7 @@ _OWN_TARGETS = {
 
 
 def loader_binary(arch: str) -> bytes:
-    """The loader for *arch* (x86_64, aarch64, arm, riscv64): a static ELF program of at most 64 KiB.
+    """The loader for *arch* (x86_64, aarch64, arm, riscv64): a static ELF program of at most `MAX_SIZE` bytes.
 
     Raises MegamodError for an unknown architecture, and when it has to be compiled and cannot be.
     """
@@ -113,7 +113,7 @@ def compile_loader(arch: str, out: Path, *, program: str = "init") -> None:
     """Compile *program* for *arch* to *out*, which appears whole or not at all.
 
     The compiler is MEGAMOD_CC (a command line such as ``gcc`` or ``clang --target=…``), else zig.
-    Raises MegamodError if there is none for *arch*, if it fails, or if the program grows over 64 KiB.
+    Raises MegamodError if there is none for *arch*, if it fails, or if the program grows over `MAX_SIZE`.
     """
     others = {f"{other}.c" for other in PROGRAMS if other != program}
     data = compile_program(arch, [path for path in _sources("*.c") if path.name not in others])
