@@ -64,6 +64,7 @@ need_packages systemd qemu-system-x86 qemu-system-arm qemu-system-misc device-tr
 	libc6-dev make patch shellcheck bzip2 lzop ovmf systemd-boot-efi sbsigntool \
 	f2fs-tools erofs-utils squashfs-tools dosfstools exfatprogs jfsutils ntfs-3g nilfs-tools reiserfsprogs bcache-tools \
 	mtd-utils genisoimage cryptsetup-bin gdisk fdisk util-linux-extra \
+	man-db mandoc bash-completion zsh fish \
 	grub-common gdb u-boot-tools u-boot-qemu softhsm2 libengine-pkcs11-openssl 'libarchive13t64|libarchive13'
 # tests/kernels builds kernels only in CI.
 [ "${CI:-}" != true ] || need_packages flex bison bc libelf-dev libssl-dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -72,15 +73,29 @@ def test_equal_trees_give_equal_sdists(sdist: Path, unpacked: Path, tmp_path: Pa
 
 
 @pytest.mark.heavy
-def test_a_wheel_of_the_sdist_has_the_package_profiles_and_loaders(unpacked: Path, tmp_path: Path) -> None:
+def test_a_wheel_of_the_sdist_has_all_data_and_man_finds_its_pages(
+    unpacked: Path, tmp_path: Path, tool: Callable[..., str]
+) -> None:
     run(sys.executable, "-m", "pip", "wheel", *_OFFLINE, "-w", tmp_path / "out", unpacked)
     (wheel,) = (tmp_path / "out").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {str(path.relative_to(TOP / "initramfs")) for path in (TOP / "initramfs/megamod").rglob("*.py")}
     profiles = {f"megamod/_profiles/{path.name}" for path in (TOP / "profiles").glob("*.yaml")}
+    pages = {f"megamod/_docs/{path.name}" for path in (TOP / "initramfs/docs").glob("*.md")}
     loaders = {f"megamod/_loader/bin/{arch}/{name}" for arch in programs.ARCHITECTURES for name in programs.PROGRAMS}
-    assert package | profiles | loaders <= names
+    assert package | profiles | loaders | pages | {"megamod/_profiles/README.md"} <= names
     assert not [name for name in names if name.startswith("tests/")]
+    prefix = tmp_path / "prefix"
+    with zipfile.ZipFile(wheel) as archive:
+        for name in names:
+            if data := re.search(r"\.data/data/(share/man/.*)", name):
+                (prefix / data[1]).parent.mkdir(parents=True, exist_ok=True)
+                (prefix / data[1]).write_bytes(archive.read(name))
+    (prefix / "bin").mkdir()
+    man = (tool("man", package="man-db"), "-w")
+    path = f"{prefix / 'bin'}:{os.environ['PATH']}"
+    for page in ("megamod", "megamod-build", "megamod-profile", "megamod-ctl"):
+        assert run(*man, page, PATH=path).startswith(str(prefix))
 
 
 def test_an_editable_install_sees_edits_and_compiles_the_loader(

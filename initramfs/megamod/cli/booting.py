@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from megamod.cli.completing import kernels, limits
 from megamod.cli.options import APPEND, DISKS, FILE, JSON, MEMORY, TIMEOUT, Number
 from megamod.common.errors import MegamodError
 
@@ -20,14 +21,25 @@ _RUNS = 3
 @click.command()
 @click.argument("image", type=FILE)
 @click.option("--vmlinuz", type=FILE, metavar="FILE", help="The kernel; default: the one the image was built for.")
-@click.option("-k", "--kernel", metavar="KERNEL", help="Boot the kernel that belongs to this lib/modules/KVER folder.")
+@click.option(
+    "-k",
+    "--kernel",
+    metavar="KERNEL",
+    shell_complete=kernels,
+    help="Boot the kernel that belongs to this lib/modules/KVER folder.",
+)
 @DISKS
 @APPEND
 @click.option("--icount", is_flag=True, help="Count instructions: guest time is the same on every machine.")
 @TIMEOUT
 @MEMORY
 @JSON
-@click.option("--budget", metavar="LIMITS", help="Such as critical=120ms,userspace=500ms,boot=2s; status 1 when over.")
+@click.option(
+    "--budget",
+    metavar="LIMITS",
+    shell_complete=limits,
+    help="Such as critical=120ms,userspace=500ms,boot=2s; status 1 when over.",
+)
 @click.option(
     "--runs", type=Number(1, 100), help=f"With --budget: number of boots; the fastest counts. Default: {_RUNS}."
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE, KERNELS, kernel_files, progress, steps_of, word_of
+from megamod.cli.options import FILE, KERNELS, PROFILE, kernel_files, progress, steps_of, word_of
 from megamod.common.choices import Order, StaticCalls, Symbols, Tracing, Unwind
 from megamod.common.errors import MegamodError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("profile")
+@PROFILE
 @KERNELS
 @kernel_files()
 @click.option("-o", "--output", type=FILE, metavar="IMAGE", help="Write the image here; default: PROFILE-KVER.img.")

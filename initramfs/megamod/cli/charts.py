@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from megamod.cli.options import APPEND, DISKS, FILE, JSON, KERNEL, MEMORY, TIMEOUT, progress, steps_of
+from megamod.cli.completing import kernels, modules
+from megamod.cli.options import APPEND, DISKS, FILE, JSON, KERNEL, MEMORY, PROFILE, TIMEOUT, progress, steps_of
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ _BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "append", "initcalls", "log")
 @click.option("--compare", "other", type=FILE, metavar="OTHER", help="Show what differs from OTHER, a log or JSON.")
 @click.option("--boot", "image", type=FILE, metavar="IMAGE", help="Boot IMAGE under icount instead of reading logs.")
 @click.option("--vmlinuz", type=FILE, metavar="FILE", help="With --boot: the kernel; default: the image's own.")
-@click.option("-k", "--kernel", metavar="KERNEL", help="With --boot: the kernel of this lib/modules/KVER folder.")
+@click.option(
+    "-k",
+    "--kernel",
+    metavar="KERNEL",
+    shell_complete=kernels,
+    help="With --boot: the kernel of this lib/modules/KVER folder.",
+)
 @click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="With --boot: a raw disk image.")
 @click.option("--append", default="", metavar="TEXT", help="With --boot: words for the kernel command line.")
 @click.option("--initcalls", is_flag=True, help="With --boot: the kernel's own initcalls too, which slows it down.")
@@ -155,12 +162,19 @@ def _show_comparison(
 
 
 @click.command()
-@click.argument("profile")
+@PROFILE
 @KERNEL
 @click.option("--vmlinuz", type=FILE, metavar="FILE", help="Boot this kernel, to measure and to prove the proposal.")
 @DISKS
 @APPEND
-@click.option("--need", "needs", multiple=True, metavar="NAME", help="A module that must be there before user space.")
+@click.option(
+    "--need",
+    "needs",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=modules,
+    help="A module that must be there before user space.",
+)
 @click.option("--recorded", type=FILE, metavar="LOG", help="Use this recorded boot instead of making one.")
 @click.option("--machine", type=FILE, metavar="DIR", help="What `detect --record` wrote of the machine that booted.")
 @click.option("--log", type=FILE, metavar="FILE", help="Keep the console of the boot here, for --recorded.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from megamod.cli.completing import kernels, profiles
 from megamod.cli.groups import Commands
 from megamod.cli.options import FILE, ROOT, progress, steps_of
 from megamod.common.choices import Fallback
@@ -210,8 +211,14 @@ def _fallback(value: str) -> Fallback:
 
 
 @click.command()
-@click.option("-k", "--kernel", metavar="KVER", help="The kernel; default: the running one.")
-@click.option("-p", "--profile", metavar="PROFILE", help="Its deferred stages; default: what this machine needs.")
+@click.option("-k", "--kernel", metavar="KVER", shell_complete=kernels, help="The kernel; default: the running one.")
+@click.option(
+    "-p",
+    "--profile",
+    metavar="PROFILE",
+    shell_complete=profiles,
+    help="Its deferred stages; default: what this machine needs.",
+)
 @click.option("--machine", type=FILE, metavar="DIR", help="The machine recorded in DIR; default: this one.")
 @click.option("--remove", "action", flag_value="remove", help="Remove the deployment of KVER, or without -k all.")
 @click.option("--status", "action", flag_value="status", help="Show what is deployed.")

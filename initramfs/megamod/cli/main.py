@@ -13,11 +13,13 @@ import click
 from megamod.cli.booting import boot, demo
 from megamod.cli.build import build, prelink
 from megamod.cli.charts import chart, tune
+from megamod.cli.completing import completion
 from megamod.cli.debugging import debug, symbolize
 from megamod.cli.groups import Commands
 from megamod.cli.hooks import deploy, hook
 from megamod.cli.inspecting import cat, inspect, list_files, unpack
 from megamod.cli.installing import init, install
+from megamod.cli.manual import help_command
 from megamod.cli.outputs import append, fit, uki
 from megamod.cli.profiles import detect, explain, levels, profile
 from megamod.cli.schemas import schema
@@ -26,10 +28,10 @@ from megamod.common.errors import MegamodError
 from megamod.common.signals import ended_by_signals
 
 _SECTIONS = {
-    "Everyday": [init, build, boot, install, hook, deploy, detect, profile, explain],
+    "Everyday": [help_command, init, build, boot, install, hook, deploy, detect, profile, explain],
     "Outputs": [uki, fit, append, sign, verify],
     "Looking into images and boots": [inspect, list_files, cat, unpack, chart, tune, symbolize],
-    "For developers": [prelink, debug, levels, schema, demo],
+    "For developers": [prelink, debug, levels, schema, demo, completion],
 }
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from megamod.cli.completing import kernels, profiles
+
 if TYPE_CHECKING:
     from megamod.common.progress import Steps
 
@@ -24,6 +26,7 @@ _KERNEL_FILES = {
     "system_map": "The kernel's System.map, from which exports are read.",
     "symvers": "The kernel's Module.symvers, from which exports are read.",
 }
+PROFILE = click.argument("profile", shell_complete=profiles)
 DAY = 86400
 
 
@@ -91,6 +94,7 @@ KERNEL = click.option(
     "-k",
     "--kernel",
     metavar="KERNEL",
+    shell_complete=kernels,
     help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel.",
 )
 KERNELS = click.option(
@@ -99,6 +103,7 @@ KERNELS = click.option(
     "kernels",
     multiple=True,
     metavar="KERNEL",
+    shell_complete=kernels,
     help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel. Given again: a "
     "folder with more modules for the same kernel.",
 )

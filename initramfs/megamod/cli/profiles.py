@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from megamod.cli.completing import kernels, modules
 from megamod.cli.groups import Commands
-from megamod.cli.options import FILE, JSON, KERNEL, KERNELS, kernel_files
+from megamod.cli.options import FILE, JSON, KERNEL, KERNELS, PROFILE, kernel_files
 
 if TYPE_CHECKING:
     from megamod.modules.kernel_files import KernelFiles
@@ -21,8 +22,8 @@ def profile() -> None:
 
 
 @profile.command("check")
-@click.argument("profile")
-@click.option("-k", "--kernel", metavar="KERNEL", help="Select from the modules of this kernel too.")
+@PROFILE
+@click.option("-k", "--kernel", metavar="KERNEL", shell_complete=kernels, help="Select from the modules of this kernel too.")
 @kernel_files("vmlinuz", "config")
 def profile_check(*, profile: str, kernel: str | None, named: dict[str, Path]) -> None:
     """Check a profile and summarize it.
@@ -96,8 +97,8 @@ def profile_schema() -> None:
 
 
 @click.command()
-@click.argument("profile")
-@click.argument("module", required=False)
+@PROFILE
+@click.argument("module", required=False, shell_complete=modules)
 @KERNELS
 @kernel_files()
 @JSON

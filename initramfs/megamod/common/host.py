@@ -38,10 +38,12 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def data_folder(name: str) -> Path:
-    """The folder *name* of the project, ``profiles`` or ``loader``: in a checkout, or in an installed package."""
+    """The project's folder *name*, ``profiles``, ``loader`` or ``docs``: in a checkout, or in an installed package."""
     package = Path(__file__).resolve().parents[1]
     project = package.parents[1]
-    return project / name if (project / "pyproject.toml").is_file() else package / f"_{name}"
+    if (project / "pyproject.toml").is_file():
+        return project / "initramfs/docs" if name == "docs" else project / name
+    return package / f"_{name}"
 
 
 def find_program(name: str, *, package: str) -> str:

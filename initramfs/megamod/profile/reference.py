@@ -48,7 +48,7 @@ def _table(keys: Iterable[Key], *, merged: bool = False) -> Iterator[str]:
     yield f"|{' --- |' * len(columns)}"
     for key in keys:
         words = [key.merge.words] if merged else []
-        cells = [code(key.name), key.values, _default(key), *words, key.help]
+        cells = [code(key.name), key.values, default_words(key), *words, key.help]
         yield "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
@@ -59,7 +59,8 @@ def _inside(keys: Iterable[Key], place: str) -> Iterator[str]:
             yield from ("", f"Keys of `{path.rstrip()}`", "", *_table(key.inside), *_inside(key.inside, path))
 
 
-def _default(key: Key) -> str:
+def default_words(key: Key) -> str:
+    """The default of a key, for its row."""
     if key.default_text:
         return key.default_text
     if key.required:
