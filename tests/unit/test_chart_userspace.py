@@ -157,6 +157,8 @@ Activating: 1.950</title>
 </g>
   <rect class="activating" x="325.000" y="60.000" width="0.000" height="19.000" />
   <text class="right" x="320.000" y="74.000">multi-user.target</text>
+  <rect class="activating" x="0.000" y="100.000" width="30.000" height="19.000" />
+  <text class="left" x="45.000" y="114.000">Activating</text>
 </svg>
 """
 TABLE = [

@@ -22,7 +22,7 @@ from megamod.common.host import file_lock, find_program, run_program
 
 MAX_AGE_DAYS = 7.0
 _MARKER = ".megamod-complete"
-_QEMU_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "arm"}
+QEMU_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "arm"}
 # The flavour for all machines of an architecture, where it is not called like it.
 _FLAVOURS = {"armhf": "armmp"}
 
@@ -40,7 +40,7 @@ class Kernel:
     @property
     def arch(self) -> str:
         """QEMU's and the loader's name of the architecture."""
-        return _QEMU_NAMES.get(self.architecture, self.architecture)
+        return QEMU_NAMES.get(self.architecture, self.architecture)
 
 
 def fetch_kernel(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ _RUNS = 3
     help="Boot the kernel that belongs to this lib/modules/KVER folder.",
 )
 @DISKS
+@click.option("--busybox", is_flag=True, help="Boot from a small root with busybox, fetched from Debian.")
 @APPEND
 @click.option("--icount", is_flag=True, help="Count instructions: guest time is the same on every machine.")
 @TIMEOUT
@@ -53,6 +57,7 @@ def boot(
     budget: str | None,
     runs: int | None,
     junit: Path | None,
+    busybox: bool,
     **options: Any,
 ) -> None:
     """Boot an image in QEMU and print the timeline.
@@ -65,16 +70,36 @@ def boot(
     if budget is None and (runs is not None or junit is not None):
         raise MegamodError(f"--{'junit' if runs is None else 'runs'}: only with --budget")
     vmlinuz = kernel_image(image, kernel=kernel, vmlinuz=vmlinuz)
-    if budget is not None:
-        judged = _check_budget(
-            image, budget=budget, runs=runs or _RUNS, junit=junit, as_json=as_json, vmlinuz=vmlinuz, **options
-        )
-        sys.exit(judged)
-    from megamod.boot.timeline import boot_image
+    with _with_busybox(image, options.pop("disks"), wanted=busybox) as disks:
+        options["disks"] = disks
+        if budget is not None:
+            judged = _check_budget(
+                image, budget=budget, runs=runs or _RUNS, junit=junit, as_json=as_json, vmlinuz=vmlinuz, **options
+            )
+            sys.exit(judged)
+        from megamod.boot.timeline import boot_image
 
-    report = boot_image(image, vmlinuz=vmlinuz, **options)
+        report = boot_image(image, vmlinuz=vmlinuz, **options)
     click.echo(report.as_json() if as_json else report.as_table())
     sys.exit(report.exit_status)
+
+
+@contextlib.contextmanager
+def _with_busybox(image: Path, disks: tuple[Path, ...], *, wanted: bool) -> Iterator[tuple[Path, ...]]:
+    """*disks*, and before them one with busybox if that is *wanted*."""
+    if not wanted:
+        yield disks
+        return
+    from megamod.boot.busybox_disk import busybox_disk
+    from megamod.boot.timeline import image_architecture
+    from megamod.common.host import cache_folder
+
+    with tempfile.TemporaryDirectory(prefix="megamod-disk-") as folder:
+        arch = image_architecture(image)
+        disk = busybox_disk(
+            Path(folder) / "root.ext4", arch=arch, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
+        )
+        yield (disk, *disks)
 
 
 def _check_budget(

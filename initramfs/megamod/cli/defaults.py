@@ -23,12 +23,31 @@ def chosen_tree(
     from megamod.modules.tree import open_tree
 
     try:
-        tree = open_tree(os.uname().release if kernel is None else kernel, overlays=overlays)
+        tree = open_tree(os.uname().release if kernel is None else _fetched(kernel), overlays=overlays)
         return replace(tree, named=named or {})
     except MegamodError as error:
         if kernel is not None:
             raise
         raise MegamodError(f"the running kernel: {error.message}", hint="name another one with -k") from None
+
+
+_DEBIAN = "debian:"
+
+
+def _fetched(kernel: str) -> str:
+    """*kernel* as it is, or for ``debian:SUITE[:ARCHITECTURE]`` the folder with the newest kernel of that suite."""
+    if not kernel.startswith(_DEBIAN):
+        return kernel
+    import click
+
+    from megamod.boot.debian import fetch_kernel
+    from megamod.common.host import cache_folder
+
+    suite, _, architecture = kernel.removeprefix(_DEBIAN).partition(":")
+    fetched = fetch_kernel(
+        suite, architecture=architecture or None, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
+    )
+    return str(fetched.modules)
 
 
 def default_output(profile: Profile, tree: ModuleTree) -> Path:
@@ -49,7 +68,7 @@ def kernel_image(image: Path, *, kernel: str | None, vmlinuz: Path | None) -> Pa
     if kernel is None:
         kernel = _release_of(image)
     try:
-        tree = open_tree(kernel)
+        tree = open_tree(_fetched(kernel))
     except MegamodError as error:
         raise MegamodError(f"{image}: no kernel to boot it with: {error.message}", hint="--vmlinuz FILE") from None
     if (path := kernel_image_of(tree.kernel_files)) is not None:

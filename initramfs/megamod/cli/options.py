@@ -95,7 +95,7 @@ KERNEL = click.option(
     "--kernel",
     metavar="KERNEL",
     shell_complete=kernels,
-    help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel.",
+    help="A lib/modules/KVER folder, a release of this machine, or debian:SUITE[:ARCH]; default: the running kernel.",
 )
 KERNELS = click.option(
     "-k",

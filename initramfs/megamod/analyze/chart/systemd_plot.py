@@ -22,6 +22,8 @@ _UNIT = re.compile(
     r'<rect class="activating" x="([-\d.]+)" y="[-\d.]+" width="([-\d.]+)" height="[\d.]+" />'
     r'(?:\s*<rect class="(?:active|deactivating)"[^>]*/>)*\s*<text class="(?:left|right)"[^>]*>([^<]*)</text>'
 )
+# The legend has such boxes, too.
+_NAME = re.compile(r"\S+\.(?:service|socket|device|mount|automount|swap|target|path|timer|slice|scope)")
 _DURATION = re.compile(r" \([^()]*\)$")
 _BLAME = re.compile(r"\s*(?:\d+(?:h|min|\.?\d*m?s|us) )*\d+(?:min|\.?\d*s|ms|us) \S+\.(?:service|device|mount|target)")
 HINT = "systemd-analyze plot, journalctl -b -o json"
@@ -50,6 +52,8 @@ def read_plot(text: str, *, name: str) -> UserSpace:
     units = []
     for left, width, label in _UNIT.findall(text):
         unit = _DURATION.sub("", unescape(label))
+        if not _NAME.fullmatch(unit):
+            continue
         start = round(float(left) * scale)
         units.append(unit_span(unit, start, start + max(0, round(float(width) * scale))))
     return _found(units, name)
