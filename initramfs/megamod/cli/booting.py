@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from megamod.cli.completing import kernels, limits
-from megamod.cli.options import APPEND, DISKS, FILE, JSON, MEMORY, TIMEOUT, Number
+from megamod.cli.options import APPEND, BUSYBOX, DISKS, FILE, JSON, MEMORY, TIMEOUT, Number
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ _RUNS = 3
     help="Boot the kernel that belongs to this lib/modules/KVER folder.",
 )
 @DISKS
-@click.option("--busybox", is_flag=True, help="Boot from a small root with busybox, fetched from Debian.")
+@BUSYBOX
 @APPEND
 @click.option("--icount", is_flag=True, help="Count instructions: guest time is the same on every machine.")
 @TIMEOUT
@@ -65,12 +62,12 @@ def boot(
     The timeline ends with a list of failures; status 1 if user space was not reached. With --budget the times are
     compared with limits instead.
     """
-    from megamod.cli.defaults import kernel_image
+    from megamod.cli.defaults import kernel_image, with_busybox
 
     if budget is None and (runs is not None or junit is not None):
         raise MegamodError(f"--{'junit' if runs is None else 'runs'}: only with --budget")
     vmlinuz = kernel_image(image, kernel=kernel, vmlinuz=vmlinuz)
-    with _with_busybox(image, options.pop("disks"), wanted=busybox) as disks:
+    with with_busybox(image, options.pop("disks"), wanted=busybox) as disks:
         options["disks"] = disks
         if budget is not None:
             judged = _check_budget(
@@ -82,24 +79,6 @@ def boot(
         report = boot_image(image, vmlinuz=vmlinuz, **options)
     click.echo(report.as_json() if as_json else report.as_table())
     sys.exit(report.exit_status)
-
-
-@contextlib.contextmanager
-def _with_busybox(image: Path, disks: tuple[Path, ...], *, wanted: bool) -> Iterator[tuple[Path, ...]]:
-    """*disks*, and before them one with busybox if that is *wanted*."""
-    if not wanted:
-        yield disks
-        return
-    from megamod.boot.busybox_disk import busybox_disk
-    from megamod.boot.timeline import image_architecture
-    from megamod.common.host import cache_folder
-
-    with tempfile.TemporaryDirectory(prefix="megamod-disk-") as folder:
-        arch = image_architecture(image)
-        disk = busybox_disk(
-            Path(folder) / "root.ext4", arch=arch, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
-        )
-        yield (disk, *disks)
 
 
 def _check_budget(

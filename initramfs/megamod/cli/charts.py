@@ -15,7 +15,7 @@ from megamod.common.errors import MegamodError
 if TYPE_CHECKING:
     from megamod.analyze.chart.record import BootRecord
 
-_BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "append", "initcalls", "log")
+_BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "busybox", "append", "initcalls", "log")
 
 
 @click.command()
@@ -37,6 +37,7 @@ _BOOT_OPTIONS = ("vmlinuz", "kernel", "disks", "append", "initcalls", "log")
     help="With --boot: the kernel of this lib/modules/KVER folder.",
 )
 @click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="With --boot: a raw disk image.")
+@click.option("--busybox", is_flag=True, help="With --boot: a small root with busybox, fetched from Debian.")
 @click.option("--append", default="", metavar="TEXT", help="With --boot: words for the kernel command line.")
 @click.option("--initcalls", is_flag=True, help="With --boot: the kernel's own initcalls too, which slows it down.")
 @click.option("--log", type=FILE, metavar="FILE", help="With --boot: keep the console here.")
@@ -127,11 +128,15 @@ def _no_boot_options(boot: dict[str, Any]) -> None:
         raise MegamodError(f"--{given[0].replace('disks', 'disk')}: only with --boot IMAGE")
 
 
-def _booted(image: Path, *, vmlinuz: Path | None, kernel: str | None, **options: Any) -> tuple[BootRecord, int]:
+def _booted(
+    image: Path, *, vmlinuz: Path | None, kernel: str | None, disks: tuple[Path, ...], busybox: bool, **options: Any
+) -> tuple[BootRecord, int]:
     from megamod.analyze.chart.record_boot import boot_record
-    from megamod.cli.defaults import kernel_image
+    from megamod.cli.defaults import kernel_image, with_busybox
 
-    record, report = boot_record(image, vmlinuz=kernel_image(image, kernel=kernel, vmlinuz=vmlinuz), **options)
+    vmlinuz = kernel_image(image, kernel=kernel, vmlinuz=vmlinuz)
+    with with_busybox(image, disks, wanted=busybox) as disks:
+        record, report = boot_record(image, vmlinuz=vmlinuz, disks=disks, **options)
     return record, report.exit_status
 
 

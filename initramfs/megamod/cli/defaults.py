@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from megamod.common.errors import MegamodError
 
@@ -38,8 +42,6 @@ def _fetched(kernel: str) -> str:
     """*kernel* as it is, or for ``debian:SUITE[:ARCHITECTURE]`` the folder with the newest kernel of that suite."""
     if not kernel.startswith(_DEBIAN):
         return kernel
-    import click
-
     from megamod.boot.debian import fetch_kernel
     from megamod.common.host import cache_folder
 
@@ -74,6 +76,24 @@ def kernel_image(image: Path, *, kernel: str | None, vmlinuz: Path | None) -> Pa
     if (path := kernel_image_of(tree.kernel_files)) is not None:
         return path
     raise MegamodError(f"{tree.folder}: no kernel image near it", hint="--vmlinuz FILE")
+
+
+@contextlib.contextmanager
+def with_busybox(image: Path, disks: tuple[Path, ...], *, wanted: bool) -> Iterator[tuple[Path, ...]]:
+    """*disks*, and before them one with busybox if that is *wanted*."""
+    if not wanted:
+        yield disks
+        return
+    from megamod.boot.busybox_disk import busybox_disk
+    from megamod.boot.timeline import image_architecture
+    from megamod.common.host import cache_folder
+
+    with tempfile.TemporaryDirectory(prefix="megamod-disk-") as folder:
+        arch = image_architecture(image)
+        disk = busybox_disk(
+            Path(folder) / "root.ext4", arch=arch, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
+        )
+        yield (disk, *disks)
 
 
 def _release_of(image: Path) -> str:

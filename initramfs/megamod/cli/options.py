@@ -132,6 +132,7 @@ def kernel_files(*fields: str) -> Callable[[_F], _F]:
 
 ROOT = click.option("--root", type=FILE, default="/", metavar="DIR", help="The system to work on; default: this one.")
 DISKS = click.option("--disk", "disks", multiple=True, type=FILE, metavar="FILE", help="A raw disk image; repeatable.")
+BUSYBOX = click.option("--busybox", is_flag=True, help="Boot from a small root with busybox, fetched from Debian.")
 APPEND = click.option("--append", default="", metavar="TEXT", help="Words for the kernel command line.")
 TIMEOUT = click.option(
     "--timeout",
