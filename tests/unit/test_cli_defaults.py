@@ -12,7 +12,7 @@ import pytest
 from megamod.build.link_map import read_map
 from megamod.build.manifest import MANIFEST_PATH
 from megamod.cli import main as cli
-from megamod.cli.defaults import kernel_image
+from megamod.cli.defaults import chosen_tree, kernel_image
 from megamod.common.errors import MegamodError
 from megamod.image.archive import read_image, write_image
 from megamod.image.cpio import Entry
@@ -151,3 +151,19 @@ def test_an_image_whose_kernel_is_not_found_is_one_line(
         f"megamod: a.img: no kernel to boot it with: {RELEASE}: no such folder, and no kernel of that release "
         "(hint: --vmlinuz FILE)\n"
     )
+
+
+def test_a_kernel_of_debian_is_fetched_for_its_suite_and_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(suite: str, *, architecture: str | None, **_rest: object) -> SimpleNamespace:
+        asked.append((suite, architecture))
+        return SimpleNamespace(modules=tmp_path / "absent")
+
+    monkeypatch.setattr("megamod.boot.debian.fetch_kernel", fetch)
+    for word in ("debian:sid", "debian:bookworm:arm64"):
+        with pytest.raises(MegamodError, match="absent"):
+            chosen_tree(word)
+    assert asked == [("sid", None), ("bookworm", "arm64")]
