@@ -104,8 +104,8 @@ KERNELS = click.option(
     multiple=True,
     metavar="KERNEL",
     shell_complete=kernels,
-    help="A lib/modules/KVER folder, or a release name of this machine; default: the running kernel. Given again: a "
-    "folder with more modules for the same kernel.",
+    help="A lib/modules/KVER folder, a release of this machine, or debian:SUITE[:ARCH]; default: the running kernel. "
+    "Repeated: a folder with more modules for the same kernel.",
 )
 
 

@@ -23,7 +23,9 @@ def profile() -> None:
 
 @profile.command("check")
 @PROFILE
-@click.option("-k", "--kernel", metavar="KERNEL", shell_complete=kernels, help="Select from the modules of this kernel too.")
+@click.option(
+    "-k", "--kernel", metavar="KERNEL", shell_complete=kernels, help="Select from the modules of this kernel too."
+)
 @kernel_files("vmlinuz", "config")
 def profile_check(*, profile: str, kernel: str | None, named: dict[str, Path]) -> None:
     """Check a profile and summarize it.
