@@ -74,7 +74,7 @@ static bool read_plan_and_state(void)
 	if (restore_state(&boot))
 		return true;
 	log_error(
-		"what has been loaded is not known: the file outcome beside the plan cannot be read, or is of another plan");
+		"what has been loaded is not known: the file outcome next to the plan cannot be read or belongs to another plan");
 	return false;
 }
 
@@ -100,7 +100,7 @@ static int keeper_main(void)
 	if (!read_image())
 		return 1;
 	if (!restore_state(&boot)) {
-		log_warning("/megamod/outcome cannot be read: /sys/module tells what is there");
+		log_warning("/megamod/outcome cannot be read: using /sys/module instead");
 		find_loaded(&boot, boot.plan.stages);
 	}
 	keeper.alive = PASS_ALIVE;
@@ -148,7 +148,7 @@ static int trigger_stage(const char *name)
 		err = write_all((int)fd, line.data, line.used);
 	}
 	if (err == -ENXIO || err == -ENOENT)
-		log_error("no keeper runs: `megamod-ctl take-over` starts one");
+		log_error("no keeper is running: `megamod-ctl take-over` starts one");
 	else if (err < 0)
 		log_error("/run/megamod/control: %s", errno_name(err));
 	return err < 0;
@@ -172,7 +172,7 @@ static bool have_files(const struct stage *s)
 	return true;
 }
 
-/* A stage that was being loaded when its keeper was killed is begun again; what is there already is found. */
+/* A stage that was being loaded when its keeper was killed is begun again; what already exists is found. */
 static int take_over(void)
 {
 	u32 i, waiting = 0;
@@ -183,7 +183,7 @@ static int take_over(void)
 		return 1;
 	child = reach_keeper();
 	if (child >= 0) {
-		log_error("a keeper runs already");
+		log_error("a keeper is already running");
 		return 1;
 	}
 	for (i = 1; i < boot.plan.stage_count; i++) {

@@ -207,7 +207,7 @@ static bool visit_child(void *context, int folder, const char *name, u8 type)
 
 	(void)folder;
 	(void)type;
-	/* `start` and `size` count 512 bytes; what is no partition has no `start`. */
+	/* `start` and `size` count 512 bytes; what is not a partition has no `start`. */
 	return read_value(c->boot, name, "start", &start) && read_value(c->boot, name, "size", &size) &&
 	       start << 9 <= c->from && (start + size) << 9 >= c->to;
 }

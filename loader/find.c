@@ -270,7 +270,7 @@ static long choose(const struct boot *boot, const char *wanted, enum use use, ch
 		drop_members();
 	if (use == USE_MOUNT && found.list[0].superblock.member) {
 		copy_name(name,
-			  found.list[0].name); /* the halves of a mirror are no copies: whoever mounts says more */
+			  found.list[0].name); /* the halves of a mirror are not copies: whoever mounts says more */
 		return 0;
 	}
 	if (!is_one())

@@ -114,7 +114,7 @@ static void load_critical(struct boot *boot)
 	}
 	load_stage(boot, critical, TRIGGER_NOW);
 	if (critical->state == STATE_FAILED)
-		log_error("the critical stage failed; going on with what the kernel has built in");
+		log_error("the critical stage failed; continuing with the kernel's built-in drivers");
 	start_keeper(boot);
 }
 
@@ -155,7 +155,7 @@ int main(int argc, char **argv, char **envp)
 	if (sys_getpid() != 1) {
 		if (argc == 2 && streq(argv[1], "--hook"))
 			sys_execve("/megamod/ctl", argv, envp);
-		log_error("%s is the first program of a boot (process 1), and nothing else", argc ? argv[0] : "init");
+		log_error("%s must be the first program of a boot (process 1)", argc ? argv[0] : "init");
 		return 1;
 	}
 	mount_all(&boot);

@@ -141,7 +141,7 @@ static long without_a_judge(struct boot *boot, struct load *load, long err)
 }
 
 /*
- * Makes the call and times it; its errno, positive. -EEXIST may mean that it is there already: a single put in by an
+ * Makes the call and times it; its errno, positive. -EEXIST may mean that it already exists: a single put in by an
  * init's request_module(), or what a keeper that was killed had loaded.
  */
 static int timed_call(struct boot *boot, struct load *load, bool skips)

@@ -109,7 +109,7 @@ const char *errno_text(long err)
 	case ENOENT:
 		return "the file, or a symbol that it needs, is missing";
 	case EEXIST:
-		return "it is there already";
+		return "it already exists";
 	case EDEADLK:
 		return "the kernel's module lock is left taken";
 	case ECANCELED:

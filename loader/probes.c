@@ -75,7 +75,7 @@ void wait_for_probes(struct boot *boot)
 		return;
 	sys_ppoll(&poll, 1, boot->plan.watchdog ? &limit : NULL);
 	if (!poll.revents)
-		log_warning("probes of the critical stage are not over after %llu s; going on without them",
+		log_warning("probes of the critical stage have not finished after %llu s; continuing without them",
 			    (unsigned long long)boot->plan.watchdog);
 	sys_close(boot->probes);
 	boot->probes = -1;

@@ -92,7 +92,7 @@ void set_pending(struct boot *boot, const struct load *load, enum fate fate)
 static void take_result(struct member *m, s64 result)
 {
 	if (m->fate == FATE_FAILED && m->result == -ETIMEDOUT && result == RESULT_OK) {
-		log_info("member %s has come late", m->name);
+		log_info("member %s finished late", m->name);
 		m->fate = FATE_OK;
 		m->result = 0;
 	}
@@ -162,7 +162,7 @@ void read_array(struct boot *boot, const struct load *load, const char *what, u3
 void read_results(struct boot *boot, const struct load *load)
 {
 	read_array(boot, load, "result", CHUNK, take_result);
-	set_pending(boot, load, FATE_FAILED); /* not knowing is no ground to run what needs them */
+	set_pending(boot, load, FATE_FAILED); /* not knowing is not a ground to run what needs them */
 }
 
 static bool is_over(s64 result)

@@ -137,7 +137,7 @@ void resume_session(struct boot *boot, u64 seconds)
 	}
 	err = retry(find_swap, log_waiting, &r, &until);
 	if (err < 0)
-		log_warning("resume=%s: %s; going on without it", r.wanted,
+		log_warning("resume=%s: %s; continuing without it", r.wanted,
 			    err == -EINVAL   ? "not a form of a device's name"
 			    : err == -ENODEV ? "it did not appear"
 					     : "more than one");

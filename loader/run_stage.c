@@ -84,7 +84,7 @@ static enum ending watch(struct boot *boot, struct child *child)
 			return ending;
 		idle = has_moved(boot, &before) ? 0 : idle + 1;
 	}
-	log_warning("load %s: nothing has happened for %llu s", present_load(boot)->name,
+	log_warning("load %s: no progress for %llu s", present_load(boot)->name,
 		    (unsigned long long)boot->plan.watchdog);
 	return give_up_child(boot, child);
 }
@@ -96,7 +96,7 @@ static void wait_while_coming(struct boot *boot, const struct load *load)
 
 	if (!load->merged || module_state(boot, load->name) != MODULE_COMING)
 		return;
-	log_info("load %s: is under way already, waiting for its end, %llu s at most", load->name,
+	log_info("load %s: is already being loaded; waiting %llu s at most", load->name,
 		 (unsigned long long)boot->plan.watchdog);
 	while (module_state(boot, load->name) == MODULE_COMING && monotonic_ns() < until)
 		sys_ppoll(NULL, 0, &(struct timespec64){ .nsec = 100000000 });
@@ -138,7 +138,7 @@ static enum ending go_on(struct boot *boot, struct stage *stage)
 		return ending;
 	}
 	if (err < 0)
-		log_warning("no process for the calls: %s", errno_name(err));
+		log_warning("cannot start a process for the calls: %s", errno_name(err));
 	make_loads(boot);
 	if (err < 0)
 		return ENDING_GOOD;

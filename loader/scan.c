@@ -240,7 +240,7 @@ static void give_up(void)
 
 	for (i = 0; i < MAX_DISKS; i++)
 		if (busy[i].child > 0 && !busy[i].given_up) {
-			log_warning("%s does not answer; going on without it", busy[i].disk);
+			log_warning("%s does not answer; continuing without it", busy[i].disk);
 			busy[i].given_up = true;
 		}
 }

@@ -39,7 +39,7 @@ static void look_for_lock(struct boot *boot)
 	if (boot->plan.progress->locked || in_child(boot, read_module_list, READING_SECONDS) != ENDING_HUNG)
 		return;
 	boot->plan.progress->locked = true;
-	log_error("the kernel's module lock is left taken: nothing can be loaded or listed until the next boot");
+	log_error("the kernel's module lock is stuck: modules cannot be loaded or listed until the next boot");
 }
 
 /* The glue's parameter, where the kernel and the members allow it (megamod/prelink/glue.py). */
@@ -67,7 +67,8 @@ static void settle_coming(struct boot *boot, struct load *load, enum ending endi
 	load->error = 0;
 	*hit = load->member_count;
 	if (in_child(boot, read_partly, READING_SECONDS) != ENDING_GOOD || *hit == load->member_count)
-		log_warning("load %s: %s it, and who was hit cannot be told", load->name, ending_text(ending));
+		log_warning("load %s: %s it, and the member that was hit is not known", load->name,
+			    ending_text(ending));
 	else
 		hit_member(members_of(boot, load) + *hit, ending);
 	load->resuming = *hit < load->member_count && can_resume(boot);

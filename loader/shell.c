@@ -54,7 +54,7 @@ void break_at(const struct boot *boot, const char *point)
 		return;
 	log_info("break at %s", point);
 	if (boot->plan.no_shell)
-		log_warning("no shell: the image wants none");
+		log_warning("no shell: the image forbids it");
 	else if (have_shell())
 		run_shell(boot);
 	else
@@ -74,10 +74,10 @@ void give_up(const struct boot *boot)
 	enum emergency end = boot->options.emergency;
 
 	if (end != EMERGENCY_PANIC) {
-		log_error("nothing is left to try: rd.emergency=%s", ends[end].text);
+		log_error("giving up: rd.emergency=%s", ends[end].text);
 		sys_reboot(ends[end].how);
 	}
-	log_error("nothing is left to try: the kernel panics now, and panic= decides what follows");
+	log_error("giving up: the kernel will panic, and panic= decides what follows");
 }
 
 bool last_resort(struct boot *boot)
@@ -92,7 +92,7 @@ bool last_resort(struct boot *boot)
 		return false;
 	/* Somebody decided what becomes of the machine: a shell would be a kiosk's open door. */
 	if (boot->plan.no_shell || boot->options.panics || boot->options.no_shell) {
-		log_warning("no emergency shell: %s", boot->plan.no_shell    ? "the image wants none"
+		log_warning("no emergency shell: %s", boot->plan.no_shell    ? "the image forbids it"
 						      : boot->options.panics ? "panic= is set"
 									     : "rd.shell=0");
 		return false;

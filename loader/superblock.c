@@ -239,7 +239,7 @@ static void put_kind_uuid(char *to, const struct kind *k, const u8 *b)
 	case FORM_RAW:
 		for (i = 0; i < 16 && !id[i]; i++)
 			;
-		if (i < 16) /* sixteen zeros are no UUID */
+		if (i < 16) /* sixteen zeros are not a UUID */
 			put_uuid(to, id);
 		break;
 	case FORM_TEXT:

@@ -161,7 +161,7 @@ long unpack_file(int fd, struct unpacked *out)
 
 	if (err < 0)
 		return err;
-	/* Blocks are compressed to at most 8 MiB and a little; a size that does not fit in memory is no image's. */
+	/* Blocks are compressed to at most 8 MiB and a little; a size that does not fit in memory is not an image's. */
 	if (!st.size || st.size > (u64)MAX_BLOCKS * (BLOCK + (BLOCK >> 7)))
 		return -EBADMSG;
 	in = sys_map_file(fd, (size_t)st.size);

@@ -165,6 +165,6 @@ void open_watches(struct watches *w)
 	w->inotify = (int)sys_inotify_init();
 	w->mounts = (int)sys_openat(w->boot->proc, "1/mountinfo", O_RDONLY, 0);
 	if (w->inotify < 0 || w->mounts < 0)
-		log_warning("paths cannot be watched (%s), they are looked for once a second",
+		log_warning("paths cannot be watched (%s): checking once a second",
 			    errno_name(w->inotify < 0 ? w->inotify : w->mounts));
 }
