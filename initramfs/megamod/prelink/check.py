@@ -43,7 +43,7 @@ def _check_section(member: Member, section: Section, seen: set[str]) -> None:
     where = f"{member.file}: section [{section.index}] {section.name}"
     if not section.name or section.name in seen:
         # sysfs would refuse it (kernel/module/sysfs.c add_sect_attrs()), and find_sec() takes the first only.
-        raise MegamodError(f"{where}: a loaded section without a name of its own")
+        raise MegamodError(f"{where}: empty or duplicate section name")
     seen.add(section.name)
     if section.sh_type not in _LOADED_TYPES:
         raise MegamodError(f"{where}: type {section.sh_type:#x} cannot be loaded")
@@ -59,21 +59,21 @@ def _check_unwind_index(member: Member, section: Section, where: str) -> None:
     code = find_section(member.sections, section.name.removeprefix(elf.EXIDX) or ".text")
     named = section.name.startswith(elf.EXIDX) and code is not None and code.sh_flags & elf.SHF_EXECINSTR
     if section.size and (not named or section.size % 8):
-        raise MegamodError(f"{where}: an unwind index for what is no code, or of half an entry")
+        raise MegamodError(f"{where}: an unwind index outside code, or half an entry")
 
 
 def _check_texts(member: Member) -> None:
     """Names that are written anew must come out as they went in, and be shown as they are."""
     for name in member.imports.values():
         if not _is_name(name):
-            raise MegamodError(f"{member.file}: .symtab: the import {name[:80]!r} is no symbol name")
+            raise MegamodError(f"{member.file}: .symtab: the import {name[:80]!r} is not a symbol name")
     for section in member.sections:
         if section.alloc and not _is_name(section.name):
-            raise MegamodError(f"{member.file}: section [{section.index}]: {section.name[:80]!r} is no section name")
+            raise MegamodError(f"{member.file}: section [{section.index}]: {section.name[:80]!r} is not a section name")
     for key in ("vermagic", "import_ns"):
         for value in member.infos(key):
             if not value.isascii() or not value.isprintable():
-                raise MegamodError(f"{member.file}: .modinfo: {key}={value[:80]!r} is no text")
+                raise MegamodError(f"{member.file}: .modinfo: {key}={value[:80]!r} is not text")
 
 
 def _is_name(text: str) -> bool:
@@ -148,5 +148,5 @@ def _check_init(member: Member) -> None:
             field = bytes(member.sections[target].data[offset : offset + word])
             if kind != architecture.pointer or field != bytes(word) or name - word < offset < name + room:
                 raise MegamodError(
-                    f"{member.file}: {member.sections[target].name}+{offset:#x}: no pointer that the kernel would fill"
+                    f"{member.file}: {member.sections[target].name}+{offset:#x}: the kernel would not fill it"
                 )

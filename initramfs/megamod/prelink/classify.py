@@ -139,7 +139,7 @@ def _check_targets(tables: Tables, rows: Relocations, home: Array, target: Array
     # A symbol inside a table that is copied entry by entry would need the entry's new place; no module has one.
     moved = np.isin(home, list(layout.pieces)) & ~gone
     if moved.any():
-        raise MegamodError(f"{site(tables, int(np.argmax(moved)))}: it refers into a table that is sorted anew")
+        raise MegamodError(f"{site(tables, int(np.argmax(moved)))}: it refers to a table that is sorted again")
     relative = np.isin(rows.type, tables.architecture.of(Reach.RELATIVE, Reach.PAGE))
     absolute = ~gone & relative & (home == ABSOLUTE)
     if absolute.any():

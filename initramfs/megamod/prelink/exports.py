@@ -50,7 +50,7 @@ def read_exports(
     for table in (s for s in sections if s.alloc and s.name in ("__ksymtab", "__ksymtab_gpl") and s.size):
         where = f"{file}: {table.name}"
         if table.size % size:
-            raise MegamodError(f"{where}: {table.size} bytes are no multiple of {size}")
+            raise MegamodError(f"{where}: {table.size} bytes are not a multiple of {size}")
         fields = {
             int(o): (int(s), int(a)) for target, rows in relas if target == table.index for o, _t, s, a in rows.tolist()
         }
@@ -112,7 +112,7 @@ def _read_crcs(
             continue
         for offset, _type, symbol, addend in rows.tolist():
             if offset % 4 or int(symbols["st_shndx"][symbol]) != elf.SHN_ABS:
-                raise MegamodError(f"{file}: {section.name}+{offset:#x}: a CRC that is no absolute symbol")
+                raise MegamodError(f"{file}: {section.name}+{offset:#x}: a CRC that is not an absolute symbol")
             words[offset // 4] = (int(symbols["st_value"][symbol]) + addend) & 0xFFFFFFFF
     return [int(word) for word in words]
 
@@ -125,5 +125,5 @@ def _text_at(sections: Sequence[Section], symbols: Array, field: tuple[int, int]
         raise MegamodError(f"{where}: a name lies outside its section")
     text, end, _ = bytes(sections[shndx].data[offset : offset + 1024]).partition(b"\0")
     if not end or not text.isascii() or not text.decode("ascii").isprintable():
-        raise MegamodError(f"{where}: a name that is no text: {text[:40]!r}")
+        raise MegamodError(f"{where}: a name that is not text: {text[:40]!r}")
     return text.decode("ascii")

@@ -176,7 +176,7 @@ def _no_resume(members: Sequence[Member], crcs: Mapping[str, int], setter: Entry
         return ""
     missing = ", ".join(name for name in IMPORTS_RESUME if name not in crcs)
     if missing:
-        return f"no module tells of {missing}"
+        return f"no module has the version of {missing}"
     if "RANDSTRUCT" in (members[0].info("vermagic") or ""):
         return "the kernel's structures are in random order"
     return None if setter is not None else "no member has what kCFI wants before a parameter's setter"

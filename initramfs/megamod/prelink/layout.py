@@ -67,7 +67,7 @@ def layout(tables: Tables, *, percpu_reserve: int = PERCPU_RESERVE) -> Layout:
             seen = (number for other in tables.outputs[: len(sizes)] for number in other.inputs)
             largest = max(seen, key=lambda number: tables.where(number)[1].size)
             raise LimitError(
-                f"{tables.where(largest)[0].file}: with it the megamodule is larger than the {area} bytes that a "
+                f"{tables.where(largest)[0].file}: with it the megamodule would exceed the {area} bytes that a "
                 "kernel has for all modules",
                 hint="split the stage in two",
             )

@@ -159,7 +159,7 @@ def _place_all(
         for section in member.sections:
             entry = entry_size(section.name, member.architecture)
             if section.alloc and section.size % entry:
-                raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are no multiple of {entry}")
+                raise MegamodError(f"{member.file}: {section.name}: {section.size} bytes are not a multiple of {entry}")
             usual = place(section, options, member.architecture, own_keys=own_keys)
             placements.append(in_table if sorts_unwind and usual.output in (ORC_IP, ORC_STATE) else usual)
     for section in everyone[-1].sections:

@@ -53,7 +53,7 @@ def parameter_names(member: Member, section: Section) -> list[str]:
     """The names in one __param table of *member*, in order."""
     entry_size = member.architecture.parameter_entry
     if section.size % entry_size:
-        raise MegamodError(f"{member.file}: __param: {section.size} bytes are no multiple of {entry_size}")
+        raise MegamodError(f"{member.file}: __param: {section.size} bytes are not a multiple of {entry_size}")
     names: dict[int, str] = {}
     for target, rows in member.relas:
         if target != section.index:
@@ -66,7 +66,7 @@ def parameter_names(member: Member, section: Section) -> list[str]:
             text, end, _ = bytes(member.sections[home].data[at : at + 256]).partition(b"\0")
             if not text or not end or not text.isascii() or not text.decode("ascii").isprintable():
                 raise MegamodError(
-                    f"{member.file}: __param+{offset:#x}: the parameter's name is no text: {text[:40]!r}"
+                    f"{member.file}: __param+{offset:#x}: the parameter's name is not text: {text[:40]!r}"
                 )
             names[offset // entry_size] = text.decode("ascii")
     if sorted(names) != list(range(section.size // entry_size)):

@@ -194,7 +194,7 @@ def _sections_of(image: memoryview, rows: Sequence[tuple[int, ...]], shstrndx: i
         if sh_name >= len(names):
             raise MegamodError(f"{where}: its name lies outside the table of section names")
         if link >= len(rows):
-            raise MegamodError(f"{where}: sh_link {link} names no section")
+            raise MegamodError(f"{where}: sh_link {link} does not name a section")
         yield Section(
             index=index,
             name=string_at(names, sh_name),
@@ -218,7 +218,7 @@ def _only(sections: Sequence[Section], sh_type: int, what: str, file: str) -> Se
 
 def _table(section: Section, dtype: np.dtype[Any], file: str) -> Array:
     if section.size % dtype.itemsize:
-        raise MegamodError(f"{file}: {section.name}: {section.size} bytes are no multiple of {dtype.itemsize}")
+        raise MegamodError(f"{file}: {section.name}: {section.size} bytes are not a multiple of {dtype.itemsize}")
     return np.frombuffer(section.data, dtype)
 
 
@@ -271,7 +271,7 @@ def _read_relas(
         if section.sh_type not in (elf.SHT_RELA, elf.SHT_REL):
             continue
         if section.sh_info >= len(sections):
-            raise MegamodError(f"{file}: {section.name}: sh_info {section.sh_info} names no section")
+            raise MegamodError(f"{file}: {section.name}: sh_info {section.sh_info} does not name a section")
         target = sections[section.sh_info]
         if not target.alloc or section.size == 0:
             continue
@@ -326,7 +326,7 @@ def _read_name(modinfo: Sequence[tuple[str, str]], file: str) -> str:
     part of parameter names and of the plan, where a dot or a blank would mean something else."""
     name = _required(modinfo, "name", file)
     if len(name) > NAME_LIMIT[64] or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name):
-        raise MegamodError(f"{file}: .modinfo: name={name[:80]!r} is no module name")
+        raise MegamodError(f"{file}: .modinfo: name={name[:80]!r} is not a module name")
     return name.replace("-", "_")
 
 

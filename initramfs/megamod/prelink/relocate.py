@@ -106,7 +106,9 @@ def _silence(content: Array, rows: Array, tables: Tables, found: Classes) -> Non
 def _check_range(tables: Tables, rows: Array, value: Array, known: RelocationType) -> None:
     if known.multiple > 1 and (value % known.multiple).any():
         at = int(np.argmax(value % known.multiple))
-        raise MegamodError(f"{site(tables, int(rows[at]))}: value {int(value[at])} is no multiple of {known.multiple}")
+        raise MegamodError(
+            f"{site(tables, int(rows[at]))}: value {int(value[at])} is not a multiple of {known.multiple}"
+        )
     if known.high > (1 << 63) - 1:
         return
     wrong = (value < known.low) | (value >= known.high)

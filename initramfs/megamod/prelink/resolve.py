@@ -195,7 +195,7 @@ def _check_versions(members: Sequence[Member], exporters: Mapping[str, tuple[int
         name, site = sites[0]
         more = f", and {len(sites) - 1} symbols more" if len(sites) > 1 else ""
         raise MegamodError(
-            f"{file}: the version (CRC) of {name} does not fit: {site}{more}",
+            f"{file}: the version (CRC) of {name} does not match: {site}{more}",
             hint="modules of different builds are mixed; take all from one lib/modules folder",
         )
     if any(m.has_versions for m in members):

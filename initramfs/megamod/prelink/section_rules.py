@@ -53,7 +53,7 @@ _PACKED = frozenset(
 # last one ends without its padding, so packing shifts the next member's entries (a BUG in apply_paravirt() on 5.10:
 # seen).
 
-# Entry sizes that are the same in every version since 5.10; an input that is no whole number of them is damaged.
+# Entry sizes that are the same in every version since 5.10; an input that is not a whole number of them is damaged.
 ENTRY_SIZES = {
     "__ksymtab": 12, "__ksymtab_gpl": 12, "__kcrctab": 4, "__kcrctab_gpl": 4, "__versions": 64, "__param": 40,
     "__jump_table": 16, "__ex_table": 12, ".static_call_sites": 8, ".smp_locks": 4, ".retpoline_sites": 4,

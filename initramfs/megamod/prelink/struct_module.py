@@ -82,7 +82,7 @@ def _by_place(others: Sequence[_Pointer], has_exit: bool, sections: Sequence[Sec
             return None
     places = ", ".join(f"+{pointer.offset:#x}" for pointer in others)
     raise MegamodError(
-        f"{file}: {THIS_MODULE}: pointers at {places} have no names, and nothing tells init from exit",
+        f"{file}: {THIS_MODULE}: pointers at {places} have no names, so init and exit cannot be told apart",
         hint="keep the symbols init_module and cleanup_module when stripping",
     )
 
@@ -120,6 +120,4 @@ def check_rest(this_module: Section, name: str, offset: int, file: str) -> None:
     data = bytes(this_module.data)
     rest = data[:offset] + data[offset + len(name) :]
     if rest.strip(b"\0"):
-        raise MegamodError(
-            f"{file}: {THIS_MODULE}: bytes beside the name are set; this kernel's struct module is not understood"
-        )
+        raise MegamodError(f"{file}: {THIS_MODULE}: unexpected bytes around the name; unknown layout of struct module")

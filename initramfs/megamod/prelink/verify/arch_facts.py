@@ -56,7 +56,7 @@ class ArchFacts:
     code_limit: int = 1 << 30
 
     def entry(self, name: str) -> int:
-        """Bytes of an entry of the table *name*, 1 for what is no table."""
+        """Bytes of an entry of the table *name*, 1 for what is not a table."""
         return self.entries.get(name, _ENTRIES.get(name, 1))
 
     def width_of(self, types: Array) -> Array:
@@ -189,7 +189,7 @@ ARCH_FACTS: Mapping[int, ArchFacts] = {
         widths=dict.fromkeys([1, 2, 3, 10, 28, 29, 30, 38, 40, *range(42, 51), 57, 59, 63], 4),
         entries=_tables(_SHORT, 12, __tracepoints_ptrs=4, __ex_table=8),
         near_calls=_arm_calls,
-        # The field is no addend but an instruction with -8 in it, which the pipeline adds back.
+        # The field is not an addend but an instruction with -8 in it, which the pipeline adds back.
         call_bias=lambda data, row: -int(row["addend"]),
         placeholders=(".plt", ".init.plt"),
         trace_symbol="__gnu_mcount_nc",

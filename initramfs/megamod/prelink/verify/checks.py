@@ -82,7 +82,9 @@ def _check_sections(read: Written, members: Sequence[Member], facts: ArchFacts, 
             raise failure(read.name, f"{section.name} is writable and executable")
         entry = facts.entry(section.name)
         if section.size % entry:
-            raise failure(read.name, f"{section.name}: {section.size} bytes are no whole entries of {entry}")
+            raise failure(
+                read.name, f"{section.name}: {section.size} bytes are not a whole number of entries of {entry}"
+            )
         if section.name in (".BTF", ".BTF.base"):
             raise failure(read.name, "BTF was not dropped")
     for name in facts.placeholders:
