@@ -204,10 +204,19 @@ def with_bad_init(data: bytes, code: bytes) -> bytes:
         data = data[: -len(SIGNATURE_END) - 12 - length]
     file = ELFFile(io.BytesIO(data))
     init = file.get_section_by_name(".symtab").get_symbol_by_name("init_module")[0]
-    at = file.get_section(init["st_shndx"])["sh_offset"] + init["st_value"]
+    home = file.get_section(init["st_shndx"])
+    at = home["sh_offset"] + init["st_value"]
     assert data[at : at + CALL_SIZE] == b"\xe8\0\0\0\0"
     at += CALL_SIZE
-    return data[:at] + code + data[at + len(code) :]
+    first = init["st_value"] + CALL_SIZE
+    patched = bytearray(data[:at] + code + data[at + len(code) :])
+    table = file.get_section_by_name(f".rela{home.name}")
+    for number, row in enumerate(table.iter_relocations()):
+        # A field that reaches into the new bytes is no field any more: R_X86_64_NONE.
+        if first - 8 < row["r_offset"] < first + len(code):
+            place = table["sh_offset"] + 24 * number + 8
+            patched[place : place + 8] = bytes(8)
+    return bytes(patched)
 
 
 def bad_base(kernel: Kernel, fallback: str, name: str, code: bytes, folder: Path) -> Plan:
