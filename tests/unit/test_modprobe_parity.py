@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from megamod.boot.debian import Kernel
+from megamod.boot.debian import Kernel, fetch_package_files
 from megamod.build.arguments import usable_options
 from megamod.common.compression import read_module_bytes
-from megamod.common.host import data_folder
+from megamod.common.host import cache_folder, data_folder
 from megamod.common.text import canonical
 from megamod.loader.programs import compile_program
 from megamod.modules.modprobe_d import HOST_FOLDERS, ModprobeConfig, host_config
@@ -88,16 +88,31 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+def trixies_modprobe() -> list[str]:
+    """kmod 34, with the C library that it was built for."""
+    packages = ("kmod", "libkmod2", "libc6", "libzstd1", "liblzma5", "libssl3t64", "zlib1g")
+    trees = [fetch_package_files(name, "trixie", architecture="amd64", cache=cache_folder()) for name in packages]
+    libraries = sorted({path.parent for tree in trees for path in tree.rglob("*.so.*")})
+    [start, *_] = sorted(path for tree in trees for path in tree.rglob("ld-linux-x86-64.so.2"))
+    program = trees[0] / "usr/bin/kmod"
+    return [str(start), "--argv0", "modprobe", "--library-path", ":".join(map(str, libraries)), str(program)]
+
+
+@pytest.fixture(scope="module", params=["machine", pytest.param("trixie", marks=pytest.mark.slow)])
+def real(request: pytest.FixtureRequest, tool: Callable[..., str]) -> list[str]:
+    """The command of a real modprobe: this machine's, or Debian 13's."""
+    return [tool("modprobe", package="kmod")] if request.param == "machine" else trixies_modprobe()
+
+
 @pytest.fixture
-def modprobe(root: Path, tree: ModuleTree, tool: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
+def modprobe(root: Path, tree: ModuleTree, real: list[str], tmp_path: Path) -> Callable[..., str]:
     """``modprobe(case, "-D", …)``: what the real one prints with the case's files and command line."""
 
     def run(case: Case, *arguments: str) -> str:
         own = tmp_path / "cmdline"
         own.write_text(f"{case.cmdline}\n")
         folders = [argument for name in HOST_FOLDERS for argument in ("-C", str(tmp_path / name))]
-        program = tool("modprobe", package="kmod")
-        command = [*NAMESPACE, RUN, "sh", own, program, *folders, "-d", root, "-S", tree.release, *arguments]
+        command = [*NAMESPACE, RUN, "sh", own, *real, *folders, "-d", root, "-S", tree.release, *arguments]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
         if done.stderr.startswith(b"unshare:"):
             missing(f"no user namespaces: {done.stderr.decode()}")
