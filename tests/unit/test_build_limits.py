@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from megamod.build.percpu import percpu_reserve
 from megamod.build.stages import Load, import_edges, second_half, split_into_loads
+from megamod.cli.main import main
 from megamod.image.archive import read_image
 from megamod.kernel.config import parse_config
 from megamod.prelink import emit
@@ -112,3 +114,16 @@ def test_each_half_has_a_module(names: str) -> None:
     (load,) = split_into_loads(stage(list(members)), members, edges, None)
     assert isinstance(load, Load)
     assert 0 < len(second_half(load, members, edges)) < len(members)
+
+
+def test_explain_says_the_same(
+    builder: Builder,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del builder  # for its profile and folder
+    tree = module_tree(tmp_path, {"kernel/disk.ko": percpu(Ko("disk", info=VERSION).calls("core_add", 1), 9000)})
+    monkeypatch.setattr(sys, "argv", ["megamod", "explain", "p.yaml", "disk", "-k", str(tree)])
+    assert main() == 0
+    assert "has 9,000 bytes of per-CPU data, and the kernel has 8,192 for all modules" in capsys.readouterr().out

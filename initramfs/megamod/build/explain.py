@@ -11,6 +11,7 @@ from megamod.build.arguments import parameters_of
 from megamod.build.contents import firmware_of
 from megamod.build.hash_trees import with_hash_trees
 from megamod.build.link_stages import read_selection
+from megamod.build.percpu import percpu_overflow
 from megamod.build.plan import trigger_text
 from megamod.build.root_requirements import limit_notes
 from megamod.build.stages import Load, import_edges, split_into_loads
@@ -130,7 +131,7 @@ def explain(profile: Profile, tree: ModuleTree, *, module: str | None = None) ->
 def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Load]:
     """Module → the load that it goes into."""
     exports = find_exports(selection.tree.kernel_files)
-    edges = import_edges(members)
+    edges, refused = import_edges(members), percpu_overflow(selection, members)
     loads = (
         load
         for stage in selection.stages
@@ -140,6 +141,7 @@ def _loads(selection: Selection, members: Mapping[str, Member]) -> dict[str, Loa
             edges,
             exports,
             options=selection.profile.options,
+            refused=refused,
             allow_taint=selection.profile.allow_taint,
         )
     )

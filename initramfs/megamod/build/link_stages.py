@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from megamod.build.late_users import late_notes
-from megamod.build.percpu import percpu_overflow, percpu_reserve
+from megamod.build.percpu import percpu_overflow, reserve_of
 from megamod.build.stages import Load, second_half, split_into_loads
 from megamod.common.choices import Merging
 from megamod.common.compression import compress_inside, read_module_bytes
@@ -106,7 +106,7 @@ def build_stage(
     without it; with `merge: required` it is an error."""
     start = time.monotonic()
     profile = selection.profile
-    refused = percpu_overflow(selection, members, reserve=_percpu_reserve(selection))
+    refused = percpu_overflow(selection, members)
     rounds_from: dict[str, int] = {}
     merged: dict[tuple[str, ...], Megamodule] = {}
     while True:
@@ -249,7 +249,7 @@ def _prelink(
             imports=profile.imports,
             allow_taint=profile.allow_taint,
             kcfi=has_kcfi(find_config(selection.tree.kernel_files)),
-            percpu_reserve=_percpu_reserve(selection),
+            percpu_reserve=reserve_of(selection),
         ),
         ranks={m.name: tagged_rank(m.rank, members[m.name].info("initlevel")) for m in load.modules},
         after={module.name: module.after for module in load.modules},
@@ -257,11 +257,6 @@ def _prelink(
         exported=_exported(chosen, exports, selection.tree),
         image=image_of(exports),
     )
-
-
-def _percpu_reserve(selection: Selection) -> int:
-    files = selection.tree.kernel_files
-    return percpu_reserve(find_config(files), files.release)
 
 
 def _donors(chosen: Sequence[Member], exports: KernelExports | None, tree: ModuleTree) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from megamod.kernel.config import KernelConfig
+from megamod.kernel.config import KernelConfig, find_config
 from megamod.prelink.elf import align_up
 from megamod.prelink.limits import PERCPU_RESERVE
 from megamod.prelink.member import Member
@@ -28,11 +28,17 @@ def percpu_reserve(config: KernelConfig | None, release: str) -> int:
     return _COUNTING.get(known, PERCPU_RESERVE) if counts else PERCPU_RESERVE
 
 
-def percpu_overflow(selection: Selection, members: Mapping[str, Member], *, reserve: int) -> dict[str, str]:
-    """Module → why it is to be loaded on its own: with it the per-CPU data of all modules before it is more than
-    *reserve*. So a megamodule has what fits, and the kernel refuses no more than it would refuse of the stock modules.
+def reserve_of(selection: Selection) -> int:
+    """The same for the kernel of *selection*."""
+    files = selection.tree.kernel_files
+    return percpu_reserve(find_config(files), files.release)
+
+
+def percpu_overflow(selection: Selection, members: Mapping[str, Member]) -> dict[str, str]:
+    """Module → why it is to be loaded on its own: with it the per-CPU data of all modules before it is more than the
+    kernel's reserve. So a megamodule has what fits, and the kernel refuses no more than of the stock modules.
     """
-    used = 0
+    used, reserve = 0, reserve_of(selection)
     over: dict[str, str] = {}
     for stage in selection.stages:
         for module in sorted(stage.modules, key=lambda module: (module.rank, module.name)):
