@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.cli import main as cli
 from megamod.image.archive import read_image
 from tests.unit.module_factory import GLUE_IMPORTS, Back, Ko
@@ -57,6 +58,9 @@ def test_without_a_source_the_glue_imports_what_some_module_imports(
     assert UNKNOWN in err
     assert has_results(tmp_path / "out.img") is imported
     assert (NO_RESULTS in err) is not imported
+    entry = next(entry for entry in read_image(tmp_path / "out.img") if entry.path == MANIFEST_PATH)
+    notes = Manifest.from_json(entry.data, source="manifest").notes
+    assert any(note.startswith("megamod_critical records no results") for note in notes) is not imported
 
 
 @pytest.mark.parametrize("trimmed", [False, True], ids=["all", "trimmed"])

@@ -248,9 +248,19 @@ def make_manifest(
             )
             for stage in built
         ),
-        notes=(*selection.notes, *contents.notes, *(early.notes if early else ())),
+        notes=(*selection.notes, *contents.notes, *(early.notes if early else ()), *_without_results(built)),
         skip=selection.skip,
         files=(*(early.manifest() if early else ()), *contents.manifest()),
+    )
+
+
+def _without_results(built: tuple[BuiltStage, ...]) -> tuple[str, ...]:
+    """What an image should say of loads that cannot tell what became of their members."""
+    return tuple(
+        f"{item.load.module} records no results: whether a member's init failed is in the kernel's log alone"
+        for stage in built
+        for item in stage.loads
+        if item.merged is not None and not item.merged.has_results
     )
 
 
