@@ -200,6 +200,23 @@ def test_a_system_map_says_which_exports_are_for_gpl_only(tmp_path: Path) -> Non
     assert {name: export.gpl for name, export in exports.symbols.items()} == {"kfree": False, "gpl_only": True}
 
 
+def test_a_system_map_is_not_looked_at_where_the_image_has_said_all_of_it(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    put(tmp_path / f"boot/vmlinuz-{RELEASE}", _with_exports(tmp_path, RELEASE))
+    put(tmp_path / f"boot/System.map-{RELEASE}", "ffffffffffffffff B The real System.map is in another package\n")
+    exports, notes = search_exports(files)
+    assert exports is not None and notes == ()
+
+
+def test_a_file_that_only_looks_like_a_configuration_is_passed_over(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    put(tmp_path / f"boot/config-{RELEASE}", "")
+    assert find_config(files) is None
+    put(files.folder / "build/.config", "CONFIG_RD_XZ=y\n")
+    config = find_config(files)
+    assert config is not None and config.enabled("RD_XZ")
+
+
 def test_what_has_crcs_is_taken_before_what_has_none(tmp_path: Path) -> None:
     files = tree(tmp_path)
     put(tmp_path / f"boot/vmlinuz-{RELEASE}", _with_exports(tmp_path, RELEASE))

@@ -58,9 +58,10 @@ def find_config(files: KernelFiles) -> KernelConfig | None:
     for path in files.configs():
         data = decompress(read_file(path), limit=_LIMIT, source=str(path))  # it may be a /proc/config.gz
         config = parse_config(data.decode("utf-8", "replace"), source=str(path))
-        if not config.values:
+        if config.values:
+            return config
+        if files.is_named(path):
             raise MegamodError(f"{path}: is not a kernel configuration: no line of it sets an option")
-        return config
     return next(filter(None, (_inside(path, files.release) for path in files.images())), None)
 
 

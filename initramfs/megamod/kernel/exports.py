@@ -42,6 +42,8 @@ def search_exports(files: KernelFiles) -> tuple[KernelExports | None, tuple[str,
     notes: list[str] = []
     usable: list[KernelExports] = []
     for path, reader in _sources(files):
+        if usable and reader is read_system_map and not files.is_named(path):
+            continue  # it has no more, and Debian's says only where the real one is
         try:
             exports = _cached(path, reader)
         except MegamodError as error:
