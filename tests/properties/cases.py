@@ -88,12 +88,16 @@ def run_case(tree: Tree, case: Case) -> Outcome:
             result = prelink_files(files, options)
         except MegamodError as error:
             # "ext4.ko: …" names a file; the modules that need it cannot be merged without it either.
-            named = re.match(r"\S*?([^/\s]+\.ko)\S*:", str(error))
-            single = canonical(named.group(1)) if named else ""
-            if single not in case.members:
-                return Outcome(case=case, kinds=("unnamed refusal",), lines=(str(error),), singles=tuple(singles))
-            singles.append((single, str(error)))
-            left = tuple(n for n in case.members if n != single and n not in users[single])
+            # Several are named in one line.
+            text = str(error)
+            several = re.match(r"\d+ modules cannot be merged: ", text)
+            pattern = r"([^/\s]+\.ko)\S*: it " if several else r"^\S*?([^/\s]+\.ko)\S*:"
+            alone = [canonical(name) for name in re.findall(pattern, text)]
+            if not alone or not set(alone) <= set(case.members):
+                return Outcome(case=case, kinds=("unnamed refusal",), lines=(text,), singles=tuple(singles))
+            singles += [(name, text) for name in alone]
+            gone = set(alone).union(*(users[name] for name in alone))
+            left = tuple(n for n in case.members if n not in gone)
             case = replace(case, members=left)
             continue
         except Exception:
