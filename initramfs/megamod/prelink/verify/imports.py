@@ -122,7 +122,8 @@ def _wanted(
         if rows is None:
             continue
         imported = ids[number][rows["r_sym"]]
-        kept = imported >= 0
+        # NONE, which is 0 everywhere, is no field: arm's unwind tables say by it that a symbol is wanted.
+        kept = (imported >= 0) & (rows["r_type"] != 0)
         if not kept.any():
             continue
         part = np.zeros(int(kept.sum()), _ROW)
