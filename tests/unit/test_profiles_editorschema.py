@@ -92,7 +92,6 @@ def test_what_the_reader_takes_the_schema_takes(text: str, tmp_path: Path) -> No
         "name: x\n",
         "critical: [ext4]\n",
         "critical: {modules: ext4}\n",
-        "critical: {modules: []}\n",
         "critical: {modules: [ext4], after: now}\n",
         "critical: {modules: [fs/ext4]}\n",
         'critical: {modules: ["@nothing"]}\n',

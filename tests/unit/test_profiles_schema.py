@@ -254,7 +254,6 @@ def test_each_wrong_option_is_a_located_error(tmp_path: Path, options: str, mess
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        ("[]", "1:21: modules: the list is empty"),
         ("ext4", "1:21: modules: a list expected, not `ext4` (hint: write modules: [ext4])"),
         ("", "1:20: modules: a list expected, not nothing"),
         ("[{a: b}]", "1:22: modules: a selector expected, not a mapping"),

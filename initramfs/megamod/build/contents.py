@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from megamod.build.files import ImageFile, collect_files, program_notes
+from megamod.build.files import ImageFile, collect_files, program_notes, through_links
 from megamod.build.firmware import Firmware, collect_firmware, firmware_folder, wanted_early
 from megamod.build.manifest import ManifestFile
 from megamod.common.text import counted, human_bytes
@@ -49,11 +50,20 @@ class Contents:
 def collect_contents(selection: Selection, members: Mapping[str, Member]) -> Contents:
     """All files of the image that the profile asks for; a file of `files` stands before firmware of the same path."""
     profile = selection.profile
-    own = collect_files(profile.files)
+    collected = collect_files(profile.files)
+    own = collected.files
     firmware, notes = firmware_of(selection, members)
     taken = {file.entry.path for file in own}
-    fresh = tuple(file for file in firmware.files if file.entry.path not in taken)
-    return Contents(files=(*own, *fresh), missing=firmware.missing, notes=(*program_notes(profile.root, own), *notes))
+    placed = (_below_links(file, own) for file in firmware.files)
+    fresh = tuple(file for file in placed if file.entry.path not in taken)
+    notes = [*collected.notes, *program_notes(profile.root, own, deferred=len(selection.stages) > 1), *notes]
+    return Contents(files=(*own, *fresh), missing=firmware.missing, notes=tuple(notes))
+
+
+def _below_links(file: ImageFile, own: tuple[ImageFile, ...]) -> ImageFile:
+    """A file of the firmware where the links of `files` lead: with a merged /usr lib is one."""
+    links = {each.entry.path: os.fsdecode(each.entry.data) for each in own if stat.S_ISLNK(each.entry.mode)}
+    return replace(file, entry=replace(file.entry, path=through_links(file.entry.path, links) or file.entry.path))
 
 
 def firmware_of(selection: Selection, members: Mapping[str, Member]) -> tuple[Firmware, list[str]]:

@@ -16,9 +16,10 @@ from megamod.common.progress import Steps
 from megamod.common.text import by_value, counted, human_bytes, listed
 from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
+from megamod.kernel.architecture import kernel_architecture
 from megamod.kernel.config import find_config, has_kcfi
 from megamod.kernel.export_sources import KernelExports
-from megamod.kernel.exports import check_imports, image_of, search_exports
+from megamod.kernel.exports import check_imports, image_of, kernel_image_of, search_exports
 from megamod.modules.levels import tagged_rank
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.kernel_crcs import find_glue_crcs, imported_anywhere
@@ -296,9 +297,15 @@ def original_files(
 
 
 def loader_name(members: Mapping[str, Member], tree: ModuleTree) -> str:
-    """The loader's name of the modules' architecture; if none is selected, of any module of the tree."""
+    """The loader's name of the modules' architecture; if none is selected, of any module of the tree, or its kernel."""
     for member in members.values():
         return member.architecture.loader
     for module in tree.modules.values():
         return read_member(read_module_bytes(module.path), file=module.path.name).architecture.loader
-    raise MegamodError(f"{tree.folder}: no module in it, so its architecture is not known")
+    path = kernel_image_of(tree.kernel_files)
+    if path is not None and (found := kernel_architecture(path)) is not None:
+        return found
+    hint = f"have the kernel's image there as {tree.folder / 'vmlinuz'}"
+    raise MegamodError(
+        f"{tree.folder}: no module and no kernel image near it: its architecture is not known", hint=hint
+    )

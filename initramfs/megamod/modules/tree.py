@@ -198,8 +198,9 @@ def open_tree(
         indexes = {name: made[name] for name in lost}
     order = indexes.get("modules.order") or read_index(folder / "modules.order")
     modules = _parse_dep(folder, dep, _parse_order(order), more)
-    if not modules:
-        raise MegamodError(f"{folder}: no kernel modules in it", hint="give a lib/modules/KVER folder")
+    if not modules and not read_index(folder / "modules.builtin").strip():
+        hint = "give a lib/modules/KVER folder; one of a kernel with everything built in has modules.builtin"
+        raise MegamodError(f"{folder}: no kernel modules in it", hint=hint)
     return ModuleTree(release=folder.resolve().name, folder=folder, modules=modules, indexes=indexes, overlays=more)
 
 

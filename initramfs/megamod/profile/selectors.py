@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from yaml.nodes import Node
+from yaml.nodes import Node, SequenceNode
 
 from megamod.common.errors import Location, fail
 from megamod.common.text import canonical, did_you_mean, shorten
@@ -174,6 +174,11 @@ def parse_selectors(node: Node, path: Path, what: str) -> tuple[Selector, ...]:
     for selector in selectors:
         parse_removable(selector)
     return selectors
+
+
+def parse_selectors_or_none(node: Node, path: Path, what: str) -> tuple[Selector, ...]:
+    """The same for a list that may be empty."""
+    return () if isinstance(node, SequenceNode) and not node.value else parse_selectors(node, path, what)
 
 
 def parse_removable(selector: Selector) -> ParsedSelector:

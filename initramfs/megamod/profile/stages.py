@@ -24,6 +24,7 @@ from megamod.profile.selectors import (
     merge_selectors,
     parse_selector,
     parse_selectors,
+    parse_selectors_or_none,
 )
 from megamod.profile.triggers import AFTER, Trigger, TriggerKind, parse_trigger, trigger_schema
 from megamod.profile.yaml_reader import items_of, kind_of, pairs_of, text_of, where
@@ -47,13 +48,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageDraft:
-    """A stage as written: the trigger is None where `after` is missing, so that a child can inherit one."""
+    """A stage as written: the trigger is None where `after` is missing, so that a child can inherit one. *is_empty* is
+    a critical stage whose list of modules was written, and is empty."""
 
     name: str
     location: Location
     selectors: tuple[Selector, ...]
     trigger: Trigger | None
     trigger_location: Location
+    is_empty: bool = False
 
 
 Deferred: TypeAlias = tuple[StageDraft | Selector, ...]
@@ -107,7 +110,13 @@ _AFTER = Key(
     default_text="`userspace`",
     inside=AFTER,
 )
-CRITICAL_KEYS = (_MODULES,)
+_CRITICAL_MODULES = replace(
+    _MODULES,
+    parse=parse_selectors_or_none,
+    schema={**SELECTORS, "minItems": 0},
+    help="What the stage loads; dependencies come along. An empty list: the kernel has all of it built in.",
+)
+CRITICAL_KEYS = (_CRITICAL_MODULES,)
 """The keys of `critical`."""
 
 STAGE_KEYS = (_NAME, _MODULES, _AFTER)
@@ -142,8 +151,9 @@ def _stage(node: Node, path: Path, name: str, keys: Iterable[Key]) -> StageDraft
     nodes = read_keys(node, path, name, keys)
     values = parse_values(nodes, keys, path)
     after = where(nodes[_AFTER.name][1], str(path)) if _AFTER.name in nodes else place
+    is_empty = not values.get("selectors", True)
     values = {"selectors": (), "trigger": None, **values, "name": name}
-    return StageDraft(location=place, trigger_location=after, **values)
+    return StageDraft(location=place, trigger_location=after, is_empty=is_empty, **values)
 
 
 def parse_deferred(node: Node, path: Path, what: str) -> Deferred:
@@ -218,7 +228,7 @@ def finished_stages(critical: StageDraft, deferred: Deferred, root: Root) -> tup
     stages = []
     for stage in (critical, *stages_of(deferred)):
         finished_selectors(stage.selectors)
-        if not stage.selectors:
+        if not stage.selectors and not stage.is_empty:
             raise fail(stage.location, f"{stage.name}: the stage has no modules", "modules: [ext4, …]")
         trigger = None
         if stage is not critical:

@@ -312,7 +312,8 @@ def _stages(
             notes.lines.append(f"stage {stage.name} is left out: none of its modules remains")
             continue
         if not names:
-            notes.lines.append("the critical stage is empty: nothing that it names is a module of this kernel")
+            named = "nothing that it names is a module of this kernel" if stage.selectors else "nothing is named"
+            notes.lines.append(f"the critical stage is empty: {named}")
         if stage.trigger is not None and stage.trigger.kind is TriggerKind.PATH and not stage.trigger.timeout_ms:
             endless = "waits without a timeout, for ever if the path never comes (`timeout: 30s` in `after`)"
             notes.group(endless, f"stage {stage.name} for {stage.trigger.path}")
