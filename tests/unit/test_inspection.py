@@ -301,7 +301,7 @@ def test_an_executable_is_refused(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (bytes(1024), "is empty"),
-        (b"MZ" + bytes(100), "is neither an image nor a megamodule"),
+        (b"MZ" + bytes(100), "no EFI program"),
         (b"name: camera\n", "is neither an image nor a megamodule"),
         (b"070707000000", "not a newc cpio header"),
         (lzma.compress(b"text"), "not a newc cpio header"),

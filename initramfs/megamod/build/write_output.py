@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from megamod.build.uki_names import os_release, system_of
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write_all, read_file
 from megamod.image.uki import SecureBootKey, write_uki
@@ -22,23 +23,24 @@ def write_output(
         with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
             inner, outer = Path(folder) / "image", Path(folder) / "uki"
             inner.write_bytes(image)
-            _write_uki(outer, inner, profile.output, tree)
+            _write_uki(outer, inner, profile.output, tree, profile.name)
             image = read_file(outer)
     atomic_write_all([(path, image), *beside])
     return len(image)
 
 
-def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree) -> int:
+def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree, profile: str) -> int:
     kernel = Path(uki.vmlinuz) if uki.vmlinuz else kernel_of(tree)
     key = None
     if uki.key and uki.cert:
         key = SecureBootKey(key=Path(uki.key), certificate=Path(uki.cert))
+    names = os_release(profile=profile, kernel=tree.release, system=system_of(tree.folder, tree.release))
     return write_uki(
         path,
         kernel=kernel,
         image=image,
         command_line=uki.cmdline,
-        os_release=_path(uki.os_release),
+        os_release=_path(uki.os_release) or names,
         splash=_path(uki.splash),
         device_tree=_path(uki.dtb),
         release=tree.release,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=FILE, metavar="IMAGE|FILE.ko")
+@click.argument("file", type=FILE, metavar="IMAGE|UKI|FIT|FILE.ko")
 @JSON
 @click.option("--tree", "what", flag_value="tree", help="List every file of the image instead, as `megamod ls -l`.")
 @click.option("--sbom", "what", flag_value="sbom", help="Print a CycloneDX bill of materials of the image instead.")
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def inspect(*, file: Path, as_json: bool, what: str | None, path: str | None, other: Path | None) -> None:
     """Show stages, members, sizes of an image or a megamodule.
 
-    Members are in init order, each with the reason why it was selected.
+    Also of what holds an image: UKIs and other EFI programs, FIT images. Members are in init order, each with
+    the reason why it was selected.
     """
     from megamod.inspect.image_files import find_file, image_files, tree_text
     from megamod.inspect.inspection import inspect_file
@@ -49,9 +50,12 @@ def inspect(*, file: Path, as_json: bool, what: str | None, path: str | None, ot
 
 
 def _image(file: Path) -> ImageInspection:
+    from megamod.inspect.container import ContainerInspection
     from megamod.inspect.inspection import ImageInspection, inspect_file
 
     inspection = inspect_file(file)
+    if isinstance(inspection, ContainerInspection) and isinstance(inspection.inside, ImageInspection):
+        return inspection.inside
     if not isinstance(inspection, ImageInspection):
         raise MegamodError(f"{file}: is a megamodule, not an image", hint="give what megamod build made")
     return inspection

@@ -26,18 +26,43 @@ _COMMAND_LINE = click.option("--cmdline", "command_line", default="", metavar="T
 @_STUB
 @click.option("--key", type=FILE, metavar="FILE", help="Sign for Secure Boot with this key (PEM) …")
 @click.option("--cert", type=FILE, metavar="FILE", help="… and this certificate (PEM).")
-def uki(*, key: Path | None, cert: Path | None, **options: Any) -> None:
+@click.option("--ukify", "by_ukify", is_flag=True, help="Have systemd's ukify make it.")
+@click.argument("ukify_options", nargs=-1, metavar="[-- UKIFY-OPTION…]")
+def uki(
+    *,
+    image: Path,
+    key: Path | None,
+    cert: Path | None,
+    os_release: Path | None,
+    release: str | None,
+    by_ukify: bool,
+    ukify_options: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Make a Unified Kernel Image: kernel, image, command line.
 
-    The result is one EFI program, which systemd-boot, GRUB or the firmware itself starts.
+    The result is one EFI program, which systemd-boot, GRUB or the firmware itself starts. Boot menus show the system's
+    name, kernel and profile. Options after -- are for ukify, which signs PCR policies and makes profiles; without it
+    the same input gives the same bytes.
     """
+    from megamod.build.uki_names import names_of
+    from megamod.common.files import read_file
     from megamod.common.text import human_bytes
     from megamod.image.uki import SecureBootKey, write_uki
 
     if (key is None) != (cert is None):
         raise MegamodError("--key and --cert belong together", hint="give both, or neither for no signature")
     secure_boot = SecureBootKey(key=key, certificate=cert) if key and cert else None
-    size = write_uki(secure_boot=secure_boot, **options)
+    own_names, own_release = names_of(image, options["kernel"])
+    names = read_file(os_release) if os_release else own_names
+    release = release or own_release
+    options |= {"image": image, "secure_boot": secure_boot, "os_release": names, "release": release}
+    if by_ukify or ukify_options:
+        from megamod.image.ukify import ukify
+
+        size = ukify(options=ukify_options, **options)
+    else:
+        size = write_uki(**options)
     click.echo(f"{options['output']}: {human_bytes(size)}")
 
 

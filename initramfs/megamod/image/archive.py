@@ -14,6 +14,7 @@ from pathlib import Path
 from megamod.common.compression import MAX_OUTPUT, compress, decompress_stream, detect
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, read_file, source_date_epoch
+from megamod.common.flat_tree import MAGIC, DamagedTreeError, read_tree, texts_of
 from megamod.image.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
 
 
@@ -48,12 +49,26 @@ def read_image(path: Path) -> list[Entry]:
     return [entry for segment in segments(data, source=str(path)) for entry in segment.entries]
 
 
+def _ramdisk(data: bytes, *, source: str) -> bytes:
+    """The first ramdisk of a FIT image."""
+    try:
+        images = read_tree(data).find("images")
+    except DamagedTreeError as error:
+        raise MegamodError(f"{source}: damaged FIT image: {error}") from None
+    for node in images.children if images else ():
+        if texts_of(node.properties.get("type", b"")) == ("ramdisk",) and "data" in node.properties:
+            return node.properties["data"]
+    raise MegamodError(f"{source}: a FIT image or device tree without a ramdisk in it")
+
+
 def segments(data: bytes, *, source: str) -> Iterator[Segment]:
     """Walk an image as init/initramfs.c does (unpack_to_rootfs, 6.1): plain archives, zeros, compressed streams.
 
-    Of a UKI it is the image inside. All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError for anything
-    that the kernel would call junk.
+    Of a UKI or a FIT image it is the image inside. All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError
+    for anything that the kernel would call junk.
     """
+    if data.startswith(MAGIC):
+        data = _ramdisk(data, source=source)
     if data.startswith(b"MZ"):
         # pefile takes a while to import, and most images are no EFI programs.
         from megamod.image.uki import uki_sections

@@ -14,19 +14,25 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import fdt
 
 from megamod.common.compression import decompress_stream
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, not_an_input, read_file, source_date_epoch
+from megamod.common.flat_tree import (
+    MAGIC,
+    DamagedTreeError,
+    TreeNode,
+    read_tree,
+    texts_bytes,
+    texts_of,
+    tree_bytes,
+    words_bytes,
+)
 from megamod.image.archive import read_image
 from megamod.kernel.kernel_image import is_zimage
 
 _LIMIT = 512 << 20
 _ARCHES = {0x28: "arm", 0xB7: "arm64", 0xF3: "riscv"}  # e_machine → U-Boot's name
-_DTB = b"\xd0\x0d\xfe\xed"
 _MAX_DTB = 16 << 20
 # Linux's usual place, 2 MiB behind the start of memory (Documentation/riscv/boot-image-header.rst), of most boards.
 _RISCV_LOAD = 0x80200000
@@ -62,53 +68,39 @@ def make_fit(kernel: FitKernel, ramdisk: bytes, trees: Sequence[tuple[str, bytes
     """The flattened tree; the same bytes for the same input and SOURCE_DATE_EPOCH."""
     if load is None and kernel.arch == "riscv":
         load = _RISCV_LOAD
-    top: Any = fdt.FDT()
-    top.header.version, top.header.last_comp_version, top.header.boot_cpuid_phys = 17, 16, 0
-    top.root = fdt.Node("/")
-    _texts(top.root, description="megamod: kernel and initramfs")
-    top.root.append(fdt.PropWords("timestamp", source_date_epoch(os.environ)))
-    top.root.append(fdt.PropWords("#address-cells", 1))
-    images = _child(top.root, "images")
+    top = TreeNode("")
+    top.put(description="megamod: kernel and initramfs")
+    top.properties["timestamp"] = words_bytes(source_date_epoch(os.environ))
+    top.properties["#address-cells"] = words_bytes(1)
+    images = top.child("images")
     kind = "kernel_noload" if load is None else "kernel"
     node = _image(images, "kernel-1", "Linux", kernel.data, type=kind, arch=kernel.arch, os="linux")
     # Words of 32 bits, as #address-cells says. Without an address both count from where the kernel lies.
-    node.append(fdt.PropWords("load", load or 0))
-    node.append(fdt.PropWords("entry", load or 0))
+    node.properties |= {"load": words_bytes(load or 0), "entry": words_bytes(load or 0)}
     # `none`: the kernel unpacks its initramfs itself.
     _image(images, "ramdisk-1", "initramfs", ramdisk, type="ramdisk", arch=kernel.arch, os="linux")
-    configurations = _child(top.root, "configurations")
-    _texts(configurations, default="conf-1")
+    configurations = top.child("configurations")
+    configurations.put(default="conf-1")
     for number, (name, data) in enumerate(trees or [("", b"")], start=1):
-        configuration = _child(configurations, f"conf-{number}")
-        _texts(configuration, description=name or "Linux", kernel="kernel-1", ramdisk="ramdisk-1")
+        configuration = configurations.child(f"conf-{number}")
+        configuration.put(description=name or "Linux", kernel="kernel-1", ramdisk="ramdisk-1")
         if data:
             _image(images, f"fdt-{number}", name, data, type="flat_dt", arch=kernel.arch)
-            _texts(configuration, fdt=f"fdt-{number}")
+            configuration.put(fdt=f"fdt-{number}")
             compatible = _compatible(data)
             if compatible:
-                configuration.append(fdt.PropStrings("compatible", *compatible))
-    return bytes(top.to_dtb())
+                configuration.properties["compatible"] = texts_bytes(*compatible)
+    return tree_bytes(top)
 
 
-def _image(images: Any, name: str, description: str, data: bytes, **texts: str) -> Any:
-    node = _child(images, name)
-    _texts(node, description=description, **texts, compression="none")
-    node.append(fdt.PropBytes("data", data=data))
-    digest = _child(node, "hash-1")
-    _texts(digest, algo="sha256")
-    digest.append(fdt.PropBytes("value", data=hashlib.sha256(data).digest()))
+def _image(images: TreeNode, name: str, description: str, data: bytes, **texts: str) -> TreeNode:
+    node = images.child(name)
+    node.put(description=description, **texts, compression="none")
+    node.properties["data"] = data
+    digest = node.child("hash-1")
+    digest.put(algo="sha256")
+    digest.properties["value"] = hashlib.sha256(data).digest()
     return node
-
-
-def _child(parent: Any, name: str) -> Any:
-    node = fdt.Node(name)
-    parent.append(node)
-    return node
-
-
-def _texts(node: Any, **texts: str) -> None:
-    for name, text in texts.items():
-        node.append(fdt.PropStrings(name, text))
 
 
 def fit_kernel(path: Path) -> FitKernel:
@@ -139,7 +131,7 @@ def machine_of(image: Path) -> int:
 
 def _device_tree(path: Path) -> bytes:
     data = read_file(path)
-    if not data.startswith(_DTB) or len(data) < 40 or not 40 <= int.from_bytes(data[4:8], "big") <= len(data):
+    if not data.startswith(MAGIC) or len(data) < 40 or not 40 <= int.from_bytes(data[4:8], "big") <= len(data):
         raise MegamodError(f"{path}: is no device tree", hint="dtc -O dtb makes one from its source")
     if len(data) > _MAX_DTB:
         raise MegamodError(f"{path}: is larger than {_MAX_DTB} bytes")
@@ -147,9 +139,8 @@ def _device_tree(path: Path) -> bytes:
     return data[: int.from_bytes(data[4:8], "big")]
 
 
-def _compatible(data: bytes) -> list[str]:
+def _compatible(data: bytes) -> tuple[str, ...]:
     try:
-        return [str(text) for text in fdt.parse_dtb(data).get_property("compatible", "/") or ()]
-    except Exception:
-        # The library raises many kinds of errors, plain Exception among them; without the property U-Boot goes by name.
-        return []
+        return texts_of(read_tree(data).properties.get("compatible", b""))
+    except DamagedTreeError:
+        return ()  # without the property U-Boot goes by name

@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<8sIIIIIIHHI")  # IMAGE_SECTION_HEADER
 _DATA, _CODE = 0x40000040, 0x60000020  # initialised data that is read; code that is read and run
 # The kernel comes last, so that it may be unpacked over what follows it in memory.
 _ORDER = (".osrel", ".uname", ".cmdline", ".dtb", ".splash", ".ucode", ".initrd", ".linux")
-_OS_RELEASE = b'ID=megamod\nNAME="megamod"\nPRETTY_NAME="megamod image"\n'
+_OS_RELEASE = b'ID=linux\nNAME="Linux"\nPRETTY_NAME="Linux (megamod)"\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +67,22 @@ def write_uki(
     kernel: Path,
     image: Path,
     command_line: str,
-    os_release: Path | None = None,
+    os_release: Path | bytes | None = None,
     splash: Path | None = None,
     device_tree: Path | None = None,
     release: str | None = None,
     stub: Path | None = None,
     secure_boot: SecureBootKey | None = None,
 ) -> int:
-    """Write the UKI and return its size in bytes. *release* is what `uname -r` will say; *splash* a BMP file."""
+    """Write the UKI and return its size in bytes. *release* is what `uname -r` will say; *splash* a BMP file;
+    *os_release* the text of os-release(5), or a file with it."""
     keys = (secure_boot.key, secure_boot.certificate) if secure_boot else ()
-    not_an_input(output, (kernel, image, os_release, splash, device_tree, stub, *keys))
+    release_file = None if isinstance(os_release, bytes) else os_release
+    not_an_input(output, (kernel, image, release_file, splash, device_tree, stub, *keys))
     data = read_file(kernel)
     machine = efi_machine(data, str(kernel))
     sections = {
-        ".osrel": read_file(os_release) if os_release else _OS_RELEASE,
+        ".osrel": os_release if isinstance(os_release, bytes) else read_file(os_release) if os_release else _OS_RELEASE,
         ".cmdline": command_line.encode(),
         ".initrd": read_file(image),
         ".linux": data,

@@ -23,6 +23,7 @@ from megamod.common.files import read_file
 from megamod.common.text import counted, human_bytes, human_count, table
 from megamod.image.archive import Segment, segments
 from megamod.image.cpio import Entry
+from megamod.inspect.container import ContainerInspection, inspect_container, is_container
 
 _ELF = b"\x7fELF"
 _HINT = "give an image that megamod build made, or a megamodule that megamod prelink made"
@@ -150,11 +151,11 @@ class ModuleInspection:
         return json.dumps(value, indent=2)
 
 
-Inspection = ImageInspection | ModuleInspection
+Inspection = ImageInspection | ModuleInspection | ContainerInspection
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Read an image of any compression, or a megamodule (plain, .xz, .zst, .gz).
+    """Read an image of any compression, an EFI program or FIT image, or a megamodule (plain, .xz, .zst, .gz).
 
     Raises MegamodError naming *path* for a file that is neither or is damaged.
     """
@@ -164,6 +165,8 @@ def inspect_file(path: Path) -> Inspection:
         return _inspect_module(source, data, packed=len(data), compression="none")
     if not data.strip(b"\0"):
         raise MegamodError(f"{source}: is empty", hint=_HINT)
+    if is_container(data):
+        return inspect_container(path, data, _image_inside)
     method = detect(data, source=source)
     if method == "none" and data[:1] not in (b"0", b"\0"):
         raise MegamodError(f"{source}: is neither an image nor a megamodule", hint=_HINT)
@@ -176,6 +179,12 @@ def inspect_file(path: Path) -> Inspection:
             return _inspect_module(source, content, packed=len(data), compression=method)
         raise
     return _inspect_image(source, len(data), parts)
+
+
+def _image_inside(source: str, data: bytes) -> ImageInspection | None:
+    parts = list(segments(data, source=source))
+    ours = any(entry.path == MANIFEST_PATH for part in parts for entry in part.entries)
+    return _inspect_image(source, len(data), parts) if ours else None
 
 
 def _inspect_image(source: str, size: int, parts: list[Segment]) -> ImageInspection:

@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import fdt
 
 from megamod.common.errors import MegamodError
+from megamod.common.flat_tree import MAGIC, DamagedTreeError, TreeNode, read_tree, texts_of, words_of
 from megamod.common.text import did_you_mean, shorten
 
 MAX_BYTES = 16 << 20
@@ -207,52 +205,44 @@ def read_device_tree(path: Path) -> DeviceTree:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise MegamodError(f"{path}: {error.strerror or error}") from None
-    if data[:4] != b"\xd0\x0d\xfe\xed" or len(data) > MAX_BYTES:
+    if data[:4] != MAGIC or len(data) > MAX_BYTES:
         raise MegamodError(f"{path}: is no device tree", hint="give a .dtb file; `dtc` makes one of a .dts")
     try:
-        tree = _read(fdt.parse_dtb(data))
-    except Exception as error:
-        # The library raises bare Exception, and lets struct.error and others of damaged files through.
-        raise MegamodError(f"{path}: damaged device tree: {' '.join(str(error).split())}") from error
-    if "/" not in tree.nodes:
-        raise MegamodError(f"{path}: damaged device tree: it has no root node")
-    return tree
+        return _read(read_tree(data))
+    except DamagedTreeError as error:
+        raise MegamodError(f"{path}: damaged device tree: {error}") from error
 
 
-def _read(source: Any) -> DeviceTree:
+def _read(root: TreeNode) -> DeviceTree:
     nodes: dict[str, Node] = {}
     disabled: set[str] = set()
     phandles: dict[int, str] = {}
     aliases: dict[str, str] = {}
-    waiting = [(source.root, "/", True)] if source.root is not None else []
+    waiting = [(root, "/", True)]
     while waiting:
         item, path, enabled = waiting.pop()
-        properties = {each.name: each for each in item.props}
-        enabled = enabled and _strings(properties.get("status"))[:1] in ((), ("okay",), ("ok",))
+        texts = {name: texts_of(value) for name, value in item.properties.items()}
+        enabled = enabled and texts.get("status", ())[:1] in ((), ("okay",), ("ok",))
         node = Node(
             path=path,
             name=item.name.partition("@")[0],
-            compatible=_strings(properties.get("compatible")),
-            device_type="".join(_strings(properties.get("device_type"))[:1]),
-            words={name: tuple(each.data) for name, each in properties.items() if isinstance(each, fdt.PropWords)},
-            firmware=_strings(properties.get("firmware-name")),
+            compatible=texts.get("compatible", ()),
+            device_type="".join(texts.get("device_type", ())[:1]),
+            words={name: words for name, value in item.properties.items() if (words := words_of(value))},
+            firmware=texts.get("firmware-name", ()),
         )
         if enabled:
             nodes[path] = node
         else:
             disabled.add(path)
         if path == "/aliases":
-            aliases = {name: _strings(each)[0] for name, each in properties.items() if _strings(each)}
+            aliases = {name: found[0] for name, found in texts.items() if found}
         for name in ("phandle", "linux,phandle"):
             if node.words.get(name):
                 phandles[node.words[name][0]] = path
-        waiting += reversed([(child, f"{path.rstrip('/')}/{child.name}", enabled) for child in item.nodes])
+        waiting += reversed([(child, f"{path.rstrip('/')}/{child.name}", enabled) for child in item.children])
     below: dict[str, tuple[str, ...]] = {}
     for path, node in nodes.items():
         if path != "/":
             below[node.parent] = (*below.get(node.parent, ()), path)
     return DeviceTree(nodes=nodes, disabled=frozenset(disabled), phandles=phandles, aliases=aliases, below=below)
-
-
-def _strings(item: Any) -> tuple[str, ...]:
-    return tuple(item.data) if isinstance(item, fdt.PropStrings) else ()
