@@ -273,7 +273,8 @@ def test_each_wrong_option_is_a_located_error(tmp_path: Path, options: str, mess
         ("[$ext4]", "1:22: `$ext4` is no module name"),
         (
             '["@builtin:"]',
-            "1:22: `@builtin:`: unknown kind of selector (hint: @detected, @builtin:NAME and @dtb:FILE are known)",
+            "1:22: `@builtin:`: unknown kind of selector (hint: @detected, @builtin:NAME, @dtb:FILE and "
+            "@list:FILE are known)",
         ),
         ('["@x"]', "1:22: `@x`: unknown kind of selector"),
         ("[@detected]", "1:22: found character '@' that cannot start any token (hint: quote selectors that begin"),

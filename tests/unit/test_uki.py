@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from megamod.boot.debian import fetch_package_files
 from megamod.common.errors import MegamodError
+from megamod.common.host import cache_folder
 from megamod.image.archive import read_image, write_image
 from megamod.image.cpio import Entry
 from megamod.image.uki import SecureBootKey, find_stub, uki_sections, write_uki
+from megamod.image.ukify import ukify
 from megamod.profile.schema import load_profile
+from tests.conftest import missing
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +157,26 @@ def test_an_output_of_the_profile_is_inherited(tmp_path):
     assert found.cmdline == "quiet"
     child.write_text("extends: ./base.yaml\noutput: image\n")
     assert load_profile(child).output is None
+
+
+def test_ukify_makes_what_the_own_writer_does_not(tmp_path, kernel, image, monkeypatch):
+    """Debian 13's ukify, as there is none in Debian 12."""
+    try:
+        tree = fetch_package_files("systemd-ukify", "trixie", architecture="amd64", cache=cache_folder())
+    except MegamodError as error:
+        missing(str(error))
+    program = tmp_path / "bin/ukify"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {tree}/usr/lib/systemd/ukify "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    output = tmp_path / "out.efi"
+    given = {"kernel": kernel, "image": image, "command_line": "root=LABEL=x", "os_release": b"ID=camera\n"}
+    ukify(output, release="6.1.0", options=["--profile=ID=factory"], **given)
+    assert section(output, ".profile", tmp_path) == b"ID=factory"
+    assert section(output, ".osrel", tmp_path) == b"ID=camera\n"
+    assert section(output, ".initrd", tmp_path) == image.read_bytes()
+    with pytest.raises(MegamodError, match=r"--linux=x: is megamod's own to give to ukify"):
+        ukify(output, release="6.1.0", options=["--linux=x"], **given)
+    with pytest.raises(MegamodError, match=r"^ukify: .*unrecognized arguments: --nosuch"):
+        ukify(output, release="6.1.0", options=["--nosuch"], **given)

@@ -11,6 +11,7 @@
 | `@builtin:usb-storage` | a set of profiles/sets.yaml |
 | `@dtb:board.dtb` | what drives the enabled nodes of a device tree |
 | `@dtb:board.dtb#storage` | what drives its storage, and what that needs; also `#/soc/mmc@…` and `#mmc0` (an alias) |
+| `@list:modules.load` | the modules that a file lists, as modules-load.d and Android have it |
 | `?ext4` | the same, and no error if nothing matches |
 """
 
@@ -35,11 +36,11 @@ REMOVE = "!"
 _NAME = re.compile(r"[A-Za-z0-9_+.,-]+")
 _WILD = re.compile(r"[*?\[]")
 _PATTERN = (
-    r"^!?\??(@detected|@builtin:[a-z0-9_-]+|@dtb:[^\s#]+(#\S+)?|"
+    r"^!?\??(@detected|@builtin:[a-z0-9_-]+|@dtb:[^\s#]+(#\S+)?|@list:\S+|"
     r"=[^\s/]+(/[^\s/]+)*/?|(mod)?alias:\S+|(?!(mod)?alias:)[^\s@=!?/][^\s/]*)$"
 )
 _FORMS = (
-    "A module name, a glob, =folder, alias:GLOB, modalias:TEXT, @detected, @builtin:NAME, @dtb:FILE#NODES; "
+    "A module name, a glob, =folder, alias:GLOB, modalias:TEXT, @detected, @builtin:NAME, @dtb:FILE#NODES, @list:FILE; "
     "`?` before it: optional."
 )
 
@@ -70,6 +71,7 @@ class SelectorKind(StrEnum):
     DETECTED = "detected"
     SET = "set"
     DTB = "dtb"
+    LIST = "list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,9 @@ def _special(body: str, location: Location) -> tuple[SelectorKind, str]:
             hint = "as in @dtb:board.dtb, @dtb:board.dtb#storage or @dtb:board.dtb#/soc/mmc@7e300000"
             raise fail(location, f"`{shorten(body)}`: a file expected, and nodes after a `#`", hint)
         return SelectorKind.DTB, file + mark + nodes
-    hint = "@detected, @builtin:NAME and @dtb:FILE are known"
+    if body.startswith("@list:") and body != "@list:" and "\0" not in body:
+        return SelectorKind.LIST, body.removeprefix("@list:")
+    hint = "@detected, @builtin:NAME, @dtb:FILE and @list:FILE are known"
     raise fail(location, f"`{shorten(body)}`: unknown kind of selector", hint)
 
 

@@ -15,6 +15,7 @@ from megamod.modules.aliases import normalise_alias
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Selector
 from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_selector
+from megamod.select.module_list import listed_modules
 from megamod.select.sets import shipped_set
 
 
@@ -57,9 +58,12 @@ def match(selector: Selector, tree: ModuleTree, detected: Mapping[str, str]) -> 
     if parsed.kind is SelectorKind.DTB:
         why, inside = _device_tree(parsed, tree)
         modules, builtin = tuple(sorted(why)), tuple(sorted(inside))
+    elif parsed.kind is SelectorKind.LIST:
+        why, builtin = _listed(parsed, tree)
+        modules = tuple(sorted(why))
     else:
         modules, builtin = _find(parsed, tree)
-    if not modules and not builtin and not parsed.optional:
+    if not modules and not builtin and not parsed.optional and parsed.kind is not SelectorKind.LIST:
         raise _nothing(parsed, tree)
     exact = parsed.is_name and modules == (parsed.pattern,)
     return Match(selector=parsed, modules=modules, builtin=builtin, exact=exact, detected={}, why=why)
@@ -70,6 +74,28 @@ def _device_tree(selector: ParsedSelector, tree: ModuleTree) -> tuple[dict[str, 
         return match_device_tree(selector.pattern, Path(selector.location.file).parent, tree)
     except MegamodError as error:
         raise fail(selector.location, f"@dtb: {error.message}", error.hint) from None
+
+
+def _listed(selector: ParsedSelector, tree: ModuleTree) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Module → why of all that a list names, and what of it is built in; a name for nothing is an error at its place,
+    unless the selector is optional."""
+    try:
+        listed = listed_modules(Path(selector.location.file).parent / selector.pattern)
+    except MegamodError as error:
+        if selector.optional:
+            return {}, ()
+        raise fail(selector.location, f"@list: {error.message}", error.hint) from None
+    why: dict[str, str] = {}
+    builtin: set[str] = set()
+    for one in listed:
+        modules, inside = tree.resolve(one.name)
+        if not modules and not inside and not selector.optional:
+            hint = nearest_modules(one.name, tree) or f"`?{shorten(selector.text, 30)}` takes those that are there"
+            raise fail(one.location, f"no module or alias {shorten(one.name)} in {tree.release}", hint)
+        builtin.update(inside)
+        place = Path(one.location.file).name
+        why.update({name: f"line {one.location.line} of {place}" for name in modules if name not in why})
+    return why, tuple(sorted(builtin))
 
 
 def _find(selector: ParsedSelector, tree: ModuleTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
