@@ -17,6 +17,8 @@ import pytest
 from megamod.loader import backend, programs
 
 TOP = Path(__file__).parents[2]
+# Where the package is imported from: the tree, or what was installed.
+SOURCE = Path(backend.__file__).parents[2]
 
 _SDIST = "import sys; from megamod.loader import backend; backend.build_sdist(sys.argv[1])"
 _OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "-qq")
@@ -128,3 +130,49 @@ def test_only_a_wheel_without_an_own_compiler_needs_zig(monkeypatch: pytest.Monk
     assert backend.get_requires_for_build_wheel() == [programs.ZIGLANG]
     monkeypatch.setenv("MEGAMOD_CC", "gcc")
     assert backend.get_requires_for_build_wheel() == []
+
+
+def imported_by(*arguments: str, tmp: Path) -> set[str]:
+    """The modules that are imported while the command line runs with *arguments*."""
+    script = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "from megamod.cli.main import main\n"
+        f"sys.argv = ['megamod', *{list(arguments)!r}]\n"
+        "main()\n"
+        "print('\\n'.join(sorted(set(sys.modules) - before)), file=open('modules', 'w'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp, check=True, capture_output=True, env=environment)
+    return set((tmp / "modules").read_text().split())
+
+
+def test_the_help_imports_click_and_nothing_else_of_others(tmp_path: Path) -> None:
+    found = imported_by("--help", tmp=tmp_path)
+    theirs = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
+    assert theirs <= {"click", "megamod", "_distutils_hack"}
+    assert len(found) < 160
+
+
+def test_a_build_imports_no_signatures_and_no_terminal(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("critical: {modules: [ext4]}\n")
+    found = imported_by("build", "p.yaml", "-k", "nowhere", tmp=tmp_path)
+    assert "megamod.profile.schema" in found
+    code = "import megamod.build.recipe, sys; print(' '.join(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    heavy = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"cryptography", "rich", "lz4"} & heavy == set()
+
+
+def test_a_missing_libarchive_is_named_with_its_package() -> None:
+    code = (
+        "import ctypes.util\n"
+        "ctypes.util.find_library = lambda name: None\n"
+        "from megamod.common.errors import MegamodError\n"
+        "try:\n    import megamod.common.compression\n"
+        "except MegamodError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "LIBARCHIVE": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("libarchive: the library is not installed (hint: apt install libarchive13t64")

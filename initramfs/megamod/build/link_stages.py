@@ -14,7 +14,6 @@ from megamod.common.compression import compress_inside, read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
 from megamod.common.text import by_value, counted, human_bytes, listed
-from megamod.image.signing.member_trust import member_trust
 from megamod.image.signing.sign import Signer, read_certificate
 from megamod.kernel.architecture import kernel_architecture
 from megamod.kernel.config import find_config, has_kcfi
@@ -203,6 +202,8 @@ def _signed(item: BuiltLoad, signer: Signer) -> BuiltLoad:
 def require_signed(files: Mapping[str, bytes], signer: Signer, tree: ModuleTree) -> None:
     """Raises MegamodError for members that must not get *signer*'s signature: the kernel would not take them by their
     own. Without an image of the kernel its certificates are not known, and nothing is checked."""
+    from megamod.image.signing.member_trust import member_trust  # with cryptography, which few builds need
+
     trust = member_trust(tree.kernel_files, host=None, own=read_certificate(signer.certificate))
     if trust is None:
         return

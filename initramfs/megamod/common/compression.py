@@ -16,11 +16,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import libarchive
-import libarchive.exception
-import lz4.block
 import zstandard
 
+from megamod.common.archive_library import libarchive
 from megamod.common.choices import Compress
 from megamod.common.errors import MegamodError
 
@@ -99,6 +97,8 @@ def compress_inside(data: bytes) -> bytes:
 
 
 def _lz4(data: bytes, *, level: int = 9) -> bytes:
+    import lz4.block  # few images are packed by it
+
     blocks = [_LZ4_LEGACY]
     for start in range(0, len(data), _LZ4_BLOCK):
         piece = data[start : start + _LZ4_BLOCK]

@@ -13,9 +13,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import libarchive
-from libarchive import ffi
-
+from megamod.common.archive_library import ffi, libarchive
 from megamod.common.errors import MegamodError
 
 # PATH_MAX with the closing zero; a longer name or link target is left out by the kernel without a word

@@ -3,7 +3,7 @@
 
 Needs the C sources in loader/ and a compiler: the one that MEGAMOD_CC names, or zig from the package ziglang. An
 installed megamod has the programs compiled already (backend.py), so its users need neither. In a source tree they are
-compiled when first asked for, and again when a source has changed.
+compiled when first asked for, and again when a source has changed. MEGAMOD_LOADERS names programs that are there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ ZIGLANG = "ziglang==0.13.0"
 
 PROGRAMS = ("init", "ctl")
 """Both are made of all sources but the other's main file; what neither calls the linker leaves out."""
+
+LOADERS = "MEGAMOD_LOADERS"
+"""The variable that names a folder with ARCH/init and ARCH/ctl, made by whoever packages megamod: build systems compile
+the loader with the compiler of their target, and megamod itself for the machine that builds."""
+
+_LOADERS_HINT = f"{LOADERS} names a folder with ARCH/init and ARCH/ctl"
 
 MAX_SIZE = 96 << 10
 """A bound that somebody has to raise on purpose: the programs are read from the image in every boot, and half of
@@ -89,6 +95,8 @@ def ctl_binary(arch: str) -> bytes:
 
 def _binary(arch: str, program: str) -> bytes:
     _check_arch(arch)
+    if made := os.environ.get(LOADERS):
+        return _prebuilt(Path(made) / arch / program)
     binary = _SOURCES / "bin" / arch / program
     stamp = binary.with_name("source.sha256")
     try:
@@ -97,6 +105,16 @@ def _binary(arch: str, program: str) -> bytes:
         return binary.read_bytes()
     except OSError as error:
         raise MegamodError(f"{error.filename or binary}: {error.strerror}") from None
+
+
+def _prebuilt(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MegamodError(f"{path}: {error.strerror}", hint=_LOADERS_HINT) from None
+    if data[:4] != b"\x7fELF":
+        raise MegamodError(f"{path}: is not an ELF program", hint=_LOADERS_HINT)
+    return data
 
 
 def build_into(folder: Path, arch: str) -> Path:

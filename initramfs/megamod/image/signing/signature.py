@@ -11,13 +11,13 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from typing import TYPE_CHECKING
 
 from megamod.common.errors import MegamodError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
 
 MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3xI")
@@ -36,7 +36,6 @@ _DIGESTS = {
     "2.16.840.1.101.3.4.2.9": "sha3-384",
     "2.16.840.1.101.3.4.2.10": "sha3-512",
 }
-_Algorithm = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +53,13 @@ class Signature:
 
     def why_wrong(self, certificate: x509.Certificate) -> str | None:
         """What is wrong with the signature if *certificate* is to be the signer's; None if nothing is."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
         if self.serial not in certificate_names(certificate):
             return f"signed by another certificate, {self.serial}, not by {certificate_names(certificate)[0]}"
-        known: dict[str, _Algorithm] = {
+        known: dict[str, hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = {
             "sha256": hashes.SHA256(),
             "sha384": hashes.SHA384(),
             "sha512": hashes.SHA512(),
@@ -85,6 +88,8 @@ class Signature:
 
 def certificate_names(certificate: x509.Certificate) -> list[str]:
     """What a signature may call its signer, in hexadecimal digits: the serial number, the subject key identifier."""
+    from cryptography import x509
+
     names = [f"{certificate.serial_number:x}"]
     with contextlib.suppress(x509.ExtensionNotFound):
         names.append(certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex())
