@@ -168,3 +168,29 @@ def test_system_call_numbers_are_those_of_the_kernels_headers(tool):
     source = (data_folder("loader") / "arch/x86_64.h").read_text()
     own = dict(re.findall(r"NR_(\w+) = (\d+)", source))
     assert own and {name: known[name] for name in own} == own
+
+
+def test_each_of_several_compilers_is_asked_for_its_own_architecture(tmp_path: Path, monkeypatch) -> None:
+    """As Debian has them: one cross compiler an architecture."""
+    for arch in ("x86_64", "aarch64"):
+        program = tmp_path / f"{arch}-gcc"
+        program.write_text(f'#!/bin/sh\n[ "$1" != -dumpmachine ] || {{ echo {arch}-linux-gnu; exit; }}\nexit 7\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("MEGAMOD_CC", f"{tmp_path}/x86_64-gcc -O2; {tmp_path}/aarch64-gcc")
+    assert build.compiler_targets() == {"x86_64", "aarch64"}
+    with pytest.raises(MegamodError, match="loader for aarch64: the compiler failed: status 7"):
+        build.compile_program("aarch64", [])
+    with pytest.raises(MegamodError, match=r"loader for arm: MEGAMOD_CC .* compiles for x86_64, aarch64"):
+        build.compile_program("arm", [])
+
+
+def test_programs_that_a_distribution_has_compiled_are_taken_as_they_are(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MEGAMOD_LOADERS", str(tmp_path))
+    with pytest.raises(MegamodError, match="arm/init: No such file or directory .hint: MEGAMOD_LOADERS names a folder"):
+        build.loader_binary("arm")
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm/init").write_bytes(b"\x7fELFinit")
+    (tmp_path / "arm/ctl").write_bytes(b"#!/bin/sh")
+    assert build.loader_binary("arm") == b"\x7fELFinit"
+    with pytest.raises(MegamodError, match="arm/ctl: is not an ELF program"):
+        build.ctl_binary("arm")

@@ -142,18 +142,18 @@ def prepare_metadata_for_build_editable(metadata_directory: str, config_settings
 
 
 def compile_loaders() -> None:
-    """Fill loader/bin: every architecture with zig, the one that MEGAMOD_CC compiles for with that."""
+    """Fill loader/bin: every architecture with zig, those that MEGAMOD_CC compiles for with that."""
     build = _programs()
-    only = build.compiler_target()
+    only = build.compiler_targets()
     folder = _TREE / "loader" / "bin"
     for arch in build.ARCHITECTURES:
-        if only in (None, arch):
+        if only is None or arch in only:
             made = build.build_into(folder, arch)
             sizes = ", ".join(f"{name} {(made / name).stat().st_size} bytes" for name in build.PROGRAMS)
             print(f"compiled the loader for {arch}: {sizes}")
         else:
             _remove(folder / arch)
-            print(f"left out the loader for {arch}: MEGAMOD_CC compiles for {only}")
+            print(f"left out the loader for {arch}: MEGAMOD_CC compiles for {', '.join(sorted(only))}")
 
 
 def _remove(folder: Path) -> None:

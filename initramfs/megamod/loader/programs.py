@@ -130,7 +130,8 @@ def build_into(folder: Path, arch: str) -> Path:
 def compile_loader(arch: str, out: Path, *, program: str = "init") -> None:
     """Compile *program* for *arch* to *out*, which appears whole or not at all.
 
-    The compiler is MEGAMOD_CC (a command line such as ``gcc`` or ``clang --target=…``), else zig.
+    The compiler is MEGAMOD_CC (a command line such as ``gcc`` or ``clang --target=…``, or several, divided by
+    semicolons), else zig.
     Raises MegamodError if there is none for *arch*, if it fails, or if the program grows over `MAX_SIZE`.
     """
     others = {f"{other}.c" for other in PROGRAMS if other != program}
@@ -146,8 +147,8 @@ def compile_loader(arch: str, out: Path, *, program: str = "init") -> None:
 def compile_program(arch: str, sources: Sequence[Path]) -> bytes:
     """A static program for *arch* of these C files, compiled as the loader is; its headers are found."""
     _check_arch(arch)
-    own = shlex.split(os.environ.get("MEGAMOD_CC", ""))
-    command = [*own, *_own_flags(own, arch)] if own else [*_zig(arch), *_FLAGS, *_ZIG_FLAGS, *_ZIG_TARGETS[arch]]
+    own = _own_compiler(arch)
+    command = [*own, *_own_flags(arch)] if own else [*_zig(arch), *_FLAGS, *_ZIG_FLAGS, *_ZIG_TARGETS[arch]]
     with tempfile.TemporaryDirectory(prefix="megamod-cc-") as scratch:
         program = Path(scratch) / "init"
         environment = dict(os.environ)
@@ -187,10 +188,34 @@ def source_hash(arch: str) -> str:
     return digest.hexdigest()
 
 
+def compiler_targets() -> frozenset[str] | None:
+    """The architectures that MEGAMOD_CC compiles for, None if it is not set: then all of them can be compiled."""
+    own = _own_compilers()
+    return frozenset(map(_target_of, own)) if own else None
+
+
 def compiler_target() -> str | None:
-    """The architecture that MEGAMOD_CC compiles for, None if it is not set: then all of them can be compiled."""
-    own = shlex.split(os.environ.get("MEGAMOD_CC", ""))
-    return _target_of(own) if own else None
+    """The first architecture that MEGAMOD_CC compiles for, None if it is not set."""
+    own = _own_compilers()
+    return _target_of(own[0]) if own else None
+
+
+def _own_compilers() -> list[list[str]]:
+    """The command lines in MEGAMOD_CC, which semicolons divide: distributions have a compiler an architecture."""
+    return [words for text in os.environ.get("MEGAMOD_CC", "").split(";") if (words := shlex.split(text))]
+
+
+def _own_compiler(arch: str) -> list[str]:
+    """The one of MEGAMOD_CC that compiles for *arch*; [] if it names none at all."""
+    compilers = _own_compilers()
+    targets = [_target_of(own) for own in compilers]
+    if compilers and arch not in targets:
+        named = "; ".join(map(shlex.join, compilers))
+        raise MegamodError(
+            f"loader for {arch}: MEGAMOD_CC ({named}) compiles for {', '.join(targets)}",
+            hint="name a target in MEGAMOD_CC, or unset it",
+        )
+    return compilers[targets.index(arch)] if compilers else []
 
 
 def _cache_folder() -> Path | None:
@@ -225,13 +250,7 @@ def _zig(arch: str) -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc"]
 
 
-def _own_flags(own: Sequence[str], arch: str) -> list[str]:
-    target = _target_of(own)
-    if target != arch:
-        raise MegamodError(
-            f"loader for {arch}: MEGAMOD_CC ({shlex.join(own)}) compiles for {target}",
-            hint="name a target in MEGAMOD_CC, or unset it",
-        )
+def _own_flags(arch: str) -> list[str]:
     return [*_FLAGS, *_OWN_FLAGS, *_OWN_TARGETS[arch]]
 
 
