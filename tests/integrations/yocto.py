@@ -3,7 +3,8 @@
     python -m tests.integrations.yocto --bitbake DIR --core DIR [--build DIR]
 
 DIRs are checkouts of bitbake and openembedded-core that belong together. meta-python is stood in for by a layer of its
-name with empty recipes, as only the providers count here. Nothing is fetched, compiled or run. Not root: BitBake refuses.
+name with empty recipes, as only the providers count here. Nothing is fetched, compiled or run. Not as root, which
+BitBake refuses.
 """
 
 from __future__ import annotations
