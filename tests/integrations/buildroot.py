@@ -45,9 +45,6 @@ def main() -> None:
     print(hooks.strip())
     if "MEGAMOD_MAKE_IMAGE" not in hooks:
         raise SystemExit("the image is not made after the target's files")
-    recipe = make("-n", "--no-print-directory", "target-finalize", check=False)
-    commands = [line.strip() for line in recipe.splitlines() if "bin/megamod build" in line]
-    print("\n".join(commands) or "make -n did not come as far as the image")
 
 
 if __name__ == "__main__":
