@@ -61,11 +61,11 @@ void hold_image_files(struct boot *boot)
 		limit.soft = limit.hard;
 		sys_set_nofile(&limit); /* if it stays low, opening fails below and is reported there */
 	}
-	for (i = first_deferred(boot)->load; i < p->load_count; i++)
+	for (i = first_deferred(boot)->load; i < p->load_count; i++) {
 		hold_image_file(boot, &p->loads[i].file);
-	for (i = first_deferred(boot)->load; i < p->load_count; i++)
 		if (p->loads[i].names.path)
 			hold_image_file(boot, &p->loads[i].names);
+	}
 	for (i = p->loads[first_deferred(boot)->load].originals; i < p->original_count; i++)
 		hold_image_file(boot, &p->originals[i]);
 }

@@ -63,17 +63,21 @@ static void log_wrong_release(const struct boot *boot)
 
 /* ---- the call ---- */
 
-/* One call for the file, packed or not. */
-static long put_in(const struct image_file *file, int fd, const char *text)
+/* One call for the file, packed or not, in the form that is right for this kernel. */
+static long put_in(const struct boot *boot, const struct load *load, int fd, const char *text)
 {
 	struct unpacked whole;
 	long err;
 
-	if (!ends_with(file->path, PACKED_ENDING))
+	if (!fits_kernel(boot, load)) {
+		log_info("load %s: by names", load->name);
+		err = make_names_form(boot, load, fd, &whole);
+	} else if (ends_with(load->file.path, PACKED_ENDING))
+		err = unpack_file(fd, &whole);
+	else
 		return sys_finit_module(fd, text);
-	err = unpack_file(fd, &whole);
 	if (err < 0) {
-		log_error("%s: cannot be unpacked: %s", file->path, errno_text(err));
+		log_error("%s: cannot be unpacked: %s", load->file.path, errno_text(err));
 		return err;
 	}
 	err = sys_init_module(whole.data, whole.size, text);
@@ -88,18 +92,11 @@ static long call(struct boot *boot, struct load *load, bool words, bool skips)
 
 	if (!text)
 		return err;
-	log_debug("load %s: %s", load->name, text);
-	if (!load->original && !fits_kernel(boot, load)) {
-		log_info("load %s: this kernel is another build, so its imports go by name", load->name);
-		err = load_names_form(boot, load, text);
-		if (err >= 0)
-			after_call(boot, load);
-		return err;
-	}
 	fd = open_image_file(boot, &load->file);
 	if (fd < 0)
 		return fd;
-	err = put_in(&load->file, (int)fd, text);
+	log_debug("load %s: %s", load->name, text);
+	err = put_in(boot, load, (int)fd, text);
 	if (err >= 0)
 		after_call(boot, load);
 	if (load->file.fd < 0)
@@ -207,6 +204,7 @@ static void load_originals(struct boot *boot, struct load *load)
 		one.member = load->member + *i;
 		one.name = m->name;
 		one.file = boot->plan.originals[load->originals + *i];
+		one.names.path = NULL;
 		one.nanoseconds = 0;
 		one.error = 0;
 		load_by_itself(boot, &one);

@@ -7,10 +7,12 @@
 #define NAMES_FORM_H
 
 #include "boot.h"
+#include "unpack.h"
 
 /* Whether the load's own file is for this kernel. */
 bool fits_kernel(const struct boot *boot, const struct load *load);
-/* Makes the call with the names form, in memory; its errno, or another negative one. */
-long load_names_form(const struct boot *boot, const struct load *load, const char *arguments);
+/* The names form of the load's open file, 0 with memory for free_unpacked(), or a negative errno. What it reads is not
+ * given back: it is one file, in a boot that is not as planned. */
+long make_names_form(const struct boot *boot, const struct load *load, int fd, struct unpacked *out);
 
 #endif

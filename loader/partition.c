@@ -7,17 +7,6 @@
 
 enum { GPT_ROOM = 32768 }; /* of the entries: 256 of 128 bytes */
 
-static const char digits[] = "0123456789abcdef";
-
-void put_hex(char *to, const u8 *bytes, size_t count)
-{
-	for (; count; count--, bytes++) {
-		*to++ = digits[*bytes >> 4];
-		*to++ = digits[*bytes & 15];
-	}
-	*to = 0;
-}
-
 void put_uuid(char *to, const u8 *bytes)
 {
 	static const u8 groups[] = { 4, 2, 2, 2, 6 };

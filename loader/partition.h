@@ -21,7 +21,6 @@ struct partition {
  */
 bool read_partition(int fd, u64 size, u32 number, struct partition *found);
 
-void put_hex(char *to, const u8 *bytes, size_t count);
 void put_uuid(char *to, const u8 *bytes);
 void put_guid(char *to, const u8 *bytes);
 /* UTF-16, little-endian, to UTF-8 in LABEL_ROOM. */

@@ -91,7 +91,7 @@ static bool on_names(struct reader *r, const char *const *f, struct fields rest)
 
 	(void)rest;
 	if (!l || !l->merged || !r->plan->build_id)
-		return refuse(r, "names without a merged load, or without a build-id:", f[0]);
+		return refuse(r, "a member outside a merged load:", f[0]);
 	l->names.path = f[0];
 	return true;
 }

@@ -205,3 +205,14 @@ void text_format(struct text *t, const char *format, ...)
 	text_format_list(t, format, list);
 	va_end(list);
 }
+
+static const char digits[] = "0123456789abcdef";
+
+void put_hex(char *to, const u8 *bytes, size_t count)
+{
+	for (; count; count--, bytes++) {
+		*to++ = digits[*bytes >> 4];
+		*to++ = digits[*bytes & 15];
+	}
+	*to = 0;
+}

@@ -44,5 +44,7 @@ void text_add(struct text *t, const char *s);
 /* Takes %s, %d, %u, %llu, %c and %% only. */
 void text_format(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_format_list(struct text *t, const char *format, va_list list);
+/* Two digits a byte, and a NUL. */
+void put_hex(char *to, const u8 *bytes, size_t count);
 
 #endif

@@ -153,22 +153,30 @@ static long unpack(const u8 *at, size_t size, struct unpacked *out)
 	return 0;
 }
 
-long unpack_file(int fd, struct unpacked *out)
+long map_file(int fd, struct unpacked *out)
 {
 	struct statx st;
 	long err = sys_statx(fd, "", AT_EMPTY_PATH, &st);
-	void *in;
+
+	if (err < 0)
+		return err;
+	if (!st.size)
+		return -EBADMSG;
+	out->size = (size_t)st.size;
+	out->data = sys_map_file(fd, out->size);
+	return out->data ? 0 : -ENOMEM;
+}
+
+long unpack_file(int fd, struct unpacked *out)
+{
+	struct unpacked in;
+	long err = map_file(fd, &in);
 
 	if (err < 0)
 		return err;
 	/* Blocks are compressed to at most 8 MiB and a little; a size that does not fit in memory is not an image's. */
-	if (!st.size || st.size > (u64)MAX_BLOCKS * (BLOCK + (BLOCK >> 7)))
-		return -EBADMSG;
-	in = sys_map_file(fd, (size_t)st.size);
-	if (!in)
-		return -ENOMEM;
-	err = unpack(in, (size_t)st.size, out);
-	sys_unmap(in, (size_t)st.size);
+	err = in.size > (u64)MAX_BLOCKS * (BLOCK + (BLOCK >> 7)) ? -EBADMSG : unpack(in.data, in.size, out);
+	sys_unmap(in.data, in.size);
 	return err;
 }
 

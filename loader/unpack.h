@@ -20,6 +20,8 @@ struct unpacked {
  * "Legacy frame"). Returns 0 with memory for free_unpacked(), or a negative errno; -EBADMSG for a damaged file.
  */
 long unpack_file(int fd, struct unpacked *out);
+/* The open file as it is, to be read; 0 or a negative errno. */
+long map_file(int fd, struct unpacked *out);
 void free_unpacked(struct unpacked *out);
 
 #endif

@@ -188,7 +188,7 @@ def test_a_load_for_one_build_names_its_patch() -> None:
     made = Plan(
         kernel="6.1.0-test",
         root=CMDLINE,
-        probe_async=False,
+        probe=Probe.SYNC,
         stages=(stage("critical", replace(load("m", "a"), names="/megamod/m.names")),),
         softdeps=(),
         dependents={},
