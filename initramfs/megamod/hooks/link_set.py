@@ -62,13 +62,13 @@ def merge_choice(
     Raises MegamodError if nothing of it can be merged, or for what the linker refuses.
     """
     allowed = closure(tree, {*(image.files.keys() & tree.modules.keys()), *choice.merge})
-    left = {name: "modprobe.d has a command for it" for name in sorted(allowed) if config.install(name)}
+    left = {name: "modprobe.d has an install command for it" for name in sorted(allowed) if config.install(name)}
     notes = list(config.notes)
     for _round in range(_MOST_ROUNDS):
         left = with_dependents(left, allowed, tree)
         wanted = {name: why for name, why in choice.merge.items() if name not in left}
         if not wanted:
-            raise MegamodError("there is no module that could be merged", hint="MEGAMOD_SELECT=all takes all modules")
+            raise MegamodError("no module can be merged", hint="MEGAMOD_SELECT=all takes all modules")
         part = replace(tree, modules={name: tree.modules[name] for name in sorted(allowed - left.keys())})
         selection = _selection(wanted, part, config, generator, fallback)
         files, members = read_selection(selection)
@@ -89,7 +89,7 @@ def merge_choice(
     plan = make_plan(selection, (stage,), members, edges)
     merged = frozenset(m.name for load in stage.loads if load.merged is not None for m in load.merged.members)
     if not merged:
-        raise MegamodError("there is no module that could be merged")
+        raise MegamodError("no module can be merged")
     return Merge(
         selection=selection,
         stage=stage,
@@ -171,7 +171,7 @@ def why_refused(member: Member, config: ModprobeConfig) -> str | None:
         return "is in staging"
     for option in config.options:
         if option.module == member.name and ('"' in option.value or not option.value.replace("\t", " ").isprintable()):
-            return f"the kernel cannot be passed the value of {option.parameter}"
+            return f"the kernel cannot take the value of {option.parameter}"
     return None
 
 

@@ -26,7 +26,7 @@ _CRITICAL = "megamod_critical"
 def keep_maps(root: Path, kernel: str, part: Part, stages: Iterable[BuiltStage]) -> str:
     """Write the maps of *stages* in place of that *part* of the kernel's file; why it cannot be done, or "".
 
-    Nobody needs a map to boot, so it is no error.
+    Nobody needs a map to boot, so it is not an error.
     """
     path = root / FOLDER / f"{kernel}.map"
     fresh = {load.load.module: load.merged.map for stage in stages for load in stage.loads if load.merged}
@@ -34,7 +34,7 @@ def keep_maps(root: Path, kernel: str, part: Part, stages: Iterable[BuiltStage])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_map(path, kernel=kernel, profile="hooks", megamodules={**_others(path, part), **fresh})
     except (MegamodError, OSError) as error:
-        return f"the map is not kept: {error}"
+        return f"the map was not stored: {error}"
     return ""
 
 

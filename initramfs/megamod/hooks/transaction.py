@@ -180,7 +180,7 @@ def _complete(root: Path, place: Path, *, durable: bool) -> None:
         if kind == "put" and os.path.lexists(paths[0]):
             paths[0].replace(paths[1])
         elif kind == "remove" and (paths[0].is_symlink() or not paths[0].is_dir()):
-            # A folder is there already in place of the file: this was done before.
+            # A folder already exists in place of the file: this was done before.
             paths[0].unlink(missing_ok=True)
         elif kind == "prune":
             prune.append(paths[0])

@@ -246,7 +246,11 @@ def _left(
     files, members = read_selection(selection)
     there = {*early, *_critical(selection)}
     left = untrusted({name: data for name, data in files.items() if name not in there}, trust)
-    left |= {name: "modprobe.d has a command for it" for name in members if name not in there and config.install(name)}
+    left |= {
+        name: "modprobe.d has an install command for it"
+        for name in members
+        if name not in there and config.install(name)
+    }
     left |= {
         name: why
         for name, member in members.items()

@@ -80,7 +80,7 @@ def put(root: Path, kernel: str, files: Mapping[str, NewFile], settings: Mapping
     known = {*record.files, *old}
     for name in own:
         if name not in known and os.path.lexists(inside(root, name, follow=False)):
-            raise MegamodError(f"{root / name}: is there already, and not of megamod", hint="move it away")
+            raise MegamodError(f"{root / name}: exists and does not belong to megamod", hint="move it away")
     needed = {str(folder) for name in (*own, _RECORD, _REMOVAL) for folder in PurePosixPath(name).parents}
     # The folders of the deployments themselves are known by their files.
     made = {n for n in needed if not n.startswith(f"{VERSIONS}/") and not os.path.lexists(inside(root, n))}
@@ -116,7 +116,7 @@ def take_away(root: Path, kernel: str | None) -> list[str]:
         gone |= record.files
     places = {name: inside(root, name, follow=False) for name in gone}
     lines = [
-        f"{root / name} was changed since; it is removed all the same"
+        f"{root / name} has changed since; removed anyway"
         for name, digest in gone.items()
         if os.path.lexists(places[name]) and _digest_of(places[name]) != digest
     ]
@@ -194,7 +194,7 @@ def _link(kernel: str) -> str:
 
 def _not_booted(root: Path) -> Iterable[str]:
     if not (root / "lib/systemd/systemd").exists() and not (root / "usr/lib/systemd/systemd").exists():
-        yield f"there is no systemd: have your init call /{FOLDER}/start KVER before it starts udev"
+        yield f"no systemd found: let your init call /{FOLDER}/start KVER before it starts udev"
 
 
 def _digest(new: NewFile) -> str:

@@ -108,7 +108,7 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
         raise MegamodError(f"{root / _SIGNS[generator]}: no such folder", hint=f"is {generator} installed?")
     record_name = _record_name(generator)
     if (root / record_name).exists():
-        raise MegamodError(f"{generator}: the hook is installed already", hint=f"megamod hook remove {generator}")
+        raise MegamodError(f"{generator}: the hook is already installed", hint=f"megamod hook remove {generator}")
     drops = drop_ins(root)
     # Without a folder for drop-ins it is the user who names the hook in mkinitcpio.conf: until then no image has it.
     by_hand = generator == "mkinitcpio" and not (root / _MKINITCPIO_CONF).is_dir()
@@ -123,7 +123,7 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     shared = {name for other in others for name in other.files}
     for path in files:
         if path not in shared and os.path.lexists(inside(root, path, follow=False)):
-            raise MegamodError(f"{root / path}: is there already, and not of megamod", hint="move it away")
+            raise MegamodError(f"{root / path}: exists and does not belong to megamod", hint="move it away")
     needed = {str(folder) for path in (*files, record_name, _removal_name(generator)) for folder in Path(path).parents}
     missing = {name for name in needed if not os.path.lexists(inside(root, name))}
     folders = tuple(sorted(missing | {name for other in others for name in other.folders if name in needed}))
@@ -154,7 +154,7 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
         if name in kept or not os.path.lexists(file):
             continue
         if file.is_symlink() or not file.is_file() or _digest(file.read_bytes()) != digest:
-            lines.append(f"{root / name} was changed since; it is removed all the same")
+            lines.append(f"{root / name} has changed since; removed anyway")
         gone.append(root / name)
     changes = Changes(remove=[*gone, path], prune=sorted(record.folders, reverse=True))
     apply_changes(root, changes, journal=SYSTEM_JOURNAL, durable=True)
@@ -164,7 +164,7 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
         lines.append(
             f"first take {WORD} off the kernel command line{update}: images without megamod do not boot with it"
         )
-    lines.append(f"then make the images anew: {_GENERATE[generator]}")
+    lines.append(f"then generate the images again: {_GENERATE[generator]}")
     return [line for line in lines if line]
 
 
@@ -189,7 +189,7 @@ def status(generator: Generator, *, root: Path) -> Status:
 
 
 def read_settings(path: Path) -> dict[str, str]:
-    """NAME=VALUE lines as a shell would read them; no file is no settings. Raises MegamodError for other lines."""
+    """NAME=VALUE lines as a shell would read them, none without a file. Raises MegamodError for other lines."""
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -206,13 +206,13 @@ def read_settings(path: Path) -> dict[str, str]:
             continue
         name, equals, value = words[0].partition("=")
         if len(words) > 1 or not equals or not name.isidentifier():
-            raise MegamodError(f"{path}:{number}: `{line.strip()[:60]}` is no NAME=VALUE")
+            raise MegamodError(f"{path}:{number}: `{line.strip()[:60]}` is not NAME=VALUE")
         settings[name] = value
     return settings
 
 
 def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile]) -> Iterator[str]:
-    yield f"now make the images anew: {_GENERATE[generator]}"
+    yield f"now generate the images again: {_GENERATE[generator]}"
     if entry == "hook-points":
         yield f"quicker by some milliseconds: --rdinit, which puts {WORD} on the kernel command line"
         return
@@ -225,7 +225,7 @@ def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile]
 def _own_files(generator: Generator, entry: Entry, trusted: Sequence[str], program: Path) -> dict[str, NewFile]:
     """What lies in /etc/megamod/hooks: settings, the guard that calls the program, and what it trusts."""
     text = (
-        f"# Written by `megamod hook install`. Settings of yours belong into /etc/megamod/hook.conf.\n"
+        f"# Written by `megamod hook install`. Put your settings into /etc/megamod/hook.conf.\n"
         f"MEGAMOD={shlex.quote(str(program))}\nMEGAMOD_ENTRY={entry}\n"
     )
     return {
@@ -249,7 +249,7 @@ set -- var/lib/megamod/hooks/*.json
         records=f"{_RECORDS}/*.json",
         settler=f"{_FOLDER}/{generator}.run",
         journal=SYSTEM_JOURNAL,
-        left=f"now {word}make the images again: {_GENERATE[generator]}",
+        left=f"now {word}generate the images again: {_GENERATE[generator]}",
         more=more,
     )
     return NewFile(data=script, mode=0o755)

@@ -161,7 +161,7 @@ def _done_before(request: HookRequest) -> HookReport | None:
         added=(),
         bytes=sum(load.bytes for load in loads),
         fallback_bytes=sum(file.stat().st_size for file in originals.iterdir()) if originals.is_dir() else 0,
-        notes=("the image had its megamodule already: nothing was changed",),
+        notes=("the image already has its megamodule: nothing was changed",),
     )
 
 

@@ -58,7 +58,7 @@ def find_layout(root: Path, wanted: Layout | None = None) -> BootLayout:
     if systemd is None:
         where = ", ".join(str(root / name) for name in _BOOT)
         hint = "GRUB and systemd-boot are known; another loader can start what megamod build makes"
-        raise MegamodError(f"no boot loader that is known: neither grub.cfg nor systemd-boot in {where}", hint=hint)
+        raise MegamodError(f"no known boot loader: neither grub.cfg nor systemd-boot in {where}", hint=hint)
     if wanted is None:
         wanted = "uki" if _kernel_install_setting(root, "layout") == "uki" else "bls"
     if not any((root / name).is_file() for name in _KERNEL_INSTALL):
@@ -89,7 +89,9 @@ def entry_token(root: Path) -> str:
     machine = Machine(root=root)
     token = machine.text("etc/kernel/entry-token").strip() or machine.text("etc/machine-id").strip()
     if not re.fullmatch(r"[\w.+-]+", token):
-        raise MegamodError(f"{root / 'etc/machine-id'}: no machine ID in it", hint="systemd-machine-id-setup makes one")
+        raise MegamodError(
+            f"{root / 'etc/machine-id'}: it has no machine ID", hint="systemd-machine-id-setup makes one"
+        )
     return token
 
 

@@ -80,9 +80,9 @@ def planned(request: InstallRequest) -> list[str]:
         "uki": f"an EFI program of its own, in /{layout.folder}/EFI/Linux",
     }[layout.kind]
     tried = (
-        "the next boot tries it; if that does not reach user space, what has worked before is started again"
+        "the next boot tries it; if that does not reach user space, the previous entry is started again"
         if layout.counts
-        else f"it is started when you choose it in the menu; no boot is counted: {layout.why_not}"
+        else f"choose it in the menu to start it; boots are not counted: {layout.why_not}"
     )
     profile = f"/{PROFILE}, written for this machine" if request.profile_text is not None else str(request.profile)
     return [
@@ -203,7 +203,7 @@ def _write(
     known = {*record.files, *(name for each in record.kernels.values() for name in each)}
     for name in own:
         if name not in known and os.path.lexists(inside(root, name, follow=False)):
-            raise MegamodError(f"{root / name}: is there already, and not of megamod", hint="move it away")
+            raise MegamodError(f"{root / name}: exists and does not belong to megamod", hint="move it away")
     # GRUB's own file is changed, and not ours.
     ours = {name: new for name, new in files.write.items() if not name.endswith("/grubenv")}
     kernels = {**record.kernels, kernel: {name: _digest(new) for name, new in {**ours, **maps}.items()}}

@@ -20,7 +20,7 @@ def why_not_own(machine: Machine, command_line: str) -> str:
 
 def _why_not(stack: RootStack) -> str:
     if stack.network:
-        return "the network must be there first"
+        return "the network must be up first"
     if stack.mount.fstype == "zfs":
         return "a program must import the pool"
     return next(iter(limits_of_layers(layer.what for layer in stack.layers)), "")
