@@ -72,7 +72,7 @@ def parse_skip(node: Node, path: Path, what: str) -> tuple[Selector, ...]:
         parsed = parse_removable(selector)
         if parsed.kind is not SelectorKind.NAME or ":" in parsed.pattern:
             text = shorten(selector.text.removeprefix(REMOVE))
-            raise fail(selector.location, f"{what}: `{text}` is no module name", "`exclude` takes patterns")
+            raise fail(selector.location, f"{what}: `{text}` is not a module name", "`exclude` takes patterns")
         selectors.append(selector)
     return tuple(selectors)
 
@@ -158,7 +158,7 @@ def _mode(node: Node, path: Path, what: str) -> int:
     text = text_of(node, str(path), f"{what}: octal digits")
     if not re.fullmatch(r"(0o?)?[0-7]{3,4}", text):
         hint = "octal digits, as in 0755 or 644"
-        raise fail(where(node, str(path)), f"{what}: `{shorten(text)}` is no file mode", hint)
+        raise fail(where(node, str(path)), f"{what}: `{shorten(text)}` is not a file mode", hint)
     return int(text.removeprefix("0o"), 8)
 
 
@@ -276,7 +276,7 @@ def parse_firmware(node: Node, path: Path, what: str) -> Firmware:
         body = text.removeprefix(OPTIONAL)
         if not body or any(part in ("", ".", "..") for part in body.removesuffix("/").split("/")) or "\0" in body:
             hint = "write it as modinfo does, as in brcm/brcmfmac43455-sdio.*"
-            raise fail(place, f"{what}: `{shorten(text)}` is no path below lib/firmware", hint)
+            raise fail(place, f"{what}: `{shorten(text)}` is not a path below lib/firmware", hint)
         if re.search(r"\.(xz|zst)$", body):
             plain = re.sub(r"\.(xz|zst)$", "", body)
             raise fail(place, f"{what}: `{shorten(text)}` names the compression", f"write {shorten(plain)}")

@@ -35,19 +35,19 @@ def parse_options(node: Node, path: Path, what: str) -> tuple[Option, ...]:
         place = where(module_node, file)
         selector = parse_selector(Selector(text=written, location=place))
         if selector.kind is not SelectorKind.NAME or ":" in selector.pattern:
-            raise fail(place, f"{what}: `{shorten(written)}` is no module name", "options belong to one module")
+            raise fail(place, f"{what}: `{shorten(written)}` is not a module name", "options belong to one module")
         module = selector.pattern
         if module in modules:
-            raise fail(place, f"{what}: {module} is there twice", f"first in line {modules[module].line}")
+            raise fail(place, f"{what}: {module} is given twice", f"first in line {modules[module].line}")
         modules[module] = place
         seen: dict[str, Location] = {}
         for parameter, parameter_node, value in pairs_of(parameters, file, f"{what}: {module}"):
             place = where(parameter_node, file)
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", parameter):
-                raise fail(place, f"{what}: `{shorten(parameter)}` is no parameter name")
+                raise fail(place, f"{what}: `{shorten(parameter)}` is not a parameter name")
             key = canonical(parameter)
             if key in seen:
-                raise fail(place, f"{what}: {module}.{key} is there twice", f"first in line {seen[key].line}")
+                raise fail(place, f"{what}: {module}.{key} is given twice", f"first in line {seen[key].line}")
             seen[key] = place
             text = _value(value, file, f"{what}: {module}.{parameter}")
             optional = written.startswith(OPTIONAL)
@@ -72,7 +72,7 @@ def _value_item(node: Node, file: str, what: str) -> str:
         return "Y" if text.lower() == "true" else "N"
     if '"' in text or not text.isprintable():
         # next_arg (lib/cmdline.c, 6.1) ends a value at the second quote and knows no escape.
-        raise fail(where(node, file), f"{what}: no quotes and control characters in a value")
+        raise fail(where(node, file), f"{what}: quotes and control characters are not allowed in a value")
     return text
 
 

@@ -114,7 +114,7 @@ def _words(node: Node, file: str, what: str) -> list[str]:
     if not words:
         raise fail(where(node, file), f"{what}: a path expected")
     if any("\0" in word for word in words):
-        raise fail(where(node, file), f"{what}: a NUL character cannot be passed on")
+        raise fail(where(node, file), f"{what}: NUL characters are not allowed")
     return words
 
 
@@ -324,7 +324,7 @@ def _check_slot(root: Root, place: Location, what: str) -> None:
 def check_fit(trigger: Trigger, root: Root, place: Location) -> None:
     """Refuse a trigger that cannot fire, or fires at the wrong moment, under this kind of root.
 
-    With `chain` the next generator's init is no user space yet, and the keeper would take it for one. With `cmdline`
+    With `chain` the next generator's init is not user space yet, and the keeper would take it for one. With `cmdline`
     and `chain` the keeper sees only /run after the switch to the real root.
     """
     if root.kind is RootKind.CHAIN and trigger.kind in (TriggerKind.USERSPACE, TriggerKind.IDLE):

@@ -53,7 +53,7 @@ def load_as(path: Path, form: type[P]) -> P:
     drafts = [_read_draft(path, keys)]
     while (parent := drafts[-1].values.get("extends")) is not None:
         if len(drafts) >= _MAX_EXTENDS:
-            raise fail(parent.location, f"extends: more than {_MAX_EXTENDS} profiles build on one another")
+            raise fail(parent.location, f"extends: more than {_MAX_EXTENDS} profiles in one chain")
         try:
             base = _find(parent.text, beside=drafts[-1].path.parent)
         except MegamodError as error:
@@ -61,7 +61,7 @@ def load_as(path: Path, form: type[P]) -> P:
         chain = [draft.path.resolve() for draft in drafts]
         if base.resolve() in chain:
             ring = [p.name for p in (*chain[chain.index(base.resolve()) :], base)]
-            raise fail(parent.location, f"extends: a circle: {' → '.join(ring)}")
+            raise fail(parent.location, f"extends: circular: {' → '.join(ring)}")
         drafts.append(_read_draft(base, keys))
     merged = drafts.pop()
     for child in reversed(drafts):
@@ -73,7 +73,7 @@ def _find(text: str, *, beside: Path | None) -> Path:
     shipped = shipped_profiles()
     listing = f"shipped: {', '.join(shipped)}; a file is given as ./NAME or NAME.yaml"
     if not text:
-        raise MegamodError("an empty profile name", hint=listing)
+        raise MegamodError("the profile name is empty", hint=listing)
     if "\0" in text:
         raise MegamodError(f"{shorten(text)}: no such profile", hint=listing)
     candidate = Path(text) if beside is None else beside / text

@@ -114,7 +114,7 @@ def _kind_and_pattern(body: str, location: Location) -> tuple[SelectorKind, str]
         raise fail(location, "a module name expected after `?`")
     if not body.isprintable() or body != body.strip() or any(c.isspace() for c in body):
         hint = "one selector an entry" if body.isprintable() else None
-        raise fail(location, f"`{shorten(body)}`: no spaces or control characters in a selector", hint)
+        raise fail(location, f"`{shorten(body)}`: spaces and control characters are not allowed in a selector", hint)
     if body.startswith(REMOVE):
         raise fail(location, f"`{shorten(body)}`: nothing is inherited here", "`!name` works with `extends`, in lists")
     if body.startswith("@"):
@@ -164,7 +164,7 @@ def _name_or_glob(body: str, location: Location) -> tuple[SelectorKind, str]:
     if _WILD.search(body):
         return SelectorKind.GLOB, normalise_alias(body)
     if ":" not in body and not _NAME.fullmatch(body):
-        raise fail(location, f"`{shorten(body)}` is no module name")
+        raise fail(location, f"`{shorten(body)}` is not a module name")
     return SelectorKind.NAME, canonical(body)
 
 

@@ -66,7 +66,7 @@ Deferred: TypeAlias = tuple[StageDraft | Selector, ...]
 def _name(node: Node, path: Path, what: str) -> str:
     text, place = text_of(node, str(path), f"{what}: a stage name"), where(node, str(path))
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
-        raise fail(place, f"{what}: `{shorten(text)}` is no stage name", "small letters, digits, `_` and `-`")
+        raise fail(place, f"{what}: `{shorten(text)}` is not a stage name", "small letters, digits, `_` and `-`")
     if len(text) > MAX_STAGE:
         message = f"{what}: `{shorten(text)}` has {len(text)} characters, a stage name at most {MAX_STAGE}"
         raise fail(place, message, "the module is called megamod_<stage>, and the kernel takes 55 characters")
@@ -172,7 +172,7 @@ def parse_deferred(node: Node, path: Path, what: str) -> Deferred:
         name, name_location = _stage_name(item, path, what)
         if canonical(name) in seen:
             first = seen[canonical(name)]
-            raise fail(name_location, f"{what}: there are two stages `{name}`", f"first in line {first.line}")
+            raise fail(name_location, f"{what}: duplicate stage `{name}`", f"first in line {first.line}")
         seen[canonical(name)] = name_location
         stages.append(_stage(item, path, name, STAGE_KEYS))
     return tuple(stages)
@@ -219,7 +219,7 @@ def stages_of(deferred: Deferred) -> tuple[StageDraft, ...]:
     """The stages of `deferred`; a removal with nothing to remove is an error."""
     for stage in deferred:
         if isinstance(stage, Selector):
-            raise fail(stage.location, f"deferred: {shorten(stage.text)}: there is no such stage to remove")
+            raise fail(stage.location, f"deferred: {shorten(stage.text)}: no such stage to remove")
     return tuple(stage for stage in deferred if isinstance(stage, StageDraft))
 
 

@@ -59,13 +59,13 @@ def parse_duration(node: Node, path: Path, what: str, *, zero: bool) -> int:
     match = _DURATION.fullmatch("0s" if text == "0" else text)
     if not match:
         hint = f"write {text}ms or {text}s" if text.isdigit() else "write it like 500ms, 5s or 2min"
-        raise fail(place, f"{what}: `{shorten(text)}` is no duration", hint)
+        raise fail(place, f"{what}: `{shorten(text)}` is not a duration", hint)
     whole, part, unit = match.groups()
     scale: int = _UNITS[unit]
     fraction = int(part or 0) * scale
     divisor: int = 10 ** len(part or "")
     if fraction % divisor:
-        raise fail(place, f"{what}: `{shorten(text)}` is no whole number of milliseconds")
+        raise fail(place, f"{what}: `{shorten(text)}` is not a whole number of milliseconds")
     milliseconds = int(whole) * scale + fraction // divisor
     if milliseconds > MAX_MS:
         raise fail(place, f"{what}: `{shorten(text)}` is longer than a day")
@@ -87,7 +87,7 @@ def checked_path(text: str, place: Location, what: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise fail(place, f"{what}: `{shorten(text)}` must name a file, without empty parts, `.` and `..`")
     if "\0" in text or len(text.encode()) > 4000:
-        raise fail(place, f"{what}: `{shorten(text)}` is no path")
+        raise fail(place, f"{what}: `{shorten(text)}` is not a path")
     return text
 
 
@@ -146,7 +146,7 @@ AFTER = (*TRIGGERS, TIMEOUT)
 _BARE = tuple(key.name for key in TRIGGERS if key.parse is _no_value)
 _WORDS = tuple(key.name for key in TRIGGERS)
 _NOTIMEOUT = {
-    TriggerKind.NOW: "it waits for nothing",
+    TriggerKind.NOW: "`now` takes no timeout",
     TriggerKind.DELAY: "the delay ends by itself",
 }
 
@@ -173,7 +173,7 @@ def parse_trigger(node: Node, path: Path, what: str) -> Trigger:
     if word in _WORDS:
         example = {"delay": "2s", "path": "/run/x", "idle": "500ms"}[word]
         raise fail(place, f"{what}: `{word}` needs a value", f"write {{{word}: {example}}}")
-    raise fail(place, f"{what}: `{shorten(word)}` is no trigger", did_you_mean(word, _WORDS) or _FORMS)
+    raise fail(place, f"{what}: `{shorten(word)}` is not a trigger", did_you_mean(word, _WORDS) or _FORMS)
 
 
 def _trigger_of_mapping(node: Node, path: Path, what: str) -> Trigger:

@@ -43,7 +43,7 @@ def parse_rate(node: Node, path: Path, what: str) -> int:
     match = re.fullmatch(r"(\d{1,6})(?:\.(\d))?\s?([kMG])B/s", text)
     if not match or not int(match[1] + (match[2] or "0")):
         hint = "write it like 25MB/s or 1.5GB/s"
-        raise fail(where(node, str(path)), f"{what}: `{shorten(text)}` is no rate", hint)
+        raise fail(where(node, str(path)), f"{what}: `{shorten(text)}` is not a rate", hint)
     return int(match[1] + (match[2] or "0")) * {"k": 100, "M": 100_000, "G": 100_000_000}[match[3]]
 
 

@@ -24,7 +24,7 @@ _NULL_TAG = "tag:yaml.org,2002:null"
 def read_yaml(path: Path) -> Node:
     """The root node of the one YAML document in *path*.
 
-    Raises MegamodError for a file that cannot be read, is no UTF-8, is no YAML, or holds no document.
+    Raises MegamodError for a file that cannot be read, is not UTF-8, is not YAML, or holds no document.
     """
     file = str(path)
     text = _read_text(path)
@@ -53,7 +53,7 @@ def _read_text(path: Path) -> str:
         hint = "`-` is not read: give a file" if str(path) == "-" else None
         raise MegamodError(f"{path}: {error.strerror or error}", hint=hint) from None
     if len(data) > MAX_BYTES:
-        raise MegamodError(f"{path}: longer than {MAX_BYTES // 1024} KiB, this is no profile")
+        raise MegamodError(f"{path}: longer than {MAX_BYTES // 1024} KiB, too long for a profile")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,7 +146,7 @@ def pairs_of(node: Node, file: str, what: str) -> Iterator[tuple[str, Node, Node
         key = text_of(key_node, file, f"{what}: a key")
         place = where(key_node, file)
         if key in seen:
-            raise fail(place, f"{what}: `{shorten(key)}` is there twice", f"first in line {seen[key].line}")
+            raise fail(place, f"{what}: `{shorten(key)}` is given twice", f"first in line {seen[key].line}")
         seen[key] = place
         yield key, key_node, value
 
