@@ -1,6 +1,6 @@
 """BitBake parses meta-megamod with openembedded-core, and says which tasks the image's recipe would run.
 
-    python -m tests.integrations.yocto --bitbake DIR --core DIR [--build DIR]
+    python -m tests.integrations.yocto --bitbake DIR --core DIR [--build DIR] [--graph]
 
 DIRs are checkouts of bitbake and openembedded-core that belong together. meta-python is stood in for by a layer of its
 name with empty recipes, as only the providers count here. Nothing is fetched, compiled or run. Not as root, which
@@ -38,10 +38,15 @@ def make_build(build: Path, core: Path) -> None:
         (stand_in / f"recipes/{name}_1.bb").write_text('LICENSE = "CLOSED"\nBBCLASSEXTEND = "native"\n')
     layers = " ".join(map(str, (core / "meta", stand_in, LAYER)))
     (build / "conf/bblayers.conf").write_text(f'BBPATH = "{build}"\nBBFILES ?= ""\nBBLAYERS = "{layers}"\n')
-    (build / "conf/local.conf").write_text(
-        'DISTRO = "nodistro"\nPACKAGE_CLASSES = "package_ipk"\nINHERIT:remove = "sanity"\nCONNECTIVITY_CHECK_URIS = ""\n'
-        'MEGAMOD_FIT = "${@"1" if d.getVar("TARGET_ARCH") == "aarch64" else "0"}"\nBB_NUMBER_PARSE_THREADS = "2"\n'
+    lines = (
+        'DISTRO = "nodistro"',
+        'PACKAGE_CLASSES = "package_ipk"',
+        'INHERIT:remove = "sanity"',
+        'CONNECTIVITY_CHECK_URIS = ""',
+        """MEGAMOD_FIT = "${@'1' if d.getVar('TARGET_ARCH') == 'aarch64' else '0'}" """,
+        'BB_NUMBER_PARSE_THREADS = "2"',
     )
+    (build / "conf/local.conf").write_text("".join(f"{line}\n" for line in lines))
 
 
 def bitbake(arguments: argparse.Namespace, machine: str, *words: str) -> str:
@@ -72,19 +77,31 @@ def main() -> None:
     parser.add_argument("--core", type=Path, required=True)
     parser.add_argument("--build", type=Path, default=Path("build-megamod"))
     parser.add_argument("--machine", action="append", choices=MACHINES)
+    parser.add_argument("--graph", action="store_true", help="read all recipes, too, and show what comes first")
     arguments = parser.parse_args()
     arguments.build = arguments.build.absolute()
     make_build(arguments.build, arguments.core.absolute())
     for machine in arguments.machine or MACHINES:
-        bitbake(arguments, machine, "-g", "megamod-initramfs")
-        graph = (arguments.build / "task-depends.dot").read_text().splitlines()
-        wanted = [line.split('"')[3] for line in graph if line.startswith('"megamod-initramfs.do_compile" ->')]
-        tasks = sorted({line.split('"')[1] for line in graph if line.startswith('"megamod')})
-        print(f"{machine}: {len(tasks)} tasks of megamod's recipes: {', '.join(tasks)}")
-        print(f"  the image's do_compile comes after: {', '.join(sorted(wanted))}")
-        missing = {"linux-yocto.do_deploy", "linux-dummy.do_deploy"}.isdisjoint(wanted)
-        if missing or not any(name.startswith("megamod-native.") for name in wanted):
-            raise SystemExit(f"{machine}: the image does not wait for the kernel or for megamod")
+        for recipe in sorted(LAYER.glob("recipes-*/*/*.bb")):
+            values = bitbake(arguments, machine, "-e", "-b", str(recipe))
+            waits = re.findall(r'^do_compile\[depends\] = "(.*)"|^# .*\[depends\]', values, re.MULTILINE)
+            arch = re.search(r'^TARGET_ARCH="(.*)"$', values, re.MULTILINE)[1]
+            print(f"{machine}: {recipe.name}: read for {arch}", *filter(None, waits))
+            if arch != MACHINES[machine]:
+                raise SystemExit(f"{machine} is of {arch}")
+        if arguments.graph:
+            graph(arguments, machine)
+
+
+def graph(arguments: argparse.Namespace, machine: str) -> None:
+    """What the image's do_compile comes after: the kernel, and megamod; all recipes of the layers are read for it."""
+    bitbake(arguments, machine, "-g", "megamod-initramfs")
+    lines = (arguments.build / "task-depends.dot").read_text().splitlines()
+    wanted = [line.split('"')[3] for line in lines if line.startswith('"megamod-initramfs.do_compile" ->')]
+    print(f"  the image's do_compile comes after: {', '.join(sorted(wanted))}")
+    kernel = {"linux-yocto.do_deploy", "linux-dummy.do_deploy"}
+    if kernel.isdisjoint(wanted) or not any(name.startswith("megamod-native.") for name in wanted):
+        raise SystemExit(f"{machine}: the image does not wait for the kernel or for megamod")
 
 
 if __name__ == "__main__":
