@@ -81,3 +81,12 @@ def test_dependencies_hold_in_random_sets() -> None:
         place = {name: number for number, name in enumerate(found)}
         assert sorted(found) == sorted(f"m{n}" for n in range(count))
         assert all(place[f"m{d}"] < place[f"m{n}"] for n, needed in needs.items() for d in needed)
+
+
+def test_what_brings_a_bus_comes_before_the_disks_on_it() -> None:
+    kos = [
+        Ko("x"),
+        Ko("virtio_pci", info={"alias": "pci:v00001AF4d*"}).calls("register_virtio_device"),
+        Ko("virtio_blk", info={"alias": "virtio:d00000002v*"}).calls("device_add_disk"),
+    ]
+    assert [member.name for member in link(*kos).members] == ["virtio_pci", "virtio_blk", "x"]

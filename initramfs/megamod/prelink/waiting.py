@@ -26,6 +26,8 @@ _HOSTS = frozenset(
     {
         *("ata_host_activate", "ata_host_register", "ata_pci_sff_init_one", "ata_pci_bmdma_init_one"),
         *("scsi_add_host_with_dma", "nvme_init_ctrl", "mmc_add_host", "usb_add_hcd", "usb_hcd_pci_probe"),
+        # What brings the bus that such a host is on: virtio_pci, vmd.
+        *("register_virtio_device", "pci_create_root_bus"),
     }
 )
 _DISKS = frozenset({"device_add_disk", "add_disk"})
