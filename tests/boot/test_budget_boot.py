@@ -62,4 +62,4 @@ def test_a_boot_that_fails_is_no_budget_that_holds(kernels: Kernels, made_once: 
     image = make_image(made_once, kernel, PROFILE)
     done = run(image, "--vmlinuz", kernel.vmlinuz, "--runs", "1", "--budget", "boot=100s", "--append", "panic=-1")
     assert done.returncode == 1
-    assert done.stderr == (f"megamod: {image}: the boot failed, so there is nothing to hold against the budget\n")
+    assert done.stderr == (f"megamod: {image}: the boot failed, so there is nothing to compare with the budget\n")

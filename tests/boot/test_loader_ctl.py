@@ -131,8 +131,8 @@ def test_another_keeper_takes_over_when_the_first_was_killed(run, modules):
     {CTL} take-over; echo "nothing left: $?"; ls /run/megamod/image
     """
     console = run(plan, init)
-    rest = after(console, "megamod: error: a keeper runs already", "too early: 1", "killed")
-    rest = after(rest, "error: no keeper runs: `megamod-ctl take-over` starts one", "nobody: 1", "keeper: none")
+    rest = after(console, "megamod: error: a keeper is already running", "too early: 1", "killed")
+    rest = after(rest, "error: no keeper is running: `megamod-ctl take-over` starts one", "nobody: 1", "keeper: none")
     rest = after(rest, "taken: 0", "first done 0", "second waiting 0", "third waiting 0", "keeper: runs")
     rest = after(
         rest, "stage second triggered by path", "stage third triggered by manual", "second done 0", "third done 0"

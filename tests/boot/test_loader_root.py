@@ -124,7 +124,7 @@ def test_emergency_shell_comes_before_the_panic_and_ends_in_another_try(run, mod
     [
         ("", (), "panic= is set"),
         ("panic=0 rd.shell=0", (), "rd.shell=0"),
-        ("panic=0 megamod.break=pre-load,pre-mount", ("shell none",), "the image wants none"),
+        ("panic=0 megamod.break=pre-load,pre-mount", ("shell none",), "the image forbids it"),
     ],
 )
 def test_emergency_shell_stays_away_where_somebody_wants_none(run, modules, word, head, why):

@@ -92,7 +92,7 @@ def test_a_mistake_is_one_line_and_status_1(kernels: Kernels, tmp_path: Path) ->
     cases: list[tuple[list[str | Path], str]] = [
         ([path], "megamod: nothing to look at (hint: --vmlinuz FILE, or --recorded LOG)\n"),
         ([path, "--disk", "x"], "megamod: --disk: only with --vmlinuz FILE\n"),
-        ([path, "--recorded", log], f"megamod: {log}: what root and console use is not in it (hint: "),
+        ([path, "--recorded", log], f"megamod: {log}: it does not show what root and console use (hint: "),
         ([path, "--recorded", foreign], f"{foreign}: is of kernel 5.0, the modules are of {kernel.release}\n"),
         (["camera", "--apply"], "is shipped with megamod (hint: make one of your own: extends: camera)\n"),
     ]

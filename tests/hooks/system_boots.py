@@ -113,7 +113,7 @@ def boot_system(
     result = run_qemu(
         image=image,
         vmlinuz=system.vmlinuz,
-        # A guest of a busy machine stands still at times, which is no lockup.
+        # A guest of a busy machine stands still at times, which is not a lockup.
         append=f"root={root} ro systemd.show_status=0 nowatchdog {append}",
         extra=[
             *MACHINE,

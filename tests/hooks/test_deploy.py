@@ -148,7 +148,7 @@ def test_a_file_of_somebody_else_is_not_written_over(root: Path, tree: ModuleTre
     before = everything(root)
     done = megamod(root, "-k", tree.release, "-p", str(root / "etc/megamod/test.yaml"))
     assert done.returncode == 1
-    assert "is there already, and not of megamod" in done.stderr
+    assert "exists and does not belong to megamod" in done.stderr
     assert everything(root) == before
 
 
@@ -158,7 +158,7 @@ def test_the_status_names_a_file_that_was_changed(root: Path, tree: ModuleTree) 
     lines = megamod(root, "--status").stdout.splitlines()
     assert lines == [
         f"{tree.release}: deployed, {root}/etc/megamod/test.yaml",
-        f"  {folder.resolve()}/mask is not as it was written",
+        f"  {folder.resolve()}/mask has changed since it was written",
     ]
 
 
@@ -208,7 +208,7 @@ def test_a_module_that_was_exchanged_is_not_loaded_in_its_old_form_and_the_statu
     data = path.read_bytes()
     path.write_bytes(data.replace(b"alias=rtnl-link-dummy", b"alias=rtnl-link-dummz"))
     assert subprocess.run(command, check=False).returncode == 1
-    assert f"  the module dummy was exchanged since: megamod deploy --update -k {tree.release}" in (
+    assert f"  the module dummy has changed since: megamod deploy --update -k {tree.release}" in (
         megamod(root, "--status").stdout.splitlines()
     )
 

@@ -108,7 +108,7 @@ def test_without_a_boot_loaders_drop_in_the_hook_points_are_used(tmp_path: Path)
     root = make_root(tmp_path)
     lines = install("dracut", root=root, entry=None, program=PROGRAM)
     assert status("dracut", root=root).entry == "hook-points"
-    assert "now make the images anew: dracut --regenerate-all --force" in lines
+    assert "now generate the images again: dracut --regenerate-all --force" in lines
 
 
 def test_rdinit_without_a_drop_in_is_printed_for_the_user(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_installing_twice_is_an_error_that_changes_nothing(tmp_path: Path) -> No
     root = make_root(tmp_path)
     install("dracut", root=root, entry=None, program=PROGRAM)
     before = tree_hash(root)
-    with pytest.raises(MegamodError, match="the hook is installed already"):
+    with pytest.raises(MegamodError, match="the hook is already installed"):
         install("dracut", root=root, entry=None, program=PROGRAM)
     assert tree_hash(root) == before
 
@@ -138,7 +138,7 @@ def test_a_path_that_is_taken_is_an_error_that_changes_nothing(tmp_path: Path) -
     root = make_root(tmp_path)
     (root / "etc/initramfs-tools/hooks/zz-megamod").write_text("somebody's\n")
     before = tree_hash(root)
-    with pytest.raises(MegamodError, match="is there already, and not of megamod"):
+    with pytest.raises(MegamodError, match="exists and does not belong to megamod"):
         install("initramfs-tools", root=root, entry=None, program=PROGRAM)
     assert tree_hash(root) == before
 
@@ -186,7 +186,7 @@ def test_settings_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
     path.write_text("# a comment\nMEGAMOD_SELECT=all # take all\nMEGAMOD_EXCLUDE='i915 amdgpu'\n\n")
     assert read_settings(path) == {"MEGAMOD_SELECT": "all", "MEGAMOD_EXCLUDE": "i915 amdgpu"}
     path.write_text("MEGAMOD_SELECT=all\nrm -rf /\n")
-    with pytest.raises(MegamodError, match=r"hook\.conf:2: `rm -rf /` is no NAME=VALUE"):
+    with pytest.raises(MegamodError, match=r"hook\.conf:2: `rm -rf /` is not NAME=VALUE"):
         read_settings(path)
 
 

@@ -230,7 +230,7 @@ def test_a_second_run_changes_nothing(image: Path, tree: ModuleTree) -> None:
     second = run(image, tree)
     assert hashes(image) == before
     assert (second.members, second.fallback_bytes) == (first.members, first.fallback_bytes)
-    assert second.notes == ("the image had its megamodule already: nothing was changed",)
+    assert second.notes == ("the image already has its megamodule: nothing was changed",)
 
 
 def test_an_image_with_the_megamodule_of_another_kernel_is_refused(image: Path, tree: ModuleTree) -> None:

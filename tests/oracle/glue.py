@@ -127,7 +127,7 @@ def _check_return_sites(merged: Model, layout: Layout, report: Report) -> None:
         site = merged.refers(table, int(merged.place[row]))
         own = site is not None and layout.in_glue(np.array([site[0]]), np.array([site[1]]))[0]
         if site is None or not own or merged.content(merged.sections[site[0]])[site[1]] not in (0xE9, 0xC3):
-            report.add("glue", "an entry of .return_sites is no return of the glue", section=table.name)
+            report.add("glue", "an entry of .return_sites is not a return of the glue", section=table.name)
 
 
 def _check_unwind(models: list[Model], merged: Model, layout: Layout, table: Unwind, report: Report) -> None:

@@ -144,7 +144,7 @@ class Machine:
         if word in ("push", "pop"):
             stack = self.registers["rsp"]
             if not isinstance(stack, Pointer):
-                raise StuckError(f"+{instruction.address:#x}: rsp is no address")
+                raise StuckError(f"+{instruction.address:#x}: rsp is not an address")
             if word == "push":
                 self.registers["rsp"] = Pointer(_STACK, stack.offset - 8)
                 self.memory[(_STACK, stack.offset - 8)] = self._get(instruction, operands[0])

@@ -164,7 +164,7 @@ def _section_problems(sections: list[Section], count: int, elf: bytes) -> list[s
     seen: dict[str, int] = {}
     for section in sections[1:]:
         if section.align & (section.align - 1):
-            problems.append(f"section {section.name}: alignment {section.align} is no power of two")
+            problems.append(f"section {section.name}: alignment {section.align} is not a power of two")
         if not section.alloc:
             continue
         # sysfs: add_sect_attrs() makes a file per non-empty ALLOC section; a duplicate or an empty name fails.
@@ -252,7 +252,7 @@ def _place_problems(model: Model) -> list[str]:
     for code in arch.codes(lambda f: f.aligned > 1):
         step = arch.by_code(code).aligned
         for row in np.flatnonzero((model.kind == code) & (model.symbol_value[model.symbol] % step != 0))[:5]:
-            problems.append(f"{_spot(model, row)}: the symbol's value is no multiple of {step} (ENOEXEC)")
+            problems.append(f"{_spot(model, row)}: the symbol's value is not a multiple of {step} (ENOEXEC)")
     even = (model.symbol_info[model.symbol] & 0xF == STT_FUNC) & (model.symbol_value[model.symbol] & 1 == 0)
     even &= model.symbol_section[model.symbol] != 0
     for row in np.flatnonzero(even & np.isin(model.kind, arch.codes(lambda f: f.thumb)))[:5]:

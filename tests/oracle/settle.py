@@ -53,7 +53,7 @@ def _form(merged: Model, small: Unwind) -> list[str]:
     problems = []
     for section in (ips, states):
         if section.nobits or not section.flags & SHF_WRITE or section.flags & SHF_EXEC:
-            problems.append(f"{section.name} is no initialized, writable data")
+            problems.append(f"{section.name} is not initialized, writable data")
         if not section.flags & SHF_RO_AFTER_INIT:
             problems.append(f"{section.name} stays writable, which no other unwind table does")
         if in_init_memory(merged, section.name):

@@ -48,7 +48,7 @@ def exports(model: Model) -> tuple[dict[str, Export], list[str]]:
         if table is None or not table.size:
             continue
         if table.size % (3 * step):
-            problems.append(f"{table_name}: {table.size} bytes are no whole number of entries")
+            problems.append(f"{table_name}: {table.size} bytes are not a whole number of entries")
         crcs = model.find(crc_name)
         count = table.size // (3 * step)
         if crcs is not None and crcs.size != 4 * count:

@@ -97,7 +97,7 @@ def _compare_entries(
 ) -> None:
     """The sorted table against the members' and the glue's own: the same entries, or with `compact` some of them.
 
-    Entries for what lies behind a section's last byte are no state of any code, but part of the table.
+    Entries for what lies behind a section's last byte are not a state of any code, but part of the table.
     """
     wanted = [unwind_table(merged)[0]]
     for model, place in zip(models, layout.members, strict=True):

@@ -40,12 +40,12 @@ def test_limits_have_units() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "--budget: `` is no limit"),
-        ("critical", "--budget: `critical` is no limit"),
-        ("critical=120", "--budget: `critical=120` is no limit"),
-        ("critical=-1ms", "--budget: `critical=-1ms` is no limit"),
+        ("", "--budget: `` is not a limit"),
+        ("critical", "--budget: `critical` is not a limit"),
+        ("critical=120", "--budget: `critical=120` is not a limit"),
+        ("critical=-1ms", "--budget: `critical=-1ms` is not a limit"),
         ("critcal=1ms", "--budget: critcal: the image has no such stage"),
-        ("boot=1s,boot=2s", "--budget: boot is there twice"),
+        ("boot=1s,boot=2s", "--budget: boot is given twice"),
     ],
 )
 def test_what_is_no_budget_is_an_error(text: str, message: str) -> None:

@@ -257,7 +257,7 @@ def test_the_journal_with_monotonic_times_is_read_like_dmesg() -> None:
 def test_times_of_day_are_refused_with_the_way_out(line: str) -> None:
     with pytest.raises(MegamodError) as caught:
         record(f"{line}\n{line.replace('start', 'stage critical done')}\n")
-    assert caught.value.message == "a.log: its times are those of a clock that is set while a machine boots"
+    assert caught.value.message == "a.log: its times are times of day, and that clock is set during a boot"
     assert caught.value.hint is not None and "dmesg without -T" in caught.value.hint
 
 
@@ -323,7 +323,7 @@ def test_the_charts_own_json_gives_the_same_record(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("{", "is neither a log nor JSON that is whole"),
+        ("{", "is neither a log nor complete JSON"),
         ("{}", "is JSON of another kind or version"),
         ('{"stages": [1]}', "version: is missing"),
         ('{"stages": [1], "version": 2}', "has version 2, this megamod reads 1"),
@@ -333,7 +333,7 @@ def test_the_charts_own_json_gives_the_same_record(tmp_path: Path) -> None:
         ),
         ('{"format": "megamod-chart", "version": 1}', "has version 1, this megamod reads 2"),
         ('{"format": "megamod-chart", "version": 2}', "title: is missing"),
-        ('{"events": [], "lines": []}', "the guest printed nothing that the chart reads"),
+        ('{"events": [], "lines": []}', "the guest printed nothing that the chart can read"),
     ],
 )
 def test_a_file_that_is_no_boot_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -135,7 +135,7 @@ def test_neighbours_of_another_build_or_no_modules_at_all_are_no_donors(run: Run
     assert "__param" not in Back((tmp_path / "out.ko").read_bytes())
 
 
-# Input that is no module
+# Input that is not a module
 
 
 def damaged(**changes: Any) -> bytes:
@@ -269,7 +269,9 @@ def test_module_of_another_kernel_is_refused(run: Run, tmp_path: Path) -> None:
 def test_crc_that_does_not_fit_its_exporter_is_refused(run: Run, tmp_path: Path) -> None:
     paths = write(tmp_path, Ko("core").exports("core_add", 1), Ko("disk").calls("core_add", 2))
     message = refused(run, tmp_path, *paths)
-    assert message.startswith("disk.ko: the version (CRC) of core_add does not fit: disk.ko has 0x00000002, core.ko 0x")
+    assert message.startswith(
+        "disk.ko: the version (CRC) of core_add does not match: disk.ko has 0x00000002, core.ko 0x"
+    )
     assert "(hint: modules of different builds" in message
 
 

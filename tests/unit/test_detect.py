@@ -269,7 +269,7 @@ def test_a_blacklisted_module_is_not_asked_for_unless_it_is_loaded(tree: ModuleT
     [
         (["/ 0:1 rootfs rootfs"], "/ is rootfs on rootfs: no device below it is known"),
         (["/ 0:40 overlay overlay"], "/ is overlay on overlay: no device below it is known"),
-        (["/home 259:0 ext4 /dev/nvme0n1"], "proc/self/mountinfo: no root file system in it"),
+        (["/home 259:0 ext4 /dev/nvme0n1"], "proc/self/mountinfo: it has no root file system"),
         (["/ 259:0 zfs pool/root"], "no module zfs, and the file system of / needs it"),
     ],
 )

@@ -124,7 +124,7 @@ def test_two_folders_may_meet_and_two_files_may_not(source: Path) -> None:
     assert {"etc/camera.conf", "etc/other"} <= set(collect(source, "{tree/: /, more/: /}"))
     (source / "more/etc/camera.conf").write_text("")
     message = refused(source, "{tree/: /,\n more/: /}")
-    assert message == "p.yaml:3:2: files: /etc/camera.conf is there twice (hint: first by the entry at p.yaml:2:9)"
+    assert message == "p.yaml:3:2: files: /etc/camera.conf is given twice (hint: first by the entry at p.yaml:2:9)"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_two_folders_may_meet_and_two_files_may_not(source: Path) -> None:
         ("{fifo: /x}", "p.yaml:2:9: files: fifo: is a pipe"),
         ("{dangling: /x}", "p.yaml:2:9: files: dangling: no such file"),
         ("{outside: /x}", "p.yaml:2:9: files: outside/up: the link to ../../etc/passwd leads out of the image"),
-        ("{camera: /x, key: /x/key}", "p.yaml:2:21: files: /x/key lies below /x, which is no folder in the image"),
+        ("{camera: /x, key: /x/key}", "p.yaml:2:21: files: /x/key lies below /x, which is not a folder in the image"),
         ("{tree2/: /}", "p.yaml:2:9: files: /init: /init is the loader itself"),
     ],
 )

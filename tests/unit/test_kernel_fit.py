@@ -175,7 +175,7 @@ def test_profile_check_judges_a_configuration(
         (folder / "modules.dep").write_text("kernel/ext4.ko:\n")
         command += ["-k", str(folder)]
     assert check(good) == 0
-    assert "note: there are no uevents: devices are polled for" in capsys.readouterr().out
+    assert "note: there are no uevents: the loader polls for devices" in capsys.readouterr().out
     assert check(bad) == 1
     assert f"{bad}:15: CONFIG_MODULE_SIG_FORCE=y" in capsys.readouterr().err
     bad.write_text("#!/bin/sh\n")

@@ -68,7 +68,7 @@ def test_loader_that_is_not_the_first_process_says_so_and_fails(tmp_path):
     path.chmod(0o755)
     result = subprocess.run([path], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"megamod: error: {path} is the first program of a boot (process 1), and nothing else\n"
+    assert result.stderr == f"megamod: error: {path} must be the first program of a boot (process 1)\n"
 
 
 def test_ctl_that_is_asked_for_nothing_it_knows_says_what_it_knows(tmp_path):

@@ -252,7 +252,7 @@ def test_a_relocation_in_the_sorted_table_is_found(members: Members, monkeypatch
 
 def test_a_sorted_table_that_cannot_be_written_is_found(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, lambda out, table: setattr(out.sections[table.states], "flags", SHF_ALLOC))
-    assert f"{STATES} is no initialized, writable data" in texts(judge(members, *merge(members, settled=True)))
+    assert f"{STATES} is not initialized, writable data" in texts(judge(members, *merge(members, settled=True)))
 
 
 def test_half_a_sorted_table_is_found(members: Members, merged: Merged) -> None:
@@ -446,7 +446,7 @@ UNEQUAL, EQUAL = "b8000000007501" + "c3" + ONE, "b8000000007401" + "c3" + ONE  #
 @pytest.mark.parametrize(
     ("code", "result"),
     [
-        ("4889c1483908" + UNEQUAL, 1),  # mov rcx, rax; cmp [rax], rcx: a number is no address
+        ("4889c1483908" + UNEQUAL, 1),  # mov rcx, rax; cmp [rax], rcx: a number is not an address
         ("4889c1483908" + EQUAL, 0),
         ("4889c14839c8" + UNEQUAL, 0),  # cmp rax, rcx: the same address
         ("4889c14883c1084839c8" + UNEQUAL, 1),  # add rcx, 8

@@ -64,7 +64,7 @@ def test_auto_takes_what_the_kernel_can_unpack_or_gzip_if_unknown(tmp_path: Path
     assert chosen(tmp_path, "100kB/s", TEXT, SMALL) == "gzip"
     packing = choose_packing(profile(tmp_path, "compress: auto"), None, TEXT)
     assert packing.method == "gzip"
-    assert packing.note == "compress: auto: no configuration of the kernel is found, so gzip"
+    assert packing.note == "compress: auto: the kernel's configuration was not found, using gzip"
 
 
 def test_auto_says_what_it_has_weighed(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_setters_that_need_another_modules_init_are_found(kernel: Kernel) -> Non
     helper = module(kernel, "drm_kms_helper")
     assert [name for name, _place in own_setters(helper)] == ["edid_firmware"]
     assert needs_initialised(helper, {"drm": drm}) is None
-    # The other module is there already if it is in an earlier stage.
+    # The other module already exists if it is in an earlier stage.
     assert needs_initialised(module(kernel, "phram"), {}) is None
 
 

@@ -109,7 +109,7 @@ def test_a_short_branch_into_another_section_is_refused():
 def test_a_branch_to_half_an_instruction_is_refused():
     ko = board("disk", BL, NOP, NOP)
     ko.reloc(ko.text, 0, R_CALL26, ko.text, 6)
-    assert "value 6 is no multiple of 4" in error_of(ko)
+    assert "value 6 is not a multiple of 4" in error_of(ko)
 
 
 def test_too_large_a_text_is_refused_by_the_name_of_the_largest_member():

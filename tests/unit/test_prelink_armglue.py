@@ -135,7 +135,7 @@ def test_what_needs_a_member_that_failed_is_skipped_and_the_rest_goes_on(thumb):
     glue.answers = {"1": -19, "5": 7}
     glue.run()
     assert glue.calls == ["0", "1", "4", "5"]
-    # A positive value is no error.
+    # A positive value is not an error.
     assert glue.results == [0, -19, NEEDS, NEEDS, 0, 0]
 
 

@@ -146,7 +146,7 @@ def test_weak_import_needs_no_version() -> None:
 def test_crc_that_does_not_fit_its_exporter_is_refused() -> None:
     message = error_of(Ko("one").exports("core_add", 1), Ko("two").calls("core_add", 2))
     assert message.startswith(
-        "two.ko: the version (CRC) of core_add does not fit: two.ko has 0x00000002, one.ko 0x0000"
+        "two.ko: the version (CRC) of core_add does not match: two.ko has 0x00000002, one.ko 0x0000"
     )
     assert "(hint: modules of different builds are mixed" in message
 

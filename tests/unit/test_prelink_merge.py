@@ -55,7 +55,7 @@ def test_parameter_without_a_name_is_refused() -> None:
 def test_parameter_table_of_broken_size_is_refused() -> None:
     ko = Ko("one").param("debug")
     ko["__param"].data += b"\0"
-    assert "one.ko: __param: 41 bytes are no multiple of 40" in error_of(ko)
+    assert "one.ko: __param: 41 bytes are not a multiple of 40" in error_of(ko)
 
 
 def test_parameters_point_to_the_one_struct_module() -> None:

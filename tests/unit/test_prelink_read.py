@@ -106,7 +106,7 @@ def test_relocations_of_debug_sections_are_not_looked_at() -> None:
     assert all(target != index_of(ko, ".debug_info") for target, _ in member_of(ko).relas)
 
 
-# Files that are no modules
+# Files that are not modules
 
 
 @pytest.mark.parametrize("image", [b"", b"\x7fELF", b"#!/bin/sh\n" * 20], ids=["empty", "four bytes", "a script"])
@@ -217,7 +217,7 @@ SIZES = {
     "sh_offset": (24, "<Q", 1 << 62, "lie beyond the file"),
     "sh_size": (32, "<Q", 1 << 62, "lie beyond the file"),
     "sh_size that wraps": (32, "<Q", 0xFFFFFFFFFFFFFFFF, "lie beyond the file"),
-    "sh_link": (40, "<I", 99, "sh_link 99 names no section"),
+    "sh_link": (40, "<I", 99, "sh_link 99 does not name a section"),
     "sh_addralign no power of 2": (48, "<Q", 24, "impossible size"),
     "sh_addralign huge": (48, "<Q", 1 << 40, "impossible size"),
 }
@@ -334,7 +334,7 @@ def test_ksymtab_without_relocations_is_refused() -> None:
 def test_ksymtab_of_broken_size_is_refused() -> None:
     ko = Ko("core").exports("a")
     ko["__ksymtab"].data += b"\0"
-    assert "__ksymtab: 13 bytes are no multiple of 12" in error_of(bytes(ko))
+    assert "__ksymtab: 13 bytes are not a multiple of 12" in error_of(bytes(ko))
 
 
 def test_crc_table_of_another_length_is_refused() -> None:
@@ -346,7 +346,7 @@ def test_crc_table_of_another_length_is_refused() -> None:
 def test_crc_that_is_no_absolute_symbol_is_refused() -> None:
     ko = Ko("core").exports("a", crc_symbol=True)
     ko["__kcrctab"].relocs[0] = (0, 10, ko.at(ko.text), 0)
-    assert "__kcrctab+0x0: a CRC that is no absolute symbol" in error_of(bytes(ko))
+    assert "__kcrctab+0x0: a CRC that is not an absolute symbol" in error_of(bytes(ko))
 
 
 @pytest.mark.parametrize("addend", [-1, 1 << 40])
@@ -372,7 +372,7 @@ def test_flag_table_of_another_length_is_refused() -> None:
 def test_versions_of_broken_size_are_refused() -> None:
     ko = Ko("disk", versions=False)
     ko.section("__versions", bytes(65))
-    assert "__versions: 65 bytes are no multiple of 64" in error_of(bytes(ko))
+    assert "__versions: 65 bytes are not a multiple of 64" in error_of(bytes(ko))
 
 
 def test_extended_versions_with_too_few_names_are_refused() -> None:
@@ -439,7 +439,7 @@ def test_stripped_members_are_linked_and_their_inits_called() -> None:
 def test_init_that_cannot_be_told_from_exit_is_refused() -> None:
     message = error_of(bytes(stripped((312, ".text.a"))))
     assert message == (
-        "disk.ko: .gnu.linkonce.this_module: pointers at +0x138 have no names, and nothing tells init from exit "
+        "disk.ko: .gnu.linkonce.this_module: pointers at +0x138 have no names, so init and exit cannot be told apart "
         "(hint: keep the symbols init_module and cleanup_module when stripping)"
     )
 
@@ -463,7 +463,7 @@ def test_lenient_reading_keeps_what_only_the_linker_refuses() -> None:
     ko.this.data[500] = 1
     member = read_member(bytes(ko), file="disk.ko", lenient=True)
     assert member.refused == (
-        ".gnu.linkonce.this_module: bytes beside the name are set; this kernel's struct module is not understood"
+        ".gnu.linkonce.this_module: unexpected bytes around the name; unknown layout of struct module"
     )
     assert why_single(member) == f"cannot be merged: {member.refused}"
     with pytest.raises(MegamodError, match="not an ELF file"):
@@ -485,16 +485,16 @@ def test_impossible_module_name_is_refused_in_one_line(case: str) -> None:
     ko.this.data[24 : 24 + len(name)] = name
     message = error_of(bytes(ko))
     assert "\n" not in message
-    assert "is no module name" in message
+    assert "is not a module name" in message
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nb", "caf\u00e9", "a\\b"])
 def test_names_that_are_no_text_are_refused(name: str) -> None:
     ko = Ko("disk").calls(name)
-    assert "is no symbol name" in error_of(bytes(ko))
+    assert "is not a symbol name" in error_of(bytes(ko))
     ko = Ko("disk")
     ko.section(name)
-    assert "is no section name" in error_of(bytes(ko))
+    assert "is not a section name" in error_of(bytes(ko))
 
 
 @pytest.mark.parametrize("key", ["vermagic", "import_ns"])

@@ -167,7 +167,7 @@ DAMAGES: dict[str, tuple[Callable[[Edit], object], str]] = {
     # sections
     "section twice": (lambda e: e.rename("__bug_table", ".orc_unwind"), "is empty or not unique"),
     "writable code": (lambda e: e.header(".text", "flags", ALLOC | WRITE | EXEC), "writable and executable"),
-    "broken entries": (lambda e: e.header("__jump_table", "size", 15), "no whole entries of 16"),
+    "broken entries": (lambda e: e.header("__jump_table", "size", 15), "not a whole number of entries of 16"),
     "BTF": (lambda e: e.rename(".bss", ".BTF"), "BTF was not dropped"),
     "too much percpu": (lambda e: e.header(".data..percpu", "size", 8193), ".data..percpu: 8193 bytes"),
     "percpu alignment": (lambda e: e.header(".data..percpu", "align", 8192), "aligned to 8192"),

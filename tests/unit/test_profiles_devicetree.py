@@ -155,7 +155,7 @@ def test_the_file_is_relative_to_the_profile_that_names_it(board: Path) -> None:
     ("selector", "message"),
     [
         ("@dtb:nothing.dtb", "p.yaml:1:22: @dtb: nothing.dtb: No such file or directory"),
-        ("@dtb:p.yaml", "p.yaml:1:22: @dtb: p.yaml: is no device tree (hint: give a .dtb file; `dtc` makes one"),
+        ("@dtb:p.yaml", "p.yaml:1:22: @dtb: p.yaml: is not a device tree (hint: give a .dtb file; `dtc` makes one"),
         ("@dtb:cut.dtb", "p.yaml:1:22: @dtb: cut.dtb: damaged device tree: "),
         ("@dtb:board.dtb#/soc/mmc@5000", "p.yaml:1:22: @dtb: board.dtb: the node /soc/mmc@5000 is disabled in the"),
         ("@dtb:board.dtb#/soc/off/usb@6000", "p.yaml:1:22: @dtb: board.dtb: the node /soc/off/usb@6000 is disabled"),

@@ -130,11 +130,11 @@ def test_the_critical_stage_may_come_from_either(tmp_path: Path) -> None:
 
 def test_profiles_that_build_on_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
     error = error_of(tmp_path, "", base="extends: child.yaml\n")
-    assert error == "base.yaml:1:10: extends: a circle: child.yaml → base.yaml → child.yaml"
+    assert error == "base.yaml:1:10: extends: circular: child.yaml → base.yaml → child.yaml"
 
 
 def test_a_profile_that_extends_itself_is_refused(tmp_path: Path) -> None:
-    assert "extends: a circle: base.yaml → base.yaml" in error_of(tmp_path, "", base="extends: base.yaml\n")
+    assert "extends: circular: base.yaml → base.yaml" in error_of(tmp_path, "", base="extends: base.yaml\n")
 
 
 def test_a_chain_of_more_than_sixteen_profiles_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_profile_is_found_by_shipped_name_or_by_file(tmp_path: Path, monkeypat
             "zzz",
             "zzz: no such profile (hint: shipped: appliance, camera, desktop, rescue, server, vm; a file is given as",
         ),
-        ("", "an empty profile name (hint: shipped: appliance, camera"),
+        ("", "the profile name is empty (hint: shipped: appliance, camera"),
         ("a\0.yaml", "a\N{REPLACEMENT CHARACTER}.yaml: no such profile"),
     ],
 )

@@ -190,8 +190,8 @@ def test_each_mistake_of_sign_is_a_line(megamod: Run, tmp_path: Path) -> None:
         ("a.ko", "other.pem", "modules.crt"): "other.pem: is not the key of modules.crt (hint: take key and",
         ("a.ko", "text", "modules.crt"): "text: cannot sign with this key: ",
         ("a.ko", "none", "modules.crt"): "none: No such file or directory",
-        ("a.ko", "modules.pem", "text"): "text: is no certificate: ",
-        ("text", "modules.pem", "modules.crt"): "text: is not a module (hint: only .ko files are signed so)",
+        ("a.ko", "modules.pem", "text"): "text: is not a certificate: ",
+        ("text", "modules.pem", "modules.crt"): "text: is not a module (hint: only .ko files can be signed)",
     }
     for (module, key, certificate), message in cases.items():
         status, out, err = megamod("sign", module, "--key", key, "--cert", certificate)
@@ -226,7 +226,7 @@ def test_without_a_configuration_the_digest_is_sha256_for_a_stated_reason(builde
     (tmp_path / "p.yaml").write_text(GOOD + SIGN)
     status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path), "-o", "out.img")
     assert status == 0
-    assert "sign: sha256 by O=Test,CN=modules; no configuration of the kernel names a digest, " in err
+    assert "sign: sha256 by O=Test,CN=modules; the kernel's configuration does not name a digest, " in err
 
 
 def test_a_key_that_does_not_fit_is_refused_with_the_place_in_the_profile(builder: Builder, tmp_path: Path) -> None:

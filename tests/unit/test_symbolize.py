@@ -104,7 +104,7 @@ FORMS = [
      "disk_probe+0x0/0x10 [disk] <-usb_probe+0x8/0x10 [usb]"),
     ("p:kprobes/p megamod_critical:usb_probe+4", "p:kprobes/p usb:usb_probe+4"),
     (" => usb_probe+0x8/0x10 [megamod_critical]", " => usb_probe+0x8/0x10 [usb]"),
-    # What is no address of a megamodule stays.
+    # What is not an address of a megamodule stays.
     ("Modules linked in: ext4 megamod_critical(E) [last unloaded: x]", None),
     ("  vfs_read+0x1/0x2", None),
     ("  ext4_read+0x1/0x2 [ext4]", None),

@@ -38,7 +38,7 @@ PANIC = """\
 [    1.780335] Run /init as init process
 [    1.780728] megamod: start
 [    1.785000] megamod: error: /megamod/plan:3: unknown record oops
-[    1.785100] megamod: error: nothing is left to try: the kernel panics now, and panic= decides what follows
+[    1.785100] megamod: error: giving up: the kernel will panic, and panic= decides what follows
 [    1.785200] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100
 [    1.785300] CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-amd64 #1  Debian 6.1.192-2
 """

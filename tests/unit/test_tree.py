@@ -161,25 +161,25 @@ def test_two_kernels_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
     make_tree(tmp_path, {"kernel/a.ko": []}, release="1")
     make_tree(tmp_path, {"kernel/a.ko": []}, release="2")
     error = error_of(tmp_path)
-    assert error.startswith(f"{tmp_path}: more than one kernel in it (hint: name one: {tmp_path}/lib/modules/1, ")
+    assert error.startswith(f"{tmp_path}: it has more than one kernel (hint: name one: {tmp_path}/lib/modules/1, ")
 
 
 def test_what_is_no_module_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert error_of(tmp_path).startswith(f"{tmp_path}: no kernel modules in it")
+    assert error_of(tmp_path).startswith(f"{tmp_path}: it has no kernel modules")
     assert error_of(tmp_path / "file") == f"{tmp_path}/file: a file, not a lib/modules/KVER folder"
     assert error_of(tmp_path / "none").startswith(f"{tmp_path}/none: no such folder")
-    assert error_of("").startswith("an empty kernel name")
+    assert error_of("").startswith("the kernel name is empty")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("kernel/a.ko", "`kernel/a.ko` is no `MODULE.ko: DEPENDENCY…` line"),
-        ("kernel/a.o: ", "`kernel/a.o:` is no `MODULE.ko: DEPENDENCY…` line"),
+        ("kernel/a.ko", "`kernel/a.ko` is not a `MODULE.ko: DEPENDENCY…` line"),
+        ("kernel/a.o: ", "`kernel/a.o:` is not a `MODULE.ko: DEPENDENCY…` line"),
         ("\x00\x01garbage", "is no `MODULE.ko: DEPENDENCY…` line"),
         ("kernel/a.ko: kernel/b.ko", "a needs kernel/b.ko, which has no line of its own"),
-        ("kernel/x/first.ko:", "first is there twice, as kernel/first.ko and kernel/x/first.ko"),
+        ("kernel/x/first.ko:", "first is given twice, as kernel/first.ko and kernel/x/first.ko"),
     ],
 )
 def test_a_broken_line_of_modules_dep_is_located(tmp_path: Path, line: str, message: str) -> None:
@@ -188,7 +188,7 @@ def test_a_broken_line_of_modules_dep_is_located(tmp_path: Path, line: str, mess
         stream.write(line.rstrip() + "\n")
     error = error_of(folder)
     assert error.startswith(f"{folder}/modules.dep:2: ") and message in error
-    assert error.endswith("(hint: depmod writes this file anew)")
+    assert error.endswith("(hint: depmod writes this file again)")
 
 
 @pytest.mark.parametrize(
@@ -253,5 +253,5 @@ def test_a_folder_without_a_single_module_is_an_error_after_depmod(tmp_path: Pat
     assert shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin"), "kmod is needed for this test"
     folder = tmp_path / "lib/modules" / RELEASE
     (folder / "kernel").mkdir(parents=True)
-    assert error_of(folder).startswith(f"{folder}: no kernel modules in it")
+    assert error_of(folder).startswith(f"{folder}: it has no kernel modules")
     assert [path.name for path in folder.iterdir()] == ["kernel"], "the tree is only read"

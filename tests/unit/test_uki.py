@@ -108,9 +108,9 @@ def test_a_device_tree_and_a_picture_are_looked_at(tmp_path, kernel, image):
 
 
 def test_what_efi_cannot_start_is_refused(tmp_path, kernel, image):
-    with pytest.raises(MegamodError, match=r"image: no EFI program .hint: a kernel with CONFIG_EFI_STUB"):
+    with pytest.raises(MegamodError, match=r"image: not an EFI program .hint: a kernel with CONFIG_EFI_STUB"):
         make(tmp_path, image, image)
-    with pytest.raises(MegamodError, match="image: no EFI program"):
+    with pytest.raises(MegamodError, match="image: not an EFI program"):
         make(tmp_path, kernel, image, stub=image)
 
 

@@ -63,7 +63,7 @@ def _keep_rows(image: bytearray, section: np.void, sections: Array, *, gone: boo
     for offset in rows["r_offset"][calls].tolist():
         at = target + offset - 1
         if image[at] != _CALL:
-            raise MegamodError(f"{name}: a reference to __fentry__ that is no call")
+            raise MegamodError(f"{name}: a reference to __fentry__ that is not a call")
         image[at : at + len(_NOP)] = _NOP
     kept = rows[~calls].tobytes()
     image[start : start + len(kept)] = kept
