@@ -181,7 +181,7 @@ def _make_root(folder: Path, *, cache: Path, steps: Steps) -> Path:
 
 
 def _text(kernel: Kernel, before: BootReport, after: BootReport, *, images: tuple[Path, Path]) -> str:
-    parts = [f"kernel {kernel.release}, profile {_PROFILE}, QEMU with one instruction a nanosecond of guest time", ""]
+    parts = [f"kernel {kernel.release}, profile {_PROFILE}, QEMU with one instruction per nanosecond of guest time", ""]
     parts += [side_by_side(before.timeline, after.timeline), ""]
     parts += ["/proc/modules in the guest that megamod booted:"]
     parts += [f"  {line}" for line in _section(after.result.console, "demo: /proc/modules")]
@@ -219,7 +219,7 @@ def _summary(before: Timeline, after: Timeline, images: tuple[Path, Path]) -> st
     if all(event is not None and event.seconds is not None for event in spaces):
         lines.append(f"user space:  {_seconds(spaces[0])} s → {_seconds(spaces[1])} s after the kernel's start")
     lines += [
-        "The better of two runs each. Guest time counts instructions: work is compared, not seconds of a real machine.",
+        "The faster of two runs each. Guest time counts instructions: work is compared, not seconds of a real machine.",
         "Part of the gain is the link itself, part is what it leaves out: signatures, tracing tables, version lists.",
     ]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ _FIRST_LINE = re.compile(r"^.*\[ *0\.000000\](?:\[ *[TC]\d+\])? (?:\S+ kernel: )
 _LOADER_START = re.compile(r"\[ *(\d+\.\d+)\].*megamod: start$", re.MULTILINE)
 # journald takes the name at the front of a line that a program has written into the kernel's log for the sender.
 _JOURNAL = re.compile(r"\S+ (?:kernel: |(?=megamod: ))")
-# dmesg -T, --time-format=ctime; -H, reltime; iso; journalctl's own way. Times of day are no clock: they are set in a
+# dmesg -T, --time-format=ctime; -H, reltime; iso; journalctl's own way. Times of day are not a clock: they are set in a
 # boot.
 _DAY_TIMES = re.compile(
     r"^(?:\[[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ [\d:]{8} \d{4}\]|\[[A-Z][a-z]{2}\d+ +[\d:]{5}\]|\[ *[<+] *\d+\.\d+>?\]"
@@ -51,7 +51,7 @@ def read_lines(text: str, *, name: str) -> tuple[Line, ...]:
     if not any(line.text.startswith("megamod: ") and not line.text.startswith("megamod: debug") for line in lines):
         if _DAY_TIMES.search(text):
             hint = "dmesg without -T, -H and --time-format; journalctl -k -o short-monotonic"
-            raise MegamodError(f"{name}: its times are those of a clock that is set while a machine boots", hint=hint)
+            raise MegamodError(f"{name}: its times are times of day, and that clock is set during a boot", hint=hint)
         raise MegamodError(f"{name}: no line of megamod's loader is in it", hint="a serial log, or what dmesg prints")
     return lines
 

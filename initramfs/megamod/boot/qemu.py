@@ -115,7 +115,7 @@ def run_qemu(
     if machine is None:
         raise MegamodError(f"{arch}: not an architecture that can be booted", hint=f"one of {', '.join(_MACHINES)}")
     if not 0 < timeout < _DAY:
-        raise MegamodError(f"timeout {timeout}: no number of seconds", hint="more than 0, less than a day")
+        raise MegamodError(f"timeout {timeout}: not a number of seconds", hint="more than 0, less than a day")
     for file in (vmlinuz, image, *disks):
         _check_readable(file)
     program = find_program(machine.program, package=machine.package)

@@ -27,7 +27,7 @@ _LOADERS = ("init", "megamod-init")
 _MACHINE = slice(18, 20)  # e_machine, ELF gABI
 _SHOWN_FAILURES = 20
 
-# How long a guest may take to power off after its last stage; one that stays up is then ended, and that is no failure.
+# How long a guest may take to power off after its last stage; one that stays up is then ended, which is not a failure.
 _LINGER_SECONDS = 10.0
 
 
@@ -190,7 +190,7 @@ def timeline_table(timeline: Timeline) -> str:
 
 
 def failure_words(failure: Failure) -> str:
-    """The text of a failure for people: one that is no fault says so."""
+    """The text of a failure for people: one that is not a fault says so."""
     # A driver's init may look for its device at once; the others register, and wait for one.
     return f"{failure.text} (its hardware is not there)" if failure.text.endswith("failed: -ENODEV") else failure.text
 

@@ -59,7 +59,7 @@ def choose_packing(
         able, note = [profile.compress], None
     elif config is None:
         # Every kernel that is still maintained has had gzip in its default configuration from the beginning.
-        able, note = [Compress.GZIP], "compress: auto: no configuration of the kernel is found, so gzip"
+        able, note = [Compress.GZIP], "compress: auto: the kernel's configuration was not found, using gzip"
     else:
         able, note = [method for method in METHODS if _is_able(method, config)], None
     storage = profile.storage or DEFAULT_STORAGE

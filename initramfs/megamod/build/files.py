@@ -38,7 +38,7 @@ _SWITCHING = (b"switch_root", b"pivot_root", b"run-init", b"switch-root")
 # Write permission of group and others depends on the umask under which a tree was checked out.
 _KEPT_BITS = 0o755
 
-# The build makes these folders itself (build.py); a tree that has them too is no conflict.
+# The build makes these folders itself (build.py); a tree that has them too is not a conflict.
 _OWN_FOLDERS = ("dev", "proc", "root", "run", "sys")
 _MOUNTED_OVER = ("dev", "proc", "run", "sys")
 
@@ -136,7 +136,7 @@ def _add(found: dict[str, tuple[Entry, Location]], entry: Entry, item: FileItem)
     if other is None:
         found[path] = (entry, item.location)
     elif not (stat.S_ISDIR(entry.mode) and stat.S_ISDIR(other[0].mode)):
-        raise fail(item.location, f"files: /{path} is there twice", f"first by the entry at {other[1]}")
+        raise fail(item.location, f"files: /{path} is given twice", f"first by the entry at {other[1]}")
 
 
 def _check_parents(found: Mapping[str, tuple[Entry, Location]]) -> None:
@@ -187,7 +187,7 @@ def _sources(item: FileItem) -> list[Path]:
         # Path.glob finds hidden files too, which no shell's `*` does.
         found = [Path(path) for path in sorted(glob.glob(pattern))]  # noqa: PTH207
     if not found and not item.optional:
-        hint = f"sources are relative to {item.base}; `?` before it: no error where there is none"
+        hint = f"sources are relative to {item.base}; write `?` before it if it may be missing"
         raise fail(item.location, f"files: {shorten(item.source)}: no such file", hint)
     return found
 

@@ -137,7 +137,7 @@ def collect_firmware(
     for selector in patterns:
         found = folder.matching(selector.text.removeprefix("?"))
         if not found and not selector.text.startswith("?"):
-            hint = "`?` before it: no error where there is none; `firmware-dir` names another folder"
+            hint = "write `?` before it if it may be missing; `firmware-dir` names another folder"
             raise fail(selector.location, f"firmware: no {shorten(selector.text)} below {folder.path}", hint)
         for each in found:
             reasons.setdefault(each, [])

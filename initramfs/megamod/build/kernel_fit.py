@@ -69,20 +69,20 @@ def _falls_back(profile: Profile) -> bool:
 _SIGN = "and the profile has neither `sign` nor `fallback: modules`"
 
 RULES = (
-    Rule(option="BLK_DEV_INITRD", why="the kernel unpacks no initramfs"),
+    Rule(option="BLK_DEV_INITRD", why="the kernel cannot unpack an initramfs"),
     Rule(
         option="INITRAMFS_FORCE",
         absent=True,
         why="the kernel ignores the boot loader's initramfs",
     ),
-    Rule(option="BINFMT_ELF", why="the kernel executes no ELF programs, and /init is one"),
+    Rule(option="BINFMT_ELF", why="the kernel cannot execute ELF programs such as /init"),
     Rule(option="CPU_BIG_ENDIAN", absent=True, why="the kernel is big-endian, and the loader is little-endian"),
     Rule(option="MMU", why="without an MMU there is no fork(), which the loader calls"),
     # arch/arm/kernel/elf.c elf_check_arch() and setup.c setup_processor(), 6.12; the loader is EABI and Thumb code.
     Rule(option="AEABI", gate="ARM", why="the kernel knows the old ABI only, and /init has the EABI"),
-    Rule(option="ARM_THUMB", gate="ARM", why="the kernel executes no Thumb programs, and /init is one"),
-    Rule(option="CMDLINE", word=re.compile(r"rdinit=(?!/init$).*"), why="the kernel starts another program than /init"),
-    Rule(option="MODULES", why="the kernel loads no modules", asked=_has_modules),
+    Rule(option="ARM_THUMB", gate="ARM", why="the kernel cannot execute Thumb programs such as /init"),
+    Rule(option="CMDLINE", word=re.compile(r"rdinit=(?!/init$).*"), why="the kernel starts a program other than /init"),
+    Rule(option="MODULES", why="the kernel cannot load modules", asked=_has_modules),
     Rule(option="PROC_FS", why="root= is read from /proc/cmdline", asked=_mounts_root),
     Rule(option="SYSFS", why="block devices are found in /sys", asked=_mounts_root),
     Rule(option="DEVTMPFS", why="the root's device node comes from devtmpfs", asked=_mounts_root),
@@ -108,7 +108,7 @@ RULES = (
         why=f"the kernel is locked down and takes no unsigned modules, {_SIGN}",
         asked=_unsigned,
     ),
-    Rule(option="CMDLINE", word=re.compile(r"nomodule(=1)?"), why="the kernel loads no modules", asked=_has_modules),
+    Rule(option="CMDLINE", word=re.compile(r"nomodule(=1)?"), why="the kernel cannot load modules", asked=_has_modules),
     Rule(
         option="CMDLINE",
         word=re.compile(r"module\.sig_enforce(=[1yYtT].*|=on)?"),
@@ -153,7 +153,7 @@ RULES = (
     Rule(
         option="NET",
         fatal=False,
-        why="there are no uevents: devices are polled for",
+        why="there are no uevents: the loader polls for devices",
         asked=_mounts_root,
     ),
     Rule(
@@ -162,7 +162,7 @@ RULES = (
         why="request_module cannot be switched off during a deferred load",
         asked=_has_deferred,
     ),
-    Rule(option="PRINTK", fatal=False, why="nothing that the loader says can be read"),
+    Rule(option="PRINTK", fatal=False, why="the loader's messages cannot be read"),
     Rule(
         option="SECURITY_LOADPIN_ENFORCE",
         absent=True,
@@ -178,7 +178,7 @@ RULES = (
 def check_kernel(profile: Profile, config: KernelConfig | None) -> tuple[str, ...]:
     """Notes on what *profile* loses on this kernel; raises MegamodError naming all that makes the boot impossible."""
     if config is None:
-        return ("no configuration of the kernel is found: whether it can boot this image is not checked",)
+        return ("the kernel's configuration was not found: cannot check whether it can boot this image",)
     broken = [rule for rule in RULES if rule.asked(profile) and _is_broken(rule, config)]
     fatal = [rule for rule in broken if rule.fatal]
     if fatal:

@@ -118,7 +118,9 @@ def build_image(
             merged = {m.name for s in built for load in s.loads if load.merged for m in load.merged.members}
             require_signed({name: files[name] for name in sorted(merged)}, signer, tree)
             built = tuple(signed_stage(stage, signer) for stage in built)
-            step.note(signer.name() if config else f"{signer.name()}; no configuration of the kernel names a digest")
+            step.note(
+                signer.name() if config else f"{signer.name()}; the kernel's configuration does not name a digest"
+            )
 
     critical = [*(item.data for item in built[0].loads), *(file.entry.data for file in contents.files)]
     deferred = [item.data for stage in built[1:] for item in stage.loads]

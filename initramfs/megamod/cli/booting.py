@@ -102,7 +102,7 @@ def _check_budget(
         record, report = boot_record(image, events=False, wait_for=stages, **options)
         if not report.ok:
             click.echo(report.as_table())
-            raise MegamodError(f"{image}: the boot failed, so there is nothing to hold against the budget")
+            raise MegamodError(f"{image}: the boot failed, so there is nothing to compare with the budget")
         return record
 
     verdicts = judge(limits, runs, boot_once)
@@ -112,7 +112,7 @@ def _check_budget(
         click.echo(json.dumps(_as_dict(verdicts), indent=2))
     else:
         click.echo(verdicts_text(verdicts))
-        click.echo(f"\n{counted(runs, 'run')}, one instruction a nanosecond of guest time; the fastest counts")
+        click.echo(f"\n{counted(runs, 'run')}, one instruction per nanosecond of guest time; the fastest counts")
     return 1 if any(verdict.over for verdict in verdicts) else 0
 
 

@@ -1,6 +1,6 @@
 """`megamod completion`, and what a shell is offered at TAB: profiles, kernels, modules, stages, files.
 
-Everything here runs while somebody waits at a prompt: it reads folders and small files, and whatever fails is no offer.
+Everything here runs while somebody waits at a prompt: it reads folders and small files, and ignores errors.
 """
 
 from __future__ import annotations

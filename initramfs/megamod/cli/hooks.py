@@ -87,7 +87,7 @@ def hook_status(*, generator: Generator | None, root: Path) -> None:
     for each in (generator,) if generator else GENERATORS:
         found = status(each, root=root)
         if found.entry is None:
-            click.echo(f"{each}: {'not installed' if found.present else 'this generator is not on the system'}")
+            click.echo(f"{each}: {'not installed' if found.present else 'this generator is not installed'}")
             continue
         click.echo(f"{each}: installed, {found.entry}, calls {found.program}")
         for name in found.command_line:
@@ -96,9 +96,9 @@ def hook_status(*, generator: Generator | None, root: Path) -> None:
             state = "has" if boot_entry.has_word else "does not have"
             click.echo(f"  {boot_entry.file}: {boot_entry.title}: {state} {WORD}")
         for name in found.changed:
-            click.echo(f"  {name} is not as it was installed")
+            click.echo(f"  {name} has changed since it was installed")
         if not (root / found.program.lstrip("/")).exists():
-            click.echo(f"  {found.program} is not there: the next images are without megamod")
+            click.echo(f"  {found.program} is missing: the next images will not use megamod")
 
 
 @hook.command("run")
@@ -332,9 +332,9 @@ def _deploy_status(root: Path, record: InstallRecord) -> None:
         state = "" if (root / "lib/modules" / kernel / "modules.dep").exists() else "; its modules are not there"
         click.echo(f"{kernel}: deployed, {record.settings_of(kernel).get('profile', 'what the machine needs')}{state}")
         for name in exchanged(root, kernel, record) if not state else ():
-            click.echo(f"  the module {name} was exchanged since: megamod deploy --update -k {kernel}")
+            click.echo(f"  the module {name} has changed since: megamod deploy --update -k {kernel}")
     for name in changed(root, record):
-        click.echo(f"  {name} is not as it was written")
+        click.echo(f"  {name} has changed since it was written")
 
 
 def own_program(root: Path) -> Path:

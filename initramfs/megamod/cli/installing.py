@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 @click.option("--machine", type=FILE, metavar="DIR", help="The machine recorded in DIR; default: this one.")
 @click.option("-n", "--dry-run", is_flag=True, help="Print what it would do.")
 @click.option("--status", "action", flag_value="status", help="Show what is installed.")
-@click.option("--remove", "action", flag_value="remove", help="Take everything away that install has written.")
+@click.option("--remove", "action", flag_value="remove", help="Remove everything that install has written.")
 @click.option("--update", "action", flag_value="update", help="Make the image of KVER again, with the same settings.")
-@click.option("--forget", "action", flag_value="forget", help="Take the image of KVER away.")
+@click.option("--forget", "action", flag_value="forget", help="Remove the image of KVER.")
 @click.option("--menu", is_flag=True, help="With --update and --forget: make GRUB's menu again, too.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the image here, and change nothing else.")
 @ROOT
@@ -97,7 +97,7 @@ def _install(
     machine = _machine(root, recorded)
     with contextlib.suppress(MegamodError):
         if why := why_not_own(machine, command_line(root)):
-            click.echo(f"megamod's loader does not reach this root: {why}; so it joins the generator's image")
+            click.echo(f"megamod's loader does not reach this root: {why}; installing the generator's hook instead")
             _install_hook(root, dry_run=dry_run)
             return
     found = find_layout(root, layout)
@@ -224,7 +224,7 @@ def _status(root: Path) -> None:
         there = [name for name in files if os.path.lexists(root / name) and name.endswith((".img", ".efi"))]
         click.echo(f"{kernel}: {', '.join(str(root / name) for name in there) or 'its image is gone'}")
     for name in changed(root, record):
-        click.echo(f"{name} is not as it was written")
+        click.echo(f"{name} has changed since it was written")
 
 
 def _print(lines: list[str], *, quiet: bool) -> None:
@@ -263,7 +263,7 @@ def init(*, output: Path | None, board: str | None, recorded: Path | None, kerne
         text = machine_profile(open_machine(recorded), tree, name=name)
     path = output or Path(f"{name}.yaml")
     if os.path.lexists(path):
-        raise MegamodError(f"{path}: is there already", hint="name another file")
+        raise MegamodError(f"{path}: already exists", hint="name another file")
     check_writable(path)
     atomic_write(path, text.encode())
     option = f" -k {kernel}" if kernel else ""

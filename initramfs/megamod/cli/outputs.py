@@ -19,7 +19,7 @@ _COMMAND_LINE = click.option("--cmdline", "command_line", default="", metavar="T
 @click.option("--vmlinuz", "kernel", required=True, type=FILE, metavar="FILE", help="The kernel.")
 @click.option("-o", "--output", required=True, type=FILE, metavar="OUT.efi", help="Write the EFI program here.")
 @_COMMAND_LINE
-@click.option("--os-release", type=FILE, metavar="FILE", help="What the system is called (os-release(5)).")
+@click.option("--os-release", type=FILE, metavar="FILE", help="The system's os-release file.")
 @click.option("--uname", "release", metavar="KVER", help="The kernel's release, for boot menus.")
 @click.option("--splash", type=FILE, metavar="FILE.bmp", help="A picture to show.")
 @click.option("--dtb", "device_tree", type=FILE, metavar="FILE", help="A device tree.")

@@ -28,7 +28,7 @@ _ELF = b"\x7fELF"
 def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None) -> None:
     """Sign a module as the kernel's own build does.
 
-    A signature that is there already is replaced.
+    A signature that already exists is replaced.
     """
     from megamod.common.compression import read_module_bytes
     from megamod.common.files import atomic_write, not_an_input
@@ -40,7 +40,7 @@ def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None
     signer.check()
     data = read_module_bytes(module)
     if data[:4] != _ELF:
-        raise MegamodError(f"{module}: is not a module", hint="only .ko files are signed so")
+        raise MegamodError(f"{module}: is not a module", hint="only .ko files can be signed")
     if output is None and module.read_bytes()[:4] != _ELF:
         # The kernel checks what is unpacked; a plain file under the old name would be a surprise.
         raise MegamodError(f"{module}: is compressed", hint="-o OUT.ko names a file for the plain, signed module")
@@ -51,7 +51,7 @@ def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None
 
 @click.command()
 @click.argument("file", type=FILE, metavar="MODULE.ko")
-@click.option("--cert", type=FILE, metavar="FILE", help="The certificate that the signature must be of.")
+@click.option("--cert", type=FILE, metavar="FILE", help="Check against this certificate.")
 def verify(*, file: Path, cert: Path | None) -> None:
     """Check a module's signature; status 1 if missing or wrong."""
     from megamod.common.compression import read_module_bytes

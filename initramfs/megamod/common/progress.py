@@ -1,6 +1,6 @@
 """What a build shows while it works: a line a step, a closing table, and numbers as people read them.
 
-Lines go to one stream, plain where it is no terminal. The functions that make text are pure.
+Lines go to one stream, plain where it is not a terminal. The functions that make text are pure.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def segments(data: bytes, *, source: str) -> Iterator[Segment]:
     if data.startswith(MAGIC):
         data = _ramdisk(data, source=source)
     if data.startswith(b"MZ"):
-        # pefile takes a while to import, and most images are no EFI programs.
+        # pefile takes a while to import, and most images are not EFI programs.
         from megamod.image.uki import uki_sections
 
         data = uki_sections(data, file=source).get(".initrd", data)

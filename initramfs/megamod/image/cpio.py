@@ -2,7 +2,7 @@
 
 Needs entries, gives bytes and back. What is written depends on the entries and the time given alone: sorted by path,
 parents present, user and group 0, inode 0, one link each. init/initramfs.c (6.1) looks for hard links only among
-entries with two links or more (maybe_link), so equal inodes are no links; neither are they for GNU cpio.
+entries with two links or more (maybe_link), so equal inodes are not links; neither are they for GNU cpio.
 """
 
 from __future__ import annotations

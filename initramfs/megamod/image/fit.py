@@ -125,14 +125,14 @@ def machine_of(image: Path) -> int:
     """The ELF machine of the image's /init."""
     init = next((entry.data for entry in read_image(image) if entry.path == "init"), b"")
     if init[:4] != b"\x7fELF" or len(init) < 20:
-        raise MegamodError(f"{image}: has no /init of megamod's", hint="give an image that megamod build made")
+        raise MegamodError(f"{image}: has no /init from megamod", hint="give an image that megamod build made")
     return int(struct.unpack_from("<H", init, 18)[0])
 
 
 def _device_tree(path: Path) -> bytes:
     data = read_file(path)
     if not data.startswith(MAGIC) or len(data) < 40 or not 40 <= int.from_bytes(data[4:8], "big") <= len(data):
-        raise MegamodError(f"{path}: is no device tree", hint="dtc -O dtb makes one from its source")
+        raise MegamodError(f"{path}: is not a device tree", hint="dtc -O dtb makes one from its source")
     if len(data) > _MAX_DTB:
         raise MegamodError(f"{path}: is larger than {_MAX_DTB} bytes")
     # What follows the tree in the file is not part of it; QEMU's dump has a mebibyte of zeros there.

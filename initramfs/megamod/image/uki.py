@@ -44,7 +44,7 @@ def find_stub(machine: int) -> Path:
     """systemd's stub for an EFI machine number, as Debian installs it."""
     name = _STUBS.get(machine)
     if name is None:
-        raise MegamodError(f"EFI machine {machine:#x}: there is no stub of systemd's", hint="--stub FILE names one")
+        raise MegamodError(f"EFI machine {machine:#x}: systemd has no stub for it", hint="--stub FILE names one")
     for folder in _FOLDERS:
         if (path := Path(folder, name)).is_file():
             return path
@@ -58,7 +58,7 @@ def efi_machine(kernel: bytes, file: str) -> int:
         if kernel[at : at + 4] == b"PE\0\0":
             (machine,) = struct.unpack_from("<H", kernel, at + 4)
             return int(machine)
-    raise MegamodError(f"{file}: no EFI program", hint="a kernel with CONFIG_EFI_STUB is needed")
+    raise MegamodError(f"{file}: not an EFI program", hint="a kernel with CONFIG_EFI_STUB is needed")
 
 
 def write_uki(
@@ -107,7 +107,7 @@ def make_uki(stub: bytes, sections: Mapping[str, bytes], *, machine: int, file: 
         program: Any = pefile.PE(data=stub, fast_load=True)
     except pefile.PEFormatError as error:
         hint = "systemd's linuxx64.efi.stub is one"
-        raise MegamodError(f"{file}: no EFI program: {error.value}", hint=hint) from None
+        raise MegamodError(f"{file}: not an EFI program: {error.value}", hint=hint) from None
     if int(program.FILE_HEADER.Machine) != machine:
         raise MegamodError(f"{file}: for EFI machine {program.FILE_HEADER.Machine:#x}, the kernel is for {machine:#x}")
     have = [section.Name.rstrip(b"\0").decode("ascii", "replace") for section in program.sections]
@@ -184,7 +184,7 @@ def uki_sections(data: bytes, *, file: str) -> dict[str, bytes]:
     try:
         program: Any = pefile.PE(data=data, fast_load=True)
     except pefile.PEFormatError as error:
-        raise MegamodError(f"{file}: no EFI program: {error.value}") from None
+        raise MegamodError(f"{file}: not an EFI program: {error.value}") from None
     found = ((s.Name.rstrip(b"\0").decode("ascii", "replace"), s) for s in program.sections)
     return {
         name: data[s.PointerToRawData : s.PointerToRawData + min(s.Misc_VirtualSize, s.SizeOfRawData)]

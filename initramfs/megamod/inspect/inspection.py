@@ -174,7 +174,7 @@ def inspect_file(path: Path) -> Inspection:
     try:
         parts.extend(segments(data, source=source))
     except MegamodError:
-        # A compressed module ends up here too: what is unpacked is no archive.
+        # A compressed module ends up here too: what is unpacked is not an archive.
         if method != "none" and (content := decompress(data, source=source))[:4] == _ELF:
             return _inspect_module(source, content, packed=len(data), compression=method)
         raise

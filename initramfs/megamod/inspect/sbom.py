@@ -90,7 +90,7 @@ def _module(member: ManifestMember, load: ManifestLoad, stage: str, manifest: Ma
         ],
     }
     if member.license:
-        # The kernel's words (`GPL`, `Dual BSD/GPL`) are no SPDX identifiers (Documentation/process/license-rules.rst).
+        # The kernel's words (`GPL`, `Dual BSD/GPL`) are not SPDX identifiers (Documentation/process/license-rules.rst).
         component["licenses"] = [{"license": {"name": member.license}}]
     return component
 

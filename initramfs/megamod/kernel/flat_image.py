@@ -154,7 +154,7 @@ def _target(data: bytes, at: int, shape: _Shape) -> int:
 
 
 def _text(data: bytes, at: int) -> bytes | None:
-    """The symbol name or namespace at *at*, b"" for an empty one, None for what is no text."""
+    """The symbol name or namespace at *at*, b"" for an empty one, None for what is not text."""
     if not 0 < at < len(data):
         return None
     text, end, _ = data[at : at + _LONGEST].partition(b"\0")

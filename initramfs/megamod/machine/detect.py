@@ -76,7 +76,7 @@ def _check(machine: Machine, stacks: Iterable[RootStack]) -> None:
     root = next((stack for stack in stacks if stack.mount.point == "/"), None)
     hint = "run it on the machine itself, not in a container, or name the modules"
     if root is None:
-        raise MegamodError(f"{machine.root / 'proc/self/mountinfo'}: no root file system in it", hint=hint)
+        raise MegamodError(f"{machine.root / 'proc/self/mountinfo'}: it has no root file system", hint=hint)
     if root.mount.fstype in _NO_ROOT or not (root.layers or root.network or root.shared):
         raise MegamodError(f"/ is {root.mount.fstype} on {root.mount.source}: no device below it is known", hint=hint)
 

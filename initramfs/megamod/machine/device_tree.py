@@ -135,7 +135,7 @@ class DeviceTree:
                     yield supplier, f"{name} of"
 
     def _parts(self, node: Node) -> Iterator[Node]:
-        """*node* and the nodes below it that are no devices of their own, as of_fwnode_add_links() has it."""
+        """*node* and the nodes below it that are not devices of their own, as of_fwnode_add_links() has it."""
         waiting = [node]
         for part in waiting:
             yield part
@@ -206,7 +206,7 @@ def read_device_tree(path: Path) -> DeviceTree:
     except OSError as error:
         raise MegamodError(f"{path}: {error.strerror or error}") from None
     if data[:4] != MAGIC or len(data) > MAX_BYTES:
-        raise MegamodError(f"{path}: is no device tree", hint="give a .dtb file; `dtc` makes one of a .dts")
+        raise MegamodError(f"{path}: is not a device tree", hint="give a .dtb file; `dtc` makes one of a .dts")
     try:
         return _read(read_tree(data))
     except DamagedTreeError as error:

@@ -105,7 +105,7 @@ def open_machine(folder: Path | None) -> Machine:
         hint = "a recorded machine has sys/ and proc/ in it; `megamod detect --record DIR` writes one"
         if folder is not None and (folder / "devices").is_dir():
             hint = f"{folder} looks like a sys folder: give the folder that has it and proc/ beside it"
-        raise MegamodError(f"{where}: no devices of a machine in it", hint=hint)
+        raise MegamodError(f"{where}: it has no devices of a machine", hint=hint)
     return machine
 
 

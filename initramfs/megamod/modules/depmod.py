@@ -25,7 +25,7 @@ INDEXES = (
 )
 
 _VERSION = "1.0.0"
-"""depmod takes a word that is no version for a module file (is_version_number, tools/depmod.c, kmod 30)."""
+"""depmod takes a word that is not a version for a module file (is_version_number, tools/depmod.c, kmod 30)."""
 
 
 def find_depmod(folder: Path) -> str:

@@ -64,7 +64,7 @@ class _Initcall:
 def extract_levels(source: Path) -> list[ModuleInitcall]:
     """The initcalls, sorted by module, of all modules of the kernel source tree *source* that are not `module_init`.
 
-    All architectures are read. Raises MegamodError if *source* is no kernel source tree.
+    All architectures are read. Raises MegamodError if *source* is not a kernel source tree.
     """
     if not (source / "Kbuild").is_file() or not (source / "Kconfig").is_file():
         raise MegamodError(f"{source}: no kernel source tree", hint="unpack a linux-source package and name its folder")

@@ -154,7 +154,7 @@ class ModuleTree:
             if not words or words[0].startswith("#"):
                 continue
             if words[0] != keyword or len(words) < 2 or (swap and len(words) < 3):
-                raise broken(self.folder / index, number, f"`{shorten(line)}` is no {keyword} line")
+                raise broken(self.folder / index, number, f"`{shorten(line)}` is not a {keyword} line")
             if swap:
                 yield canonical(words[-1]), [line.split(None, 1)[1].rsplit(None, 1)[0]]
             else:
@@ -200,7 +200,7 @@ def open_tree(
     modules = _parse_dep(folder, dep, _parse_order(order), more)
     if not modules and not read_index(folder / "modules.builtin").strip():
         hint = "give a lib/modules/KVER folder; one of a kernel with everything built in has modules.builtin"
-        raise MegamodError(f"{folder}: no kernel modules in it", hint=hint)
+        raise MegamodError(f"{folder}: it has no kernel modules", hint=hint)
     return ModuleTree(release=folder.resolve().name, folder=folder, modules=modules, indexes=indexes, overlays=more)
 
 
@@ -229,7 +229,7 @@ def _find_folder(kernel: str, release_folders: tuple[Path, ...]) -> Path:
     path = Path(kernel)
     if not kernel or "\0" in kernel:
         raise MegamodError(
-            "an empty kernel name", hint="give a lib/modules/KVER folder or a release such as 6.1.0-50-amd64"
+            "the kernel name is empty", hint="give a lib/modules/KVER folder or a release such as 6.1.0-50-amd64"
         )
     if "/" not in kernel:
         for folder in release_folders:
@@ -257,10 +257,10 @@ def _descend(path: Path) -> Path:
         raise MegamodError(f"{path}: {error.strerror or error}") from None
     if not found:
         hint = "a lib/modules/KVER folder has modules.dep, or kernel/ with .ko files"
-        raise MegamodError(f"{path}: no kernel modules in it", hint=hint)
+        raise MegamodError(f"{path}: it has no kernel modules", hint=hint)
     if len(found) > 1:
         names = ", ".join(str(entry) for entry in found[:4])
-        raise MegamodError(f"{path}: more than one kernel in it", hint=f"name one: {names}")
+        raise MegamodError(f"{path}: it has more than one kernel", hint=f"name one: {names}")
     return found[0]
 
 
@@ -277,7 +277,7 @@ def read_index(path: Path) -> str:
 
 def broken(path: Path, line: int, message: str) -> MegamodError:
     """The error of a line in an index file."""
-    return MegamodError(f"{path}:{line}: {message}", hint="depmod writes this file anew")
+    return MegamodError(f"{path}:{line}: {message}", hint="depmod writes this file again")
 
 
 def module_name(path: str) -> str | None:
@@ -317,9 +317,9 @@ def _parse_dep(
         relpath, colon, rest = line.partition(":")
         name = module_name(relpath)
         if not colon or name is None:
-            raise broken(index, number, f"`{shorten(line)}` is no `MODULE.ko: DEPENDENCY…` line")
+            raise broken(index, number, f"`{shorten(line)}` is not a `MODULE.ko: DEPENDENCY…` line")
         if name in rows:
-            raise broken(index, number, f"{name} is there twice, as {rows[name][1]} and {relpath}")
+            raise broken(index, number, f"{name} is given twice, as {rows[name][1]} and {relpath}")
         rows[name] = (number, relpath, rest.split())
         names[relpath] = name
     base = str(folder) + "/"

@@ -157,7 +157,7 @@ def _hint(selector: ParsedSelector, tree: ModuleTree) -> str:
         nearest = did_you_mean(selector.pattern, folders | parents)
     elif selector.kind is SelectorKind.GLOB:
         nearest = nearest_modules(re.sub(r"[*?]|\[[^\]]*\]", "", selector.pattern), tree)
-    return nearest or f"`?{shorten(selector.text, 30)}` is no error where there is none"
+    return nearest or f"`?{shorten(selector.text, 30)}` if it may be missing"
 
 
 def nearest_modules(name: str, tree: ModuleTree) -> str | None:

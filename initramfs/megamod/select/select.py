@@ -271,7 +271,7 @@ def _check_options(profile: Profile, placed: Mapping[str, _Placed], tree: Module
         elif option.optional:
             notes.group("not in this kernel, and optional", name)
         else:
-            hint = nearest_modules(name, tree) or f"`?{name}` is no error where there is none"
+            hint = nearest_modules(name, tree) or f"`?{name}` if it may be missing"
             raise fail(option.location, f"options: no module {name} in {tree.release}", hint)
 
 
@@ -292,7 +292,7 @@ def _skipped(profile: Profile, placed: Mapping[str, _Placed], tree: ModuleTree, 
         elif selector.text.startswith(OPTIONAL):
             notes.group("not in this kernel, and optional", name)
         else:
-            hint = nearest_modules(name, tree) or f"`?{name}` is no error where there is none"
+            hint = nearest_modules(name, tree) or f"`?{name}` if it may be missing"
             raise fail(selector.location, f"skip: no module {name} in {tree.release}", hint)
     return tuple(sorted(set(skipped)))
 

@@ -74,13 +74,13 @@ def parse_budget(text: str, *, stages: Sequence[str]) -> tuple[Limit, ...]:
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(us|ms|s|min)", value)
         if not equals or not match:
             hint = "such as critical=120ms,userspace=500ms,boot=2.5s"
-            raise MegamodError(f"--budget: `{item.strip()}` is no limit", hint=hint)
+            raise MegamodError(f"--budget: `{item.strip()}` is not a limit", hint=hint)
         known = (USER_SPACE, BOOT, *stages)
         if name not in known:
             hint = did_you_mean(name, known) or f"one of {', '.join(known)}"
             raise MegamodError(f"--budget: {name}: the image has no such stage", hint=hint)
         if name in limits:
-            raise MegamodError(f"--budget: {name} is there twice")
+            raise MegamodError(f"--budget: {name} is given twice")
         limits[name] = Limit(name=name, nanoseconds=round(float(match[1]) * _UNITS[match[2]]))
     return tuple(limits.values())
 
@@ -135,7 +135,7 @@ def verdicts_text(verdicts: Sequence[Verdict]) -> str:
         ]
         for each in verdicts
     ]
-    header = ["budget, ms", "limit", "taken", "", "waits apart", "measuring apart", "each run"]
+    header = ["budget, ms", "limit", "taken", "", "device waits, not counted", "measuring, not counted", "each run"]
     lines = [table(header, rows, left=1)]
     lines += [f"\n{each.limit.name}:\n{parts_text(each.best)}" for each in verdicts if each.over]
     return "\n".join(lines)

@@ -160,8 +160,8 @@ def _conclusion(comparison: Comparison) -> str:
     same = [each for each in comparison.parts if each.change * change > 0 and each not in waits][:_NAMED_PARTS]
     named = ", ".join(f"{each.name} {abs(each.change) / 1e6:.1f}" for each in same)
     share = f" ({100 * abs(change) / before:.0f} %)" if before else ""
-    apart = " beside waits" if waits else ""
-    return f"The second takes {abs(change) / 1e6:.1f} ms {way}{share}{apart}. Where they went, in ms: {named}."
+    apart = ", excluding device waits" if waits else ""
+    return f"The second takes {abs(change) / 1e6:.1f} ms {way}{share}{apart}. By part, in ms: {named}."
 
 
 def _table(title: str, differences: Sequence[Difference]) -> list[str]:

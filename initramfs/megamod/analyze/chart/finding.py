@@ -81,7 +81,7 @@ def headline(record: BootRecord) -> str:
     """The finding: which part took most of what, in one sentence."""
     found = before_user_space(record)
     if found is None or not found.largest:
-        return "The boot did not come to megamod's loader." if record.clock else "No stage was loaded."
+        return "The boot did not reach megamod's loader." if record.clock else "No stage was loaded."
     largest = found.largest[0]
     stage = next((span for span in record.stages() if span.name == largest.stage), None)
     whole, where = found.duration, "between the loader's start and user space"

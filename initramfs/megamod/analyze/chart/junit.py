@@ -30,7 +30,7 @@ def junit_xml(verdicts: Sequence[Verdict], *, name: str) -> bytes:
             failure = ElementTree.SubElement(case, "failure", {"message": said, "type": "over budget"})
             failure.text = parts_text(best)
         out = ElementTree.SubElement(case, "system-out")
-        out.text = f"{said}, waits apart {milliseconds(best.waited)} ms, runs " + " ".join(
+        out.text = f"{said}, {milliseconds(best.waited)} ms of device waits not counted, runs " + " ".join(
             milliseconds(run.counted) for run in verdict.runs
         )
     ElementTree.indent(root)

@@ -49,4 +49,4 @@ def boot_record(
         return record_from_log(report.result.console, name=image.name, texts=marks), report
     except MegamodError:
         tail = report.result.tail(1).strip()
-        raise MegamodError(f"{image}: the boot did not come to the loader: {tail}") from None
+        raise MegamodError(f"{image}: the boot did not reach the loader: {tail}") from None

@@ -58,7 +58,7 @@ def read_source(path: Path, *, texts: Sequence[str] = ()) -> BootRecord | UserSp
     except (ValueError, RecursionError):
         if text.lstrip()[0] == "[":  # a log, whose lines begin with the time
             return record_from_log(text, name=name, texts=texts)
-        raise MegamodError(f"{name}: is neither a log nor JSON that is whole") from None
+        raise MegamodError(f"{name}: is neither a log nor complete JSON") from None
     if isinstance(value, list):
         return read_plot_json(value, name=name)
     try:
@@ -99,7 +99,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise MegamodError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise MegamodError(f"{path}: longer than {MAX_BYTES >> 20} MiB, this is no log of a boot")
+        raise MegamodError(f"{path}: longer than {MAX_BYTES >> 20} MiB, too long for the log of a boot")
     return data
 
 
@@ -112,7 +112,7 @@ def _from_json(value: dict[str, Any], name: str) -> BootRecord:
             for line in value["lines"]
         ]
         if not lines:
-            raise MegamodError(f"{name}: the guest printed nothing that the chart reads")
+            raise MegamodError(f"{name}: the guest printed nothing that the chart can read")
         return record_of(lines, title=name)
     if "stages" not in value:
         raise MegamodError(f"{name}: is JSON of another kind or version", hint=_HINT)

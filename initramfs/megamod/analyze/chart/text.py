@@ -71,7 +71,7 @@ def _lines(record: BootRecord) -> list[tuple[str, Kind | None]]:
     early = record.before_user_space()
     lines += _section(early, early[-1].end if early else 0, base=0)
     for stage in record.beside:
-        lines += [("", None), (f"beside it, from {milliseconds(stage.start)} ms on:", None)]
+        lines += [("", None), (f"at the same time, from {milliseconds(stage.start)} ms on:", None)]
         lines += _section([stage], stage.duration, base=stage.start)
     lines += [("", None), ("sums before user space:" if record.user_space is not None else "sums:", None)]
     lines += [(line, None) for line in _sums(early)]

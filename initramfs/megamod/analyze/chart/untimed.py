@@ -10,7 +10,7 @@ from megamod.analyze.chart.calls import CallDraft
 from megamod.analyze.chart.record import BootRecord, Kind, Span
 from megamod.analyze.chart.status_json import StatusDocument, StatusLoad
 
-NOTE = "the source has durations, but no times: the stages are laid out one after the other"
+NOTE = "there are durations but no times: the stages are shown one after the other"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def find_usage(
 ) -> Usage:
     """Look at *machine* and hold the critical modules against it; *sizes* are bytes of the modules.
 
-    Raises MegamodError if a need is no module, or if the machine has no root whose way can be told.
+    Raises MegamodError if a need is not a module, or if the machine has no root whose way can be told.
     """
     reasons = {found.name: found.why for found in detect(machine, tree).critical}
     for need in needs:
@@ -131,7 +131,7 @@ def find_move(profile: Profile, path: Path, tree: ModuleTree, usage: Usage) -> M
     if not away and not split:
         return None
     if not staying and not any(split.values()):
-        raise MegamodError(f"{path}: nothing of its critical stage is needed for root and console", hint="--need NAME")
+        raise MegamodError(f"{path}: root and console need nothing of its critical stage", hint="--need NAME")
     # Another selector may name the same module, and it need not be there twice.
     named: set[str] = set(staying)
     for text, names in split.items():

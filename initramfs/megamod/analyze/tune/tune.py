@@ -86,7 +86,7 @@ def tune(
     """
     profile = load_profile(path)
     if profile.root.kind != RootKind.CMDLINE:
-        raise MegamodError(f"{path}: root: {profile.root.kind}: nothing tells what its program needs")
+        raise MegamodError(f"{path}: root: {profile.root.kind}: what its program needs is not known")
     selection = select(profile, tree)
     with tempfile.TemporaryDirectory(prefix="megamod-tune-") as name:
         folder = Path(name)
@@ -199,7 +199,7 @@ def _machine(console: str, machine: Path | None, folder: Path, name: str) -> Mac
         return Machine(root=machine)
     if not has_look(console):
         hint = "record with `megamod tune … --log`, or give --machine a folder of `megamod detect --record`"
-        raise MegamodError(f"{name}: what root and console use is not in it", hint=hint)
+        raise MegamodError(f"{name}: it does not show what root and console use", hint=hint)
     folder.mkdir()
     return machine_of(console, folder)
 
@@ -238,7 +238,7 @@ def proposal_text(proposal: Proposal) -> str:
         header = ["not needed before user space", "init ms", "part of the call ms", "together ms"]
         lines += ["", table(header, rows, left=1)]
     if not proposal.patch:
-        return "\n".join([*lines, "", "nothing to move: all that it names is needed, or is needed by that"])
+        return "\n".join([*lines, "", "nothing to move: everything that it names is needed"])
     expected = max(0, proposal.before - usage.saving)
     lines += ["", proposal.patch, f"expected: {milliseconds(proposal.before)} → about {milliseconds(expected)} ms"]
     if proposal.after is not None:

@@ -106,7 +106,7 @@ class Signer:
         # The class is that of the certificate's key, or they differ; both compare by value.
         if self._private().public_key() != certificate.public_key():
             raise MegamodError(
-                f"{self.key}: is not the key of {self.certificate}", hint="take key and certificate of one pair"
+                f"{self.key}: is not the key of {self.certificate}", hint="use a key and its own certificate"
             )
 
     def trust_for(self, tree: ModuleTree, *, host: Path) -> MemberTrust:
@@ -198,7 +198,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return (x509.load_pem_x509_certificate if b"-----BEGIN" in data else x509.load_der_x509_certificate)(data)
     except ValueError as error:
-        raise MegamodError(f"{path}: is no certificate: {error}") from None
+        raise MegamodError(f"{path}: is not a certificate: {error}") from None
 
 
 def why_enforced(config: KernelConfig | None, host: Path) -> str | None:

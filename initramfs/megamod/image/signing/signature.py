@@ -104,7 +104,7 @@ def read_signature(data: bytes, *, file: str) -> Signature | None:
     algorithm, digest, kind, signer, identifier, length = _TRAILER.unpack_from(data, max(end, 0))
     # mod_check_sig() (kernel/module_signature.c, 6.1)
     if end < length or kind != _PKCS7 or algorithm or digest or signer or identifier:
-        raise MegamodError(f"{file}: its signature is damaged: no trailer of a PKCS #7 signature")
+        raise MegamodError(f"{file}: its signature is damaged: the PKCS #7 trailer is missing")
     content, cms = data[: end - length], data[end - length : end]
     try:
         return _read(content, cms)
