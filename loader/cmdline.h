@@ -23,7 +23,7 @@ bool key_is(const struct word *word, const char *key);
 
 enum { CMDLINE_ROOM = 16384, VALUE_ROOM = 1024 };
 
-/* rd.emergency=: what happens when nothing is left to try. */
+/* rd.emergency=: what happens when giving up. */
 enum emergency { EMERGENCY_PANIC, EMERGENCY_REBOOT, EMERGENCY_POWEROFF, EMERGENCY_HALT };
 
 struct options {

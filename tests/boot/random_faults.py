@@ -64,7 +64,7 @@ HARMLESS = ("returns 12345",)  # do_init_module() takes a positive value for suc
 BAD_SHARE = 0.5
 CALL_SIZE = 5
 SIGNATURE_END = b"~Module signature appended~\n"
-STATED = "megamod: error: nothing is left to try: the kernel panics now"
+STATED = "megamod: error: giving up: the kernel will panic"
 
 
 @dataclass(kw_only=True)

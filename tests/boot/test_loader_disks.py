@@ -191,5 +191,5 @@ def test_disk_that_stops_answering_is_named_and_the_root_is_mounted(start, root_
     stalling = "file.driver=nbd,file.export=disk,file.server.type=unix,file.server.path={}"
     disks = [*_attached(tmp_path / "socket", stalling), *_attached(root_disk(uuid=UUID), _PLAIN)]
     console = start([], f"root=UUID={UUID}", extra=disks, until="the end")
-    rest = after(console, "megamod: vda does not answer; going on without it")
+    rest = after(console, "megamod: vda does not answer; continuing without it")
     after(rest, "megamod: root /dev/vdb ext4 mounted", "the end")

@@ -76,9 +76,9 @@ def test_unsigned_file_is_refused_with_a_message_where_no_fallback_is(run, modul
         console, "load megamod_critical failed: EKEYREJECTED (the kernel wants a signature by a key that it knows)"
     )
     rest = after(
-        rest, "error: the critical stage failed; going on", "error: root /dev/vda: it did not appear within 1 s"
+        rest, "error: the critical stage failed; continuing", "error: root /dev/vda: it did not appear within 1 s"
     )
-    after(rest, "nothing is left to try", "Kernel panic")
+    after(rest, "giving up", "Kernel panic")
 
 
 def test_image_for_another_kernel_names_both_and_ends_in_a_panic(run, modules):
@@ -200,7 +200,7 @@ def test_proc_and_sys_that_cannot_be_mounted_leave_a_message_each(run, modules):
     rest = after(
         rest, "/proc/cmdline cannot be read", "stage critical done", "and no root= is on the kernel command line"
     )
-    after(rest, "nothing is left to try", "Kernel panic")
+    after(rest, "giving up", "Kernel panic")
 
 
 def test_image_without_the_keepers_program_says_so_and_boots(run, modules):

@@ -166,7 +166,7 @@ def test_resume_device_that_does_not_appear_does_not_end_the_boot(start, make_ro
     disk = make_disk_image(make_root("echo the end" + POWER_OFF))
     console = start([disk], f"root=/dev/vda resume=UUID={UUID} rootwait=1")
     rest = after(console, f"megamod: waiting for resume=UUID={UUID}")
-    after(rest, f"megamod: resume=UUID={UUID}: it did not appear; going on without it", "the end")
+    after(rest, f"megamod: resume=UUID={UUID}: it did not appear; continuing without it", "the end")
 
 
 def test_resume_device_that_the_loader_cannot_open_is_named(start, make_root, make_disk_image):

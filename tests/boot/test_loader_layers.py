@@ -133,5 +133,5 @@ def test_a_wrong_root_hash_and_a_missing_hash_device_end_in_a_message(
             disks=[root, tmp_path / "hashes"],
             append="root=/dev/vda rootwait=1",
         ).console
-        after(console, message, "nothing is left to try", "Kernel panic")
+        after(console, message, "giving up", "Kernel panic")
         assert "the end" not in console

@@ -142,7 +142,7 @@ def test_refused_megamodule_is_an_error_and_the_root_is_still_tried(run, modules
     console = run(plan, append="rootwait=1")
     rest = after(console, "load megamod_rest failed: ENOEXEC", "0 ok, 4 failed, 0 skipped")
     rest = after(rest, "megamod: error: the critical stage failed", "megamod: error: root /dev/vda: /dev/vda cannot be")
-    after(rest, "nothing is left to try")
+    after(rest, "giving up")
 
 
 def test_init_that_fails_in_a_megamodule_is_named_with_its_errno(run, modules):
@@ -174,7 +174,7 @@ def test_off_loads_nothing_and_says_so(run, modules):
 
 def test_image_without_a_plan_says_so_and_panics(run):
     console = run(None)
-    after(console, "megamod: error: /megamod/plan: cannot be read: ENOENT", "nothing is left to try", "Kernel panic")
+    after(console, "megamod: error: /megamod/plan: cannot be read: ENOENT", "giving up", "Kernel panic")
 
 
 def test_error_of_the_plan_names_its_line_and_nothing_is_loaded(run, modules):

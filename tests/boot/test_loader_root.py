@@ -92,7 +92,7 @@ def test_root_that_does_not_appear_is_named_and_ends_in_a_panic(run, modules):
     console = run(start_plan(modules), "echo the end", append="root=LABEL=nowhere rootwait=1")
     rest = after(console, "megamod: waiting for root LABEL=nowhere")
     rest = after(rest, "megamod: error: root LABEL=nowhere: it did not appear within 1 s; block devices: vda")
-    after(rest, "megamod: error: nothing is left to try", "Attempted to kill init! exitcode=0x00000100")
+    after(rest, "megamod: error: giving up", "Attempted to kill init! exitcode=0x00000100")
     assert "the end" not in console
 
 
@@ -115,7 +115,7 @@ def test_emergency_shell_comes_before_the_panic_and_ends_in_another_try(run, mod
     shell = "echo shell on $(/bin/busybox tty); [ -e /seen ] && exit; >/seen; /bin/busybox sleep 3"
     console = run(start_plan(modules), "true", append="root=/dev/vdb rootwait=1 panic=0", files=shell_files(shell))
     rest = after(console, "megamod: error: root /dev/vdb", "megamod: emergency shell", "shell on /dev/console")
-    rest = after(rest, "megamod: error: root /dev/vdb", "shell on /dev/console", "nothing is left to try")
+    rest = after(rest, "megamod: error: root /dev/vdb", "shell on /dev/console", "giving up")
     assert "Attempted to kill init! exitcode=0x00000100" in rest
 
 
@@ -136,7 +136,7 @@ def test_emergency_shell_stays_away_where_somebody_wants_none(run, modules, word
         files=shell_files("echo a door"),
     )
     after(
-        console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "nothing is left to try", "Kernel panic"
+        console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "giving up", "Kernel panic"
     )
     assert "a door" not in console
 

@@ -243,10 +243,10 @@ SINGLE: dict[str, tuple[bytes, str]] = {
         bytes(Ko("disk", info={**VERSION, "intree": None})),
         "is out of tree and would taint the kernel with all other members; allow-taint: true merges it",
     ),
-    "not understood": (
+    "unknown layout": (
         patched(),
-        "cannot be merged: .gnu.linkonce.this_module: bytes beside the name are set; this kernel's struct module is "
-        "not understood",
+        "cannot be merged: .gnu.linkonce.this_module: unexpected bytes around the name; unknown layout of "
+        "struct module",
     ),
     "refused by a later pass": (
         bytes(Ko("disk", info=VERSION).param("core.debug")), "cannot be merged: parameter core.debug is core.ko's too"

@@ -35,7 +35,7 @@ def test_a_kernel_with_all_that_is_needed_has_no_notes(tmp_path: Path) -> None:
 
 def test_a_kernel_whose_configuration_is_unknown_gets_one_note(tmp_path: Path) -> None:
     (note,) = check_kernel(profile(tmp_path), None)
-    assert note.startswith("no configuration of the kernel is found")
+    assert note.startswith("the kernel's configuration was not found")
 
 
 def test_part_of_a_configuration_rules_nothing_out(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_every_rule_is_a_whole_sentence() -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("quiet rdinit=/bin/sh", "starts another program than /init"),
-        ("nomodule", "loads no modules"),
+        ("quiet rdinit=/bin/sh", "starts a program other than /init"),
+        ("nomodule", "cannot load modules"),
         ("module.sig_enforce", "takes no unsigned modules"),
         ("module.sig-enforce=1 quiet", "takes no unsigned modules"),
         ("lockdown=integrity", "locked down"),

@@ -319,7 +319,7 @@ def test_rel_table_is_refused() -> None:
 def test_relocation_table_of_broken_size_is_refused() -> None:
     ko = Ko("disk").calls("f")
     image = bytes(ko)
-    assert "no multiple of 24" in error_of(patched(image, header(image, index_of(ko, ".rela.text")) + 32, "<Q", 23))
+    assert "not a multiple of 24" in error_of(patched(image, header(image, index_of(ko, ".rela.text")) + 32, "<Q", 23))
 
 
 # Tables
@@ -391,7 +391,7 @@ def test_struct_module_without_the_name_is_refused() -> None:
 def test_struct_module_with_more_than_the_name_is_refused() -> None:
     ko = Ko("disk")
     ko.this.data[500] = 1
-    assert "bytes beside the name are set" in error_of(bytes(ko))
+    assert "unexpected bytes around the name" in error_of(bytes(ko))
 
 
 def test_undefined_init_is_refused() -> None:

@@ -187,7 +187,7 @@ def test_each_mistake_of_sign_is_a_line(megamod: Run, tmp_path: Path) -> None:
     (tmp_path / "a.ko.gz").write_bytes(b"\x1f\x8b")
     cases = {
         ("a.ko", "locked.pem", "locked.crt"): "locked.pem: cannot sign with this key: it is encrypted (hint: decrypt",
-        ("a.ko", "other.pem", "modules.crt"): "other.pem: is not the key of modules.crt (hint: take key and",
+        ("a.ko", "other.pem", "modules.crt"): "other.pem: is not the key of modules.crt (hint: use a key",
         ("a.ko", "text", "modules.crt"): "text: cannot sign with this key: ",
         ("a.ko", "none", "modules.crt"): "none: No such file or directory",
         ("a.ko", "modules.pem", "text"): "text: is not a certificate: ",
