@@ -135,9 +135,7 @@ def test_emergency_shell_stays_away_where_somebody_wants_none(run, modules, word
         append=f"root=/dev/vdb rootwait=1 {word}",
         files=shell_files("echo a door"),
     )
-    after(
-        console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "giving up", "Kernel panic"
-    )
+    after(console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "giving up", "Kernel panic")
     assert "a door" not in console
 
 
