@@ -396,3 +396,20 @@ def test_what_is_asked_for_and_excluded_is_said(tmp_path: Path) -> None:
     assert run(tmp_path, text, flash_tree(tmp_path)).notes == (
         "excluded, although a selected module asks at run time for them: zstd",
     )
+
+
+def test_names_that_kernels_have_dropped_are_answered_all_at_once(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path, {"kernel/drivers/pinctrl/pinctrl-intel.ko": []}, release="7.2.0-test")
+    error = error_of(tmp_path, critical("[crc32c_intel, libcrc32c, pinctrl_intle]"), folder)
+    assert error.startswith(
+        "p.yaml:1:22: no module or alias crc32c_intel in 7.2.0-test; p.yaml:1:36: no module or alias"
+    )
+    assert "crc32c_intel has become the kernel's CRC library" in error
+    assert ": leave it out, or write `?crc32c_intel`" in error
+    assert "libcrc32c has become" in error
+    assert "did you mean pinctrl_intel?" in error
+
+
+def test_an_older_kernel_that_lacks_such_a_module_is_not_told_so(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path, {"kernel/fs/ext4/ext4.ko": []}, release="6.1.0-test")
+    assert "has become" not in error_of(tmp_path, critical("[crc32c_intel]"), folder)

@@ -15,6 +15,7 @@ from megamod.modules.aliases import normalise_alias
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Selector
 from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_selector
+from megamod.select.gone_names import answer_for
 from megamod.select.module_list import listed_modules
 from megamod.select.sets import shipped_set
 
@@ -161,7 +162,9 @@ def _hint(selector: ParsedSelector, tree: ModuleTree) -> str:
 
 
 def nearest_modules(name: str, tree: ModuleTree) -> str | None:
-    """A hint with the modules and built-ins of *tree* whose names are nearest to *name*; None if there are none."""
+    """A hint: what became of *name*, else the nearest names of modules and built-ins of *tree*; None for nothing."""
+    if answer := answer_for(name, tree):
+        return answer
     hint = did_you_mean(name, {*tree.modules, *tree.builtin})
     if tree.has_builtin_list:
         return hint

@@ -77,6 +77,7 @@ def find_requests(
 ) -> dict[str, Request]:
     """Module → the stage that asks for it: its name counts before a pattern, then the earlier stage."""
     requests: dict[str, Request] = {}
+    wrong: list[MegamodError] = []
     for index, stage in enumerate(profile.stages):
         for selector in stage.selectors:
             detected: Mapping[str, str] = {}
@@ -85,7 +86,11 @@ def find_requests(
                     detected = detect()[min(index, 1)]
                 except MegamodError as error:
                     raise fail(selector.location, f"@detected: {error.message}", error.hint) from None
-            found = _match(selector, tree, notes, detected)
+            try:
+                found = _match(selector, tree, notes, detected)
+            except MegamodError as error:
+                wrong.append(error)
+                continue
             for name in found.modules:
                 if config is not None and not (found.exact or detected) and name in config.blacklist:
                     # As modprobe has it: a blacklist stands against aliases, not against the name. What was detected
@@ -99,7 +104,17 @@ def find_requests(
                     notes.group("built into the kernel, skipped", name)
             for name in found.builtin:
                 notes.leave_out(name, "built into the kernel", selector.location)
+    if wrong:
+        raise _all_of(wrong)
     return requests
+
+
+def _all_of(errors: list[MegamodError]) -> MegamodError:
+    """One error for all selectors that match nothing, so that nobody mends them one a run."""
+    shown = errors[:_SHOWN]
+    more = [f"and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
+    hints = dict.fromkeys(error.hint for error in shown if error.hint)
+    return MegamodError("; ".join([*(error.message for error in shown), *more]), hint="; ".join(hints) or None)
 
 
 def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping[str, str] | None = None) -> Match:
