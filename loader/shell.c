@@ -73,6 +73,10 @@ void give_up(const struct boot *boot)
 	};
 	enum emergency end = boot->options.emergency;
 
+	if (end == EMERGENCY_PANIC && boot->plan.on_failure == FAIL_RESTART) {
+		log_error("nothing is left to try: the machine is restarted, as the image wants it");
+		sys_reboot(REBOOT_RESTART);
+	}
 	if (end != EMERGENCY_PANIC) {
 		log_error("giving up: rd.emergency=%s", ends[end].text);
 		sys_reboot(ends[end].how);
@@ -84,10 +88,6 @@ bool last_resort(struct boot *boot)
 {
 	u64 start = monotonic_ns();
 
-	if (boot->plan.on_failure == FAIL_RESTART) {
-		log_error("the machine is restarted, as the image wants it when a boot fails");
-		sys_restart();
-	}
 	if (boot->plan.on_failure != FAIL_SHELL || !have_shell())
 		return false;
 	/* Somebody decided what becomes of the machine: a shell would be a kiosk's open door. */

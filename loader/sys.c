@@ -141,12 +141,6 @@ long sys_wait(long child, int *status, int flags)
 	return syscall6(NR_wait4, child, P(status), flags, 0, 0, 0);
 }
 
-void sys_restart(void)
-{
-	syscall6(NR_sync, 0, 0, 0, 0, 0, 0);
-	syscall6(NR_reboot, (long)0xfee1deadu, 672274793, 0x01234567, 0, 0, 0); /* include/uapi/linux/reboot.h */
-}
-
 long sys_kill(long process, int signal)
 {
 	return syscall6(NR_kill, process, signal, 0, 0, 0, 0);

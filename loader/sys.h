@@ -200,8 +200,6 @@ long sys_execve(const char *path, char *const *argv, char *const *envp);
 /* For any child, or for this one; its status is that of wait4(). With WNOHANG it returns 0 if there is none yet. */
 long sys_wait(long child, int *status, int flags);
 long sys_kill(long process, int signal);
-/* Writes what is unwritten and restarts the machine; returns only if it may not. */
-void sys_restart(void);
 long sys_getpid(void);
 long sys_getppid(void);
 long sys_setsid(void);

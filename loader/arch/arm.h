@@ -12,7 +12,6 @@ enum {
 	NR_execve = 11,
 	NR_chdir = 12,
 	NR_getpid = 20,
-	NR_sync = 36,
 	NR_kill = 37,
 	NR_reboot = 88,
 	NR_getppid = 64,

@@ -38,7 +38,6 @@ enum {
 	NR_prctl = 167,
 	NR_getpid = 172,
 	NR_getppid = 173,
-	NR_sync = 81,
 	NR_kill = 129,
 	NR_socket = 198,
 	NR_bind = 200,

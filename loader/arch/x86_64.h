@@ -22,7 +22,6 @@ enum {
 	NR_execve = 59,
 	NR_wait4 = 61,
 	NR_kill = 62,
-	NR_sync = 162,
 	NR_reboot = 169,
 	NR_getppid = 110,
 	NR_chdir = 80,

@@ -99,7 +99,12 @@ FAILURES = [
 def test_a_failure_restarts_the_machine_if_the_plan_wants_it(start, slots, head, word, program, message):
     files = shell_files(program, path="check") | shell_files("exit", path="bin/sh")
     console = start(head, word, slots, program=files)
-    after(console, f"megamod: error: {message}", "the machine is restarted", "reboot: Restarting system")
+    after(
+        console,
+        f"megamod: error: {message}",
+        "the machine is restarted, as the image wants it",
+        "reboot: Restarting system",
+    )
     assert "this is" not in console
 
 

@@ -111,10 +111,9 @@ def find_requests(
 
 def _all_of(errors: list[MegamodError]) -> MegamodError:
     """One error for all selectors that match nothing, so that nobody mends them one a run."""
-    shown = errors[:_SHOWN]
-    more = [f"and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
-    hints = dict.fromkeys(error.hint for error in shown if error.hint)
-    return MegamodError("; ".join([*(error.message for error in shown), *more]), hint="; ".join(hints) or None)
+    hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
+    messages = [error.message for error in errors]
+    return MegamodError(listed(messages, separator="; "), hint=listed(hints, separator="; ") or None)
 
 
 def _match(selector: Selector, tree: ModuleTree, notes: Notes, detected: Mapping[str, str] | None = None) -> Match:
