@@ -209,3 +209,10 @@ def test_a_single_that_asks_for_a_members_symbol_is_loaded_after_it() -> None:
     kos = make("a lp!")
     asks_for(kos["lp"], "a_sym")
     assert shown(loads_of(kos)) == ["megamod_critical(a)", "lp"]
+
+
+def test_a_flash_that_is_set_alone_still_comes_before_ubi() -> None:
+    kos = make("disk mtd flash!:mtd ubi:mtd other!")
+    kos["flash"].calls("mtd_device_parse_register", 1)
+    kos["ubi"].calls("get_mtd_device_nm", 1)
+    assert shown(loads_of(kos)) == ["other", "megamod_critical(disk mtd)", "flash", "megamod_critical_2(ubi)"]

@@ -86,6 +86,7 @@ def split_into_loads(
         reasons |= more
         rounds = _rounds(inside, reasons, edges, members, floors, late)
     needed = {need for name in inside for need in edges[name]}
+    needed |= {one.provider for later in late.values() for one in later}
     # A setter may look for a device that the driver of another module makes (block2mtd): the later the better.
     rounds |= dict.fromkeys(alone.keys() - needed, max(rounds.values()))
     loads: list[Load] = []
