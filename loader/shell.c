@@ -74,7 +74,7 @@ void give_up(const struct boot *boot)
 	enum emergency end = boot->options.emergency;
 
 	if (end == EMERGENCY_PANIC && boot->plan.on_failure == FAIL_RESTART) {
-		log_error("nothing is left to try: the machine is restarted, as the image wants it");
+		log_error("giving up: the machine is restarted, as the image wants it");
 		sys_reboot(REBOOT_RESTART);
 	}
 	if (end != EMERGENCY_PANIC) {
