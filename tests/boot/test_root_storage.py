@@ -74,9 +74,14 @@ def test_a_saved_session_is_resumed_before_the_root_is_touched(
         root = make_disk_image(folder, size_mib=64)
     else:
         folder = make_root(SLEEP.format(swap="swapon /swap") + POWER_OFF)
-        # mkfs makes holes of zeros, and swapon takes no file with holes.
-        (folder / "swap").write_bytes(swap.read_bytes()[:4096] + b"\xa5" * ((160 << 20) - 4096))
+        # mkfs makes holes of zeros, and swapon takes no file with holes: nothing but the header's fields may be zero
+        # (union swap_header, include/linux/swap.h).
+        (folder / "swap").write_bytes(b"\xa5" * (160 << 20))
         subprocess.run([mkswap, str(folder / "swap")], check=True, capture_output=True)
+        with (folder / "swap").open("r+b") as file:
+            for start, end in ((0, 1024), (1536, 4086)):
+                file.seek(start)
+                file.write(b"\xa5" * (end - start))
         (folder / "swap").chmod(0o600)
         root = make_disk_image(folder, size_mib=320)
         debugfs = tool("debugfs", package="e2fsprogs")
