@@ -9,8 +9,8 @@
 #include "signatures.h"
 
 enum {
-	HEAD = 69632,	 /* btrfs ends there */
-	TAIL = 16 << 10, /* RAID's newer formats and DRBD */
+	HEAD = 69632,	  /* btrfs ends there */
+	TAIL = 136 << 10, /* the second place of DDF's header is 128.5 KiB before the end */
 	MD_MAGIC = (int)0xa92b4efc,
 };
 
@@ -353,27 +353,17 @@ static void find_md090(const u8 *b, u64 at, struct superblock *s)
 		is_member(s, kinds[KIND_MD11].name, at - size, at + 65536);
 }
 
-static bool read_at(int fd, u8 *to, size_t size, u64 at)
-{
-	return sys_pread(fd, to, size, at) == (long)size;
-}
-
 void read_tail(int fd, u64 size, bool whole, struct superblock *s)
 {
-	static u8 tail[TAIL + 512], block[4096];
-	u64 base = (size - TAIL) & ~511ull, at = (size & ~0xffffull) - 65536;
+	static u8 tail[TAIL + 512];
+	u64 base = size > TAIL ? (size - TAIL) & ~511ull : 0, at;
 	const u8 *end = tail + (size - base);
-	bool ddf = false;
 
-	/* In ascending order: on a disk that turns, the kernel has read ahead what the later ones ask for. */
-	if (size < 1 << 17)
+	/* One read for all that may be there: on a disk that turns, each costs a revolution. */
+	if (size < 1 << 17 || sys_pread(fd, tail, (size_t)(size - base), base) != (long)(size - base))
 		return;
-	if (whole && read_at(fd, block, 512, (size & ~511ull) - 257 * 512))
-		ddf = be32(block) == 0xDE11DE11;
-	if (read_at(fd, block, sizeof(block), at))
-		find_md090(block, at, s);
-	if (!read_at(fd, tail, (size_t)(size - base), base))
-		return;
+	at = (size & ~0xffffull) - 65536;
+	find_md090(tail + (at - base), at, s);
 	at = (size & ~0xfffull) - 8192;
 	if (is_md1(tail + (at - base), at))
 		is_member(s, kinds[KIND_MD11].name, 0, size);
@@ -384,6 +374,6 @@ void read_tail(int fd, u64 size, bool whole, struct superblock *s)
 	/* The controllers' own, on whole disks only: sectors of 512 and of 4096 bytes. */
 	if (!memcmp(end - 1024, "Intel Raid ISM Cfg Sig. ", 24) || !memcmp(end - 8192, "Intel Raid ISM Cfg Sig. ", 24))
 		is_member(s, "isw_raid_member", 0, size);
-	if (be32(end - 512) == 0xDE11DE11 || ddf)
+	if (be32(end - 512) == 0xDE11DE11 || be32(end - 257 * 512) == 0xDE11DE11)
 		is_member(s, "ddf_raid_member", 0, size);
 }
