@@ -25,6 +25,7 @@ from pathlib import Path
 from megamod.boot.debian import Kernel
 from megamod.boot.demo import one_by_one
 from megamod.boot.qemu import run_qemu
+from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder
 from megamod.image.archive import read_image, write_image
@@ -211,7 +212,7 @@ def _judge_image(image: Path, kernel: Kernel, result: Result) -> None:
             if load.kind != "merged":
                 continue
             members = [(member.name, plain(files[member.name])) for member in load.members]
-            found = judge(members, contents[load.file], maps[load.module])
+            found = judge(members, decompress(contents[load.file]), maps[load.module])
             count += len(found)
             result.faults += [f"oracle: {load.module}: {difference}" for difference in found[:_SHOWN]]
     result.oracle = f"{count} differences"

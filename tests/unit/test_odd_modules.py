@@ -9,6 +9,7 @@ import pytest
 
 from megamod.image.archive import read_image
 from megamod.prelink.options import PrelinkOptions
+from megamod.prelink.read import read_member
 from tests.oracle import judge
 from tests.unit.module_factory import ALLOC, R_64, WRITE, Back, Ko, link
 from tests.unit.test_cli_build import VERSION, Builder, builder, module_tree  # noqa: F401
@@ -106,6 +107,14 @@ def test_the_odd_module_is_named_wherever_it_stands(builder: Builder, tmp_path: 
     (tree / "modules.dep").write_text((tree / "modules.dep").read_text() + "kernel/more.ko:\n")
     profile = "critical: {modules: [disk, more]}\n"
     assert builder.refused(profile=profile, tree=tree).startswith("core.ko: vermagic '")
+
+
+def test_the_place_of_a_trampoline_is_no_init_code() -> None:
+    """arm64's linker script makes it in every module, with a byte in it, and a library has no init."""
+    library = Ko("library", init=None)
+    library.section(".init.text.ftrace_trampoline", bytes(1), flags=ALLOC)
+    member = read_member(bytes(library), file="library.ko", lenient=True)
+    assert (member.init, member.refused) == (None, None)
 
 
 def test_options_have_the_reserve_of_an_ordinary_kernel() -> None:

@@ -91,7 +91,7 @@ def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, f
     """A function that is called init_module is there for struct module to point to; code that the kernel frees after
     the init is there for the init."""
     if b"init_module\0" not in strings:
-        if any(s.name.startswith(".init.text") and s.alloc and s.size for s in sections):
+        if any(_is_init_code(section) for section in sections):
             raise MegamodError(
                 f"{file}: {THIS_MODULE} has no relocation to an init, although there is .init.text: {_LOST}",
                 hint="strip with --strip-debug, which keeps relocations",
@@ -104,6 +104,12 @@ def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, f
                 f"{file}: {THIS_MODULE} has no relocation to its init_module: {_LOST}",
                 hint="strip with --strip-debug, which keeps relocations",
             )
+
+
+def _is_init_code(section: Section) -> bool:
+    # arm64's linker script makes the place of a trampoline, with a byte in it (arch/arm64/include/asm/module.lds.h).
+    is_place = section.name == ".init.text.ftrace_trampoline"
+    return section.name.startswith(".init.text") and not is_place and section.alloc and section.size > 0
 
 
 def find_name(this_module: Section, name: str, file: str) -> int:
