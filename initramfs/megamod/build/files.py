@@ -145,7 +145,7 @@ def _check_parents(found: Mapping[str, tuple[Entry, Location]]) -> None:
         for parent in _parents(path):
             above = found.get(parent)
             if above is not None and not stat.S_ISDIR(above[0].mode):
-                message = f"files: /{path} lies below /{parent}, which is no folder in the image"
+                message = f"files: /{path} lies below /{parent}, which is not a folder in the image"
                 raise fail(location, message, f"/{parent} comes from the entry at {above[1]}")
 
 
