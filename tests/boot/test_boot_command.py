@@ -227,3 +227,18 @@ def test_the_demo_shows_both_boots_side_by_side(kernels: Kernels, tmp_path: Path
     assert lists[1] and all(name.startswith("megamod_") for name in lists[1])
     timeline = parse_console((tmp_path / "megamod.console").read_text())
     assert timeline.first(EventKind.USERSPACE) is not None
+
+
+@pytest.mark.heavy
+def test_the_quick_start_for_a_board_reaches_user_space(tmp_path: Path) -> None:
+    """README.md: a kernel of Debian by name, a shipped profile, a root with busybox, all of arm64."""
+    image, kernel = tmp_path / "camera.img", ("-k", "debian:bookworm:arm64")
+    program = Path(sys.executable).with_name("megamod")
+    build = [program, "build", "camera", *kernel, "-o", image]
+    assert subprocess.run(build, capture_output=True, text=True, check=False).returncode == 0
+    boot = [program, "boot", image, *kernel, "--busybox", "--json", "--timeout", str(LIMIT)]
+    done = subprocess.run(boot, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    # Its init makes the file that both deferred stages wait for.
+    assert {event["name"] for event in report["events"] if event["event"] == "loaded"} == {"critical", "usb", "sound"}
