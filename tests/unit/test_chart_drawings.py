@@ -219,7 +219,7 @@ def test_a_member_has_its_init_and_the_rest_of_its_own_call() -> None:
 
 def test_the_comparison_names_where_the_time_went_without_the_waits() -> None:
     text = comparison_text(compare(record(ONE_BY_ONE), record()))
-    assert "\nThe second takes 169.9 ms less (9 %) beside waits. Where they went, in ms: calls: relocation" in text
+    assert "\nThe second takes 169.9 ms less (9 %), excluding device waits. By part, in ms: calls: relocation" in text
 
 
 def test_two_equal_boots_have_no_difference() -> None:
