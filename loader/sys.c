@@ -113,6 +113,7 @@ long sys_chroot(const char *path)
 /* The two magic numbers are LINUX_REBOOT_MAGIC1 and 2 (include/uapi/linux/reboot.h). */
 long sys_reboot(int how)
 {
+	syscall6(NR_sync, 0, 0, 0, 0, 0, 0);
 	return syscall6(NR_reboot, (int)0xfee1dead, 672274793, how, 0, 0, 0);
 }
 

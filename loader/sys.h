@@ -189,7 +189,7 @@ long sys_mount(const char *from, const char *to, const char *type, unsigned long
 long sys_umount(const char *path, int flags);
 long sys_chroot(const char *path);
 
-/* One of these; returns only if that is not possible. */
+/* Writes what is unwritten and does one of these; returns only if it may not. */
 enum { REBOOT_RESTART = 0x01234567, REBOOT_HALT = (int)0xcdef0123, REBOOT_POWER_OFF = 0x4321fedc };
 
 long sys_reboot(int how);

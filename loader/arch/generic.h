@@ -22,7 +22,6 @@ enum {
 	NR_chdir = 49,
 	NR_fchdir = 50,
 	NR_chroot = 51,
-	NR_reboot = 142,
 	NR_openat = 56,
 	NR_close = 57,
 	NR_pipe2 = 59,
