@@ -22,6 +22,8 @@ enum {
 	NR_chdir = 49,
 	NR_fchdir = 50,
 	NR_chroot = 51,
+	NR_sync = 81,
+	NR_reboot = 142,
 	NR_openat = 56,
 	NR_close = 57,
 	NR_pipe2 = 59,
