@@ -265,7 +265,7 @@ def boot_case(case: Case, kernel: Kernel, folder: Path, number: int, *, timeout:
         image=image,
         vmlinuz=kernel.vmlinuz,
         disks=disks,
-        append=" ".join(["quiet", "preempt=full", *case.words]),
+        append=" ".join(["quiet", "preempt=full", "no_timer_check", *case.words]),
         memory=192,
         timeout=timeout,
         accel="tcg",
