@@ -48,7 +48,7 @@ from megamod.common.choices import Fallback, Shell
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps
 from megamod.common.text import counted, human_bytes
-from megamod.image.archive import make_image
+from megamod.image.archive import holds_secrets, make_image
 from megamod.image.cpio import Entry
 from megamod.image.signing.sign import Signer
 from megamod.kernel.config import find_config
@@ -66,12 +66,16 @@ _FOLDERS = ("dev", "proc", "sys", "run", "root")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table."""
+    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table.
+
+    *private*: others may not read all that is in it, so the image is 0600.
+    """
 
     output: Path
     bytes: int
     manifest: Manifest
     rows: tuple[StageRow, ...]
+    private: bool
 
 
 def build_image(
@@ -141,9 +145,11 @@ def build_image(
     with steps.step("image") as step:
         image = early.data + make_image(entries, method=packing.method)
         beside = [(map_file, make_map_file(selection, built))] if map_file else []
-        size = write_output(output, image, profile, tree, beside=beside)
+        private = holds_secrets(entries)
+        size = write_output(output, image, profile, tree, beside=beside, private=private)
         step.note(f"{output} {human_bytes(size)}")
-    return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
+    rows = tuple(_row(stage) for stage in built)
+    return BuildReport(output=output, bytes=size, manifest=manifest, rows=rows, private=private)
 
 
 def make_plan(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from megamod.cli.options import FILE
+from megamod.cli.options import FILE, say
 from megamod.common.errors import MegamodError
 
 _ELF = b"\x7fELF"
@@ -64,15 +64,15 @@ def verify(*, file: Path, cert: Path | None) -> None:
     what = _what(file)
     signature = read_signature(data, file=str(file))
     if signature is None:
-        click.echo(f"{file}: {what}, not signed")
+        say(f"{file}: {what}, not signed")
         sys.exit(1)
     by = f"{signature.issuer}, serial number {signature.serial}" if signature.issuer else f"key {signature.serial}"
-    click.echo(f"{file}: {what}, signed with {signature.digest} by {by}")
+    say(f"{file}: {what}, signed with {signature.digest} by {by}")
     if cert is None:
-        click.echo("not checked: --cert FILE names the signer's certificate")
+        say("not checked: --cert FILE names the signer's certificate")
         return
     wrong = signature.why_wrong(read_certificate(cert))
-    click.echo(f"invalid: {wrong}" if wrong else "valid")
+    say(f"invalid: {wrong}" if wrong else "valid")
     sys.exit(1 if wrong else 0)
 
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import fdt
 
 from megamod.common.compression import decompress_stream, detect
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
+from megamod.common.flat_tree import DamagedTreeError, read_tree, texts_of, words_of
 
 _LIMIT = 512 << 20
+_MOST_TRIES = 64  # a kernel has the magic numbers a few times by chance
 _DEEPEST = 5  # a boot.img with a packed Image has three
 # What a stream may begin with inside of a zImage; LZMA as the kernel's build packs it, the size not known beforehand.
 _STREAMS = re.compile(
@@ -86,7 +86,7 @@ def _from_zboot(data: bytes, source: str) -> bytes:
 
 def _from_zimage(data: bytes, source: str) -> bytes:
     """The first stream that becomes more than the whole: what is packed lies behind code of its own."""
-    for found in _STREAMS.finditer(data):
+    for found in islice(_STREAMS.finditer(data), _MOST_TRIES):
         try:
             unpacked, _ = decompress_stream(data, found.start(), limit=_LIMIT, source=source)
         except MegamodError:
@@ -110,32 +110,20 @@ def _from_android(data: bytes, source: str) -> bytes:
 
 def _from_fit(data: bytes, source: str) -> bytes:
     """The first image of type kernel in a FIT image; its data lies in it, or behind the tree (mkimage -E)."""
+    size = int.from_bytes(data[4:8], "big")
     try:
-        (size,) = struct.unpack_from(">I", data, 4)
-        images = fdt.parse_dtb(data[:size]).get_node("/images").nodes
-        kernels = [node for node in images if _text(node, "type") in ("kernel", "kernel_noload")]
-    except Exception:  # the library raises what it comes across
-        kernels = []
-    for node in kernels:
-        if (inside := node.get_property("data")) is not None:
-            return b"".join(_words(inside))
-        offset, length = (node.get_property(name) for name in ("data-offset", "data-size"))
-        if offset is not None and length is not None:
+        images = read_tree(data[:size]).find("images")
+    except DamagedTreeError:
+        images = None
+    for node in images.children if images is not None else ():
+        if texts_of(node.properties.get("type", b"")) not in (("kernel",), ("kernel_noload",)):
+            continue
+        if "data" in node.properties:
+            return node.properties["data"]
+        offset, length = (words_of(node.properties.get(name, b"")) for name in ("data-offset", "data-size"))
+        if offset and length:
             return _part(data, (size + 3) // 4 * 4 + offset[0], length[0], source)
     raise MegamodError(f"{source}: a FIT image without a kernel in it", hint="the file is truncated?")
-
-
-def _text(node: Any, name: str) -> str:
-    found = node.get_property(name)
-    return str(found.value) if found is not None else ""
-
-
-def _words(found: Any) -> Iterator[bytes]:
-    """The bytes of a property, which the library reads as numbers where it can."""
-    if isinstance(found, fdt.PropWords):
-        yield from (word.to_bytes(4, "big") for word in found.data)
-    else:
-        yield bytes(found.data)
 
 
 def _from_stream(data: bytes, source: str) -> bytes:
@@ -161,7 +149,7 @@ def _is_packed(data: bytes) -> bool:
 
 _WRAPPINGS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], bytes]], ...] = (
     (lambda data: data[0x202:0x206] == b"HdrS" and len(data) >= 0x250, _from_bzimage),
-    (lambda data: data[:2] == b"MZ" and data[4:8] == b"zimg", _from_zboot),
+    (lambda data: data[:2] == b"MZ" and data[4:8] == b"zimg" and len(data) >= 16, _from_zboot),
     (is_zimage, _from_zimage),
     (lambda data: data[:4] == b"\x27\x05\x19\x56" and len(data) > 64, _from_uimage),
     (lambda data: data[:8] == b"ANDROID!" and len(data) > 4096, _from_android),
