@@ -1,8 +1,8 @@
 """Fuzz all commands: ``python -m tests.fuzz.fuzz_commands --cases 20000 --seed 1``.
 
 Each case takes a command line (commands.py) and the good files that it reads (samples.py), damages one or two of them
-(damage.py), and runs the command in a process of its own with 500 MB of memory and 10 s of processor. Right is status 0;
-or a status of 1 or 2 and lines on standard error of which the last begins with ``megamod: ``. Wrong is an internal
+(damage.py), and runs the command in a process of its own with 500 MB of memory and 10 s of processor. Right is status
+0; or a status of 1 or 2 and lines on standard error of which the last begins with ``megamod: ``. Wrong is an internal
 error, a traceback, a signal, memory or time that runs out, something on a terminal that the terminal would act on, or a
 file left in $TMPDIR.
 
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """*kind* is "done" or "refused", or what is wrong; *text* what was said; *memory* in KiB, *seconds* of processor."""
+    """*kind* is "done" or "refused", or what is wrong; *text* what was said; *memory* in KiB."""
 
     kind: str
     text: str
