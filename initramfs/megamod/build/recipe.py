@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -52,6 +53,7 @@ from megamod.image.archive import holds_secrets, make_image
 from megamod.image.cpio import Entry
 from megamod.image.signing.sign import Signer
 from megamod.kernel.config import find_config
+from megamod.kernel.package import find_package
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
@@ -257,6 +259,7 @@ def make_manifest(
         notes=(*selection.notes, *contents.notes, *(early.notes if early else ()), *_without_results(built)),
         skip=selection.skip,
         files=(*(early.manifest() if early else ()), *contents.manifest()),
+        package=find_package(selection.tree.folder, selection.tree.release),
     )
 
 
@@ -295,6 +298,7 @@ def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
                 build_id=ids.get(member.name, ""),
                 license=member.info("license") or "",
                 firmware=tuple(member.infos("firmware")),
+                sha256=hashlib.sha256(files[member.name]).hexdigest(),
             )
             for member in members
         ),
