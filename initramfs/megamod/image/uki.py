@@ -57,7 +57,7 @@ def efi_machine(kernel: bytes, file: str) -> int:
     """The machine of a kernel with an EFI entry; raises MegamodError for one that EFI cannot start."""
     if kernel[:2] == b"MZ" and len(kernel) >= 0x40:
         (at,) = struct.unpack_from("<I", kernel, 0x3C)
-        if kernel[at : at + 4] == b"PE\0\0":
+        if kernel[at : at + 4] == b"PE\0\0" and at + 6 <= len(kernel):
             (machine,) = struct.unpack_from("<H", kernel, at + 4)
             return int(machine)
     raise MegamodError(f"{file}: no EFI program", hint="a kernel with CONFIG_EFI_STUB is needed")
