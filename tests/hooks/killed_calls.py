@@ -63,7 +63,10 @@ def works(root: Path, kernel: Path) -> dict[str, Work]:
         "remove": Work(before=install, act=_command("hook", "remove", "initramfs-tools", *here)),
         "run": Work(before=None, act=lambda: _hook_run(root, kernel), settled=True),
         "deploy": Work(before=None, act=deploy),
-        "update": Work(before=deploy, act=_command("deploy", *here, "--update", "-k", release)),
+        "update": Work(
+            before=lambda: (deploy(), (root / "etc/megamod/test.yaml").write_text(PROFILE.replace(", vfat", ""))),
+            act=_command("deploy", *here, "--update", "-k", release),
+        ),
         "take-away": Work(before=deploy, act=_command("deploy", *here, "--remove")),
     }
 
@@ -174,6 +177,9 @@ def run(name: str, kernel: Path, folder: Path, *, every: int) -> str:
         in_child(work.before)
     shutil.copytree(root, saved, symlinks=True)
     before = everything(root)
+    # What is kept from one run to the next is there from the second on.
+    in_child(work.act)
+    restore(saved, root)
     _ended, calls = in_child(work.act)
     after = everything(root)
     assert before != after
