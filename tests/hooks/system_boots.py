@@ -99,6 +99,7 @@ def boot_system(
     folder: Path,
     *,
     disk: Path | None = None,
+    vmlinuz: Path | None = None,
     append: str = "",
     root: str = f"UUID={ROOT_UUID}",
     extra: Sequence[str] = (),
@@ -114,7 +115,7 @@ def boot_system(
         file.truncate(_OUT_MIB << 20)
     result = run_qemu(
         image=image,
-        vmlinuz=system.vmlinuz,
+        vmlinuz=vmlinuz or system.vmlinuz,
         append=f"root={root} ro systemd.show_status=0 {_QUIET} {append}",
         extra=[
             *MACHINE,
