@@ -71,6 +71,28 @@ def test_same_seed_makes_the_same_case(samples: Path) -> None:
     assert make_case(samples, 5, 77).files != make_case(samples, 6, 77).files
 
 
+def cut(name: str, size: int) -> Callable[[Path], dict[str, bytes]]:
+    return lambda samples: {name: (samples / name).read_bytes()[:size]}
+
+
+def far_device(_samples: Path) -> dict[str, bytes]:
+    archive = write_cpio([Entry(path="n", mode=0o020600, rdev=(5, 1))], mtime=0)
+    return {"plain.cpio": archive.replace(b"%08x" % 5 + b"%08x" % 1, b"%08x" % (1 << 31) + b"%08x" % 1)}
+
+
+FOUND = {
+    "uki plain.cpio --vmlinuz vmlinuz.efi --stub stub.efi -o out.efi": cut("vmlinuz.efi", 69),
+    "fit arm64.cpio --vmlinuz zboot.efi -o out.itb": cut("zboot.efi", 10),
+    "unpack plain.cpio out": far_device,
+}
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_what_was_found_once_is_refused(words: str, samples: Path, limited: Run) -> None:
+    verdict = limited(words.split(), FOUND[words](samples))
+    assert verdict.kind == "refused", verdict.text
+
+
 @pytest.mark.parametrize("method", PACKERS)
 def test_a_small_file_that_becomes_a_large_one_is_refused(method: str, limited: Run) -> None:
     bomb = PACKERS[method](write_cpio([Entry(path="a", mode=0o100644, data=bytes(200 << 20))], mtime=0))

@@ -108,7 +108,7 @@ def fit_kernel(path: Path) -> FitKernel:
     data = read_file(path)
     if data[4:8] == b"zimg":
         # zboot-header.S (drivers/firmware/efi/libstub, 6.1): offset and size of the packed Image.
-        (offset,) = struct.unpack_from("<I", data, 8)
+        offset = int.from_bytes(data[8:12], "little")
         data, _end = decompress_stream(data, offset, limit=_LIMIT, source=str(path))
     elif data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"\x02\x21\x4c\x18")):
         data, _end = decompress_stream(data, 0, limit=_LIMIT, source=str(path))

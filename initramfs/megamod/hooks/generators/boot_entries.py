@@ -1,10 +1,11 @@
 """The kernel command line of this machine's boot entries: what puts our word there, and which entries have it.
 
 GRUB reads /etc/default/grub.d where its distribution's grub-mkconfig does (Debian's does, upstream's does not), so
-that is looked up there. systemd has no folder of drop-ins for the command line: /etc/kernel/cmdline.d is read by nothing
-of it (90-loaderentry.install and 60-ukify.install, 257; systemd's issue 23308 asks for it). So a plugin of
-kernel-install(8), which runs after 90-loaderentry.install, edits the entry that has been written. Unified kernel images
-take the command line of /etc/kernel/cmdline, which is the administrator's own. Entries that exist are not touched.
+that is looked up there. systemd has no folder of drop-ins for the command line: /etc/kernel/cmdline.d is read by
+nothing of it (90-loaderentry.install and 60-ukify.install, 257; systemd's issue 23308 asks for it). So a plugin of
+kernel-install(8), which runs after 90-loaderentry.install, edits the entry that has been written. Unified kernel
+images take the command line of /etc/kernel/cmdline, which is the administrator's own. Entries that exist are not
+touched.
 """
 
 from __future__ import annotations
