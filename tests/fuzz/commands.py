@@ -19,6 +19,9 @@ from tests.fuzz.damage import (
 from tests.unit.module_trees import RELEASE
 
 TREE = f"root/lib/modules/{RELEASE}"
+KERNELS = ("bzImage", "zImage", "Image", "zboot.efi", "uImage", "boot.img", "kernel.itb")
+"""The kernel of the tree when one of them is damaged; without one there is none."""
+
 Damaged = Sequence[tuple[str, Damage]]
 
 
@@ -98,8 +101,10 @@ def _profiles() -> Iterator[tuple[str, Damaged]]:
     yield f"build plain.yaml -k {TREE} -o out.img", plain
     yield f"build plain.yaml -k {TREE} -o out.img", tree
     yield f"tune plain.yaml -k {TREE}", plain
-    for name in ("bzImage", "zImage"):
-        yield f"explain plain.yaml -k {TREE}", [(name, some_bytes)]
+    for name in KERNELS:
+        yield f"build plain.yaml -k {TREE} -o out.img", [(name, some_bytes)]
+    yield f"init out.yaml --board board.dtb -k {TREE}", [("board.dtb", some_tree)]
+    yield f"init out.yaml --machine machine -k {TREE}", [("machine/proc/self/mountinfo", some_text), *tree]
     machine = "machine/sys/devices/pci0000:00/0000:00:01.0/modalias"
     yield f"detect -k {TREE} --sysfs machine", [("machine/proc/self/mountinfo", some_text), *tree]
     yield f"detect -k {TREE} --sysfs machine", [(machine, some_text)]

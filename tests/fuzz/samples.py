@@ -16,6 +16,7 @@ from megamod.build.manifest import MANIFEST_PATH
 from megamod.common.compression import compress
 from megamod.common.progress import Steps
 from megamod.image.cpio import Entry, write_cpio
+from megamod.image.fit import FitKernel, make_fit
 from megamod.image.signing.sign import Signer
 from megamod.modules.tree import open_tree
 from megamod.prelink.link import prelink_files
@@ -199,6 +200,13 @@ def _kernels(folder: Path) -> None:
     zimage[0x24:0x28] = bytes.fromhex("18286f01")
     inner = bytes(image) + b"".join(b"\0%s\0" % name for name in (b"param_ops_int", b"kfree", b"jiffies", b"memcpy"))
     (folder / "zImage").write_bytes(bytes(zimage) + gzip.compress(inner, mtime=0))
+    (folder / "uImage").write_bytes(
+        struct.pack(">4s3I", b"\x27\x05\x19\x56", 0, 0, len(image)).ljust(64, b"\0") + image
+    )
+    android = struct.pack("<8s7I2I", b"ANDROID!", len(packed), 0, 0, 0, 0, 0, 0, 2048, 0).ljust(2048, b"\0")
+    (folder / "boot.img").write_bytes(android + packed.ljust(4096, b"\0"))
+    tree = make_fit(FitKernel(data=bytes(image), arch="arm64"), b"ramdisk", [("board.dtb", board())], None)
+    (folder / "kernel.itb").write_bytes(tree)
     setup = bytearray(1024)
     setup[0x1F1] = 1
     setup[0x202:0x206] = b"HdrS"
