@@ -9,11 +9,11 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-import fdt
 import yaml
 
 from megamod.build.manifest import MANIFEST_PATH
 from megamod.common.compression import compress
+from megamod.common.flat_tree import TreeNode, tree_bytes, words_bytes
 from megamod.common.progress import Steps
 from megamod.image.cpio import Entry, write_cpio
 from megamod.image.fit import FitKernel, make_fit
@@ -98,26 +98,17 @@ OOPS = """\
 
 def board() -> bytes:
     """A board with a memory card's controller, its clock, a disabled node and an alias."""
-    tree = fdt.FDT()
-    tree.header.version, tree.header.last_comp_version, tree.header.boot_cpuid_phys = 17, 16, 0
-    tree.root = fdt.Node("/")
-    tree.root.append(fdt.PropStrings("compatible", "vendor,board"))
-    soc, aliases = fdt.Node("soc"), fdt.Node("aliases")
-    clock, card, off = fdt.Node("clock@1"), fdt.Node("mmc@2"), fdt.Node("usb@3")
-    clock.append(fdt.PropStrings("compatible", "vendor,clock"))
-    clock.append(fdt.PropWords("phandle", 1))
-    clock.append(fdt.PropWords("#clock-cells", 1))
-    card.append(fdt.PropStrings("compatible", "vendor,mmc"))
-    card.append(fdt.PropWords("clocks", 1, 7))
-    card.append(fdt.PropWords("vmmc-supply", 1))
-    off.append(fdt.PropStrings("compatible", "vendor,usb"))
-    off.append(fdt.PropStrings("status", "disabled"))
-    aliases.append(fdt.PropStrings("mmc0", "/soc/mmc@2"))
-    for node in (clock, card, off):
-        soc.append(node)
-    tree.root.append(aliases)
-    tree.root.append(soc)
-    return bytes(tree.to_dtb())
+    root = TreeNode("")
+    root.put(compatible="vendor,board")
+    root.child("aliases").put(mmc0="/soc/mmc@2")
+    soc = root.child("soc")
+    clock, card, off = (soc.child(name) for name in ("clock@1", "mmc@2", "usb@3"))
+    clock.put(compatible="vendor,clock")
+    clock.properties |= {"phandle": words_bytes(1), "#clock-cells": words_bytes(1)}
+    card.put(compatible="vendor,mmc")
+    card.properties |= {"clocks": words_bytes(1, 7), "vmmc-supply": words_bytes(1)}
+    off.put(compatible="vendor,usb", status="disabled")
+    return tree_bytes(root)
 
 
 def _tree(root: Path, modules: dict[str, bytes]) -> None:

@@ -111,5 +111,5 @@ def test_what_was_taken_out_of_a_tree_in_place_is_passed_over() -> None:
 
 def test_a_tree_of_more_levels_than_the_kernel_reads_is_refused() -> None:
     assert read_tree(many_nodes(63, deep=True)).name == ""
-    with pytest.raises(DamagedTreeError, match="^it has more than 64 levels$"):
+    with pytest.raises(DamagedTreeError, match=r"^it has more than 64 levels$"):
         read_tree(many_nodes(64, deep=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
@@ -75,7 +76,7 @@ class Node:
         return f"of:N{self.name}T{self.device_type or '(null)'}{kinds}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceTree:
     """*nodes*: path → enabled node; *disabled* the paths of all others. *phandles* and *aliases* lead to paths, *below*
     from the path of a node to those of its enabled children."""

@@ -211,7 +211,7 @@ def read_settings(path: Path) -> dict[str, str]:
     return settings
 
 
-def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile]) -> Iterator[str]:
+def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile], root: Path) -> Iterator[str]:
     yield f"now generate the images again: {_GENERATE[generator]}"
     if entry == "hook-points":
         yield f"quicker by some milliseconds: --rdinit, which puts {WORD} on the kernel command line"
