@@ -16,6 +16,8 @@ from megamod.cli.main import cli
 from megamod.common.errors import MegamodError
 from megamod.hooks.generators.install import install, read_settings, remove, status
 from megamod.hooks.generators.run import GENERATORS, Generator
+from megamod.image.uki import make_uki
+from tests.fuzz.samples import efi_program
 
 HOOKS = Path(__file__).resolve().parents[2] / "initramfs/megamod/hooks/generators"
 GRUB_MKCONFIG = "for x in ${sysconfdir}/default/grub.d/*.cfg ; do\n"
@@ -289,6 +291,33 @@ def test_the_status_reads_the_entries_of_grub(tmp_path: Path) -> None:
     (root / "boot/grub/grub.cfg").write_text("\n".join(lines))
     found = [(entry.title, entry.has_word) for entry in status("dracut", root=root).entries]
     assert found == [("/vmlinuz-6.1", True), ("/vmlinuz-5.9", False)]
+
+
+def test_unified_images_take_the_word_from_a_file_that_is_the_administrators(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    (root / "etc/kernel").mkdir()
+    (root / "etc/kernel/install.conf").write_text("layout = uki\n")
+    asked = "add to /etc/kernel/cmdline, or they start without it: rdinit=/megamod-init"
+    before = tree_hash(root)
+    assert any(line.endswith(asked) for line in install("dracut", root=root, entry="rdinit", program=PROGRAM))
+    remove("dracut", root=root)
+    assert tree_hash(root) == before
+    (root / "etc/kernel/cmdline").write_text("root=/dev/vda1 rdinit=/megamod-init\n")
+    assert not any(line.endswith(asked) for line in install("dracut", root=root, entry="rdinit", program=PROGRAM))
+
+
+def test_the_status_reads_the_command_lines_of_unified_images(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    folder = root / "boot/efi/EFI/Linux"
+    folder.mkdir(parents=True)
+    for name, words in (("a", b"root=/dev/vda1 rdinit=/megamod-init quiet\0"), ("b", b"quiet")):
+        sections = {".cmdline": words, ".osrel": b'ID=x\nPRETTY_NAME="Some Linux"\n', ".linux": b"MZ"}
+        made = make_uki(efi_program(0x8664), sections, machine=0x8664, file="stub")
+        (folder / f"{name}.efi").write_bytes(made)
+    (folder / "c.efi").write_bytes(b"MZ")
+    install("dracut", root=root, entry="rdinit", program=PROGRAM)
+    found = [(entry.file.name, entry.title, entry.has_word) for entry in status("dracut", root=root).entries]
+    assert found == [("a.efi", "Some Linux", True), ("b.efi", "Some Linux", False)]
 
 
 def remove_by_shell(root: Path, generator: str) -> str:

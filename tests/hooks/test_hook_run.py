@@ -16,7 +16,6 @@ from megamod.boot.debian import Kernel
 from megamod.build.link_map import read_map
 from megamod.common.errors import MegamodError
 from megamod.common.progress import Steps
-from megamod.hooks.generators.install import install
 from megamod.hooks.generators.run import HookReport, HookRequest, run_hook
 from megamod.modules.tree import ModuleTree, open_tree
 from tests.unit.machine_records import recorded_machine
@@ -345,36 +344,3 @@ def test_two_runs_make_the_same_files(image: Path, tree: ModuleTree, tmp_path: P
     run(image, tree)
     run(second, tree)
     assert hashes(image) == hashes(second)
-
-
-def test_mkinitcpio_copies_what_is_left(tree: ModuleTree, tmp_path: Path, tool: Callable[..., str]) -> None:
-    """Against the stand-in, mkinitcpio.bash."""
-    system, image = tmp_path / "system", tmp_path / "image"
-    (system / "usr/lib/initcpio").mkdir(parents=True)
-    (system / "lib").mkdir()
-    (system / "lib/modules").symlink_to(tree.folder.parent)
-    program = system / "megamod"
-    main = "import sys; from megamod.cli.main import main; sys.exit(main())"
-    options = "--select all --exclude usb_storage"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{main}" "$@" {options}\n')
-    program.chmod(0o755)
-    install("mkinitcpio", root=system, entry="hook-points", program=program)
-    # The hook names its files by absolute paths; here they are below a folder.
-    hook = (system / "etc/initcpio/install/megamod").read_text()
-    (tmp_path / "hook").write_text(
-        hook.replace("/etc/megamod/hooks/mkinitcpio.run", f"{system}/etc/megamod/hooks/mkinitcpio.run")
-    )
-    environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "MODULES_ROOT": str(system),
-        "FILES_ROOT": str(system),
-        "RUNSCRIPT": str(system / "etc/initcpio/hooks/megamod"),
-    }
-    stand_in = [tool("bash", package="bash"), HERE / "mkinitcpio.bash", tmp_path / "hook", image, tree.release]
-    done = subprocess.run([*stand_in, *MODULES], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    left = {path.name.split(".ko")[0] for path in (image / "usr/lib/modules").rglob("*.ko*")}
-    assert left == {"usb-storage"}
-    assert "root chain /init" in plan_lines(image)
-    assert (image / "hooks/megamod").exists()
-    assert (image / "usr/lib/systemd/system/sysinit.target.wants/megamod-load.service").resolve().is_file()

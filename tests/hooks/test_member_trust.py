@@ -20,7 +20,7 @@ from megamod.image.signing.sign import Signer
 from megamod.image.signing.signature import read_signature
 from megamod.modules.tree import ModuleTree, open_tree
 from tests.hooks.test_hook_run import MODULES, host, image, run, tree  # noqa: F401
-from tests.hooks.test_sign import make_key, trust
+from tests.hooks.test_sign import keyrings, make_key, trust  # noqa: F401
 from tests.unit.signing_keys import make_pair
 
 Kernels = Callable[[str], Kernel]

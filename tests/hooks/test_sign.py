@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import os
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,12 +66,30 @@ def lock_down(root: Path, text: str = LOCKED) -> None:
     (root / "sys/kernel/security/lockdown").write_text(text)
 
 
-def trust(root: Path, identifier: str) -> None:
+RINGS = {0x10: [0x2A8D3C4E], 0x11: [0x10, 0x12], 0x12: [0x20], 0x13: [0x21], 0x14: [0x22], 0x15: [0x23]}
+"""What is linked into the keyrings of `trust`: into .secondary_trusted_keys the built-in ones and .machine."""
+
+
+@pytest.fixture(autouse=True)
+def keyrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megamod.image.signing.keyrings.read_keyring", RINGS.get)
+
+
+def trust(root: Path, *identifiers: str, version: str = "", secondary: bool = True, more: str = "") -> None:
+    """/proc/keys with a key in each of .builtin_trusted_keys, .machine, .platform, .ima and .blacklist, in order."""
     (root / "proc").mkdir()
-    line = (
-        f"2a8d3c4e I------ 1 perm 1f030000 0 0 asymmetri DKMS module signing key: {identifier}: X509.rsa 89abcdef []\n"
-    )
-    (root / "proc/keys").write_text(line)
+    names = (".builtin_trusted_keys", ".secondary_trusted_keys", ".machine", ".platform", ".ima", ".blacklist")
+    lines = [
+        f"{number:08x} I------     1 perm 1f0f0000     0     0 keyring   {name}: 1\n"
+        for number, name in enumerate(names, start=0x10)
+        if secondary or name != names[1]
+    ]
+    lines += [
+        f"{number:08x} I------     1 perm 1f030000     0     0 asymmetri Key: {number}: {name}: X509.rsa 89abcdef []\n"
+        for number, name in zip((0x2A8D3C4E, 0x20, 0x21, 0x22, 0x23), identifiers, strict=False)
+    ]
+    (root / "proc/keys").write_text("".join(lines) + more)
+    (root / "proc/version").write_text(version)
 
 
 def parts(signed: bytes) -> tuple[bytes, bytes]:
@@ -154,8 +175,84 @@ def test_an_untrusted_key_is_an_error_that_says_how_to_enrol_it(tmp_path: Path) 
     lock_down(tmp_path)
     make_key(tmp_path)
     trust(tmp_path, "00" * 20)
-    with pytest.raises(MegamodError, match=r"does not trust .*mok\.pub \(hint: enrol it: `mokutil --import"):
+    with pytest.raises(
+        MegamodError, match=r"does not trust .*mok\.pub: it is in none .* \(hint: enrol it: `mokutil --import"
+    ):
         Signer.for_machine(make_tree(tmp_path), host=tmp_path)
+
+
+DEBIAN = "Linux version 6.12 (debian-kernel@lists.debian.org) (gcc) #1 SMP\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "version", "wanted"),
+    [
+        (0, "", None),
+        (1, "", None),
+        (2, DEBIAN, None),
+        (
+            2,
+            "Linux version 6.12 (somebody@example) #1\n",
+            "it is in the keyring .platform alone, which is not used for",
+        ),
+        (3, DEBIAN, "it is in the keyring .ima alone, which is not used for modules"),
+        (4, DEBIAN, "the kernel has revoked it"),
+        (9, DEBIAN, "it is in none of the kernel's keyrings for modules"),
+    ],
+)
+def test_only_keyrings_that_the_kernel_uses_for_modules_count(
+    place: int, version: str, wanted: str | None, tmp_path: Path
+) -> None:
+    own = make_key(tmp_path)
+    trust(tmp_path, *(own if number == place else "00" * 20 for number in range(5)), version=version)
+    key, certificate = find_key(tmp_path)
+    why = Signer(key=key, certificate=certificate, digest="sha256").why_untrusted(tmp_path)
+    assert (why or "").startswith(wanted or "") and (why is None) == (wanted is None)
+
+
+def test_a_revoked_key_does_not_count_in_any_keyring(tmp_path: Path) -> None:
+    own = make_key(tmp_path)
+    key, certificate = find_key(tmp_path)
+    trust(tmp_path, own, "00", "00", "00", own)
+    assert (
+        Signer(key=key, certificate=certificate, digest="sha256").why_untrusted(tmp_path) == "the kernel has revoked it"
+    )
+
+
+def test_the_hash_of_a_certificate_can_be_revoked(tmp_path: Path) -> None:
+    own = make_key(tmp_path)
+    key, certificate = find_key(tmp_path)
+    signed = x509.load_der_x509_certificate(certificate.read_bytes()).tbs_certificate_bytes
+    line = "00000abc I------     1 perm 0c030000     0     0 blacklist tbs:{}: \n"
+    trust(tmp_path, own, more=line.format(hashlib.sha256(signed + b"x").hexdigest()))
+    signer = Signer(key=key, certificate=certificate, digest="sha256")
+    assert signer.why_untrusted(tmp_path) is None
+    with (tmp_path / "proc/keys").open("a") as file:
+        file.write(line.format(hashlib.sha256(signed).hexdigest()))
+    assert signer.why_untrusted(tmp_path) == "the kernel has revoked it"
+
+
+def test_without_a_secondary_keyring_that_of_the_kernel_itself_counts_alone(tmp_path: Path) -> None:
+    own = make_key(tmp_path)
+    key, certificate = find_key(tmp_path)
+    signer = Signer(key=key, certificate=certificate, digest="sha256")
+    trust(tmp_path, "00", own, secondary=False)
+    assert signer.why_untrusted(tmp_path) == "it is in the keyring .machine alone, which is not used for modules"
+    assert signer.why_untrusted(tmp_path / "nowhere") == "its keyrings cannot be read"
+
+
+def test_keyctl_lists_what_proc_keys_counts() -> None:
+    """Of this machine's own keyrings, by the code that the other tests replace."""
+    code = (
+        "from megamod.image.signing.keyrings import read_keyring; import re\n"
+        "for line in open('/proc/keys'):\n"
+        "    found = re.search(r'^([0-9a-f]{8}) .* keyring +\\.\\S+: (\\d+|empty)$', line)\n"
+        "    members = read_keyring(int(found[1], 16)) if found else None\n"
+        "    if members is not None:\n"
+        "        assert len(members) == int(found[2].replace('empty', '0')), line\n"
+    )
+    if os.access("/proc/keys", os.R_OK):
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_trusted_key_is_used_with_the_kernels_digest(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,17 @@ from megamod.build.manifest import MANIFEST_PATH, Manifest
 from megamod.cli import main as cli
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
+from megamod.kernel.package import KernelPackage
 from tests.unit.test_manifest import MANIFEST
 
+PACKAGE = KernelPackage(
+    name="linux-image-6.1.0-57-amd64",
+    version="6.1.192-3",
+    source="linux",
+    source_version="6.1.192-3",
+    vendor="debian",
+    suite="bookworm-security",
+)
 REGULAR, LINK, FOLDER = 0o100644, 0o120777, 0o040755
 
 
@@ -161,7 +172,8 @@ def bill(inspect: Inspector, tmp_path: Path) -> str:
     e100 = replace(
         virtio, name="e100", version="3.5", srcversion="5F", build_id="ab12", license="GPL v2", firmware=("a.bin",)
     )
-    manifest = replace(MANIFEST, stages=(replace(stage, loads=(replace(merged, members=(virtio, e100)),)),))
+    loads = (replace(merged, members=(virtio, e100)),)
+    manifest = replace(MANIFEST, stages=(replace(stage, loads=loads),), package=PACKAGE)
     assert single.file not in {load.file for load in manifest.stages[0].loads}
     status, out, _err = inspect(image(tmp_path / "a", manifest), "--sbom")
     assert status == 0
@@ -181,7 +193,7 @@ def test_it_says_of_every_module_its_version_licence_build_and_firmware(bill: st
     assert {("megamod:srcversion", "5F"), ("megamod:build-id", "ab12"), ("megamod:firmware", "a.bin")} <= set(
         properties
     )
-    assert components["module:virtio"]["version"] == MANIFEST.kernel
+    assert components["module:virtio"]["version"] == "6.1.192-3"
 
 
 def test_it_has_the_other_files_with_hashes_and_the_firmwares_users(bill: str) -> None:
@@ -189,10 +201,40 @@ def test_it_has_the_other_files_with_hashes_and_the_firmwares_users(bill: str) -
     components = {component["bom-ref"]: component for component in value["components"]}
     assert components["file:lib/firmware/a.bin.xz"]["type"] == "firmware"
     assert len(components["file:etc/conf"]["hashes"][0]["content"]) == 64
-    assert "file:megamod/plan" not in components
+    assert (components["file:init"]["type"], components["file:init"]["version"]) == ("application", MANIFEST.megamod)
     uses = {each["ref"]: each["dependsOn"] for each in value["dependencies"]}
     assert uses["module:e100"] == ["file:lib/firmware/a.bin.xz"]
+    assert uses["file:megamod/megamod_critical.ko"] == ["kernel", "module:virtio", "module:e100"]
     assert set(uses["image"]) == set(components)
+
+
+def test_it_names_the_kernels_source_as_trackers_do(bill: str) -> None:
+    [kernel] = [each for each in json.loads(bill)["components"] if each["bom-ref"] == "kernel"]
+    assert (kernel["name"], kernel["version"]) == ("linux", "6.1.192-3")
+    assert kernel["purl"] == "pkg:deb/debian/linux@6.1.192-3?arch=source"
+    assert kernel["cpe"] == "cpe:2.3:o:linux:linux_kernel:6.1.192:*:*:*:*:*:*:*"
+
+
+def test_its_hashes_are_those_of_all_files_that_cpio_unpacks(
+    inspect: Inspector, tool: Callable[..., str], tmp_path: Path
+) -> None:
+    made = image(tmp_path / "a")
+    status, bill, _err = inspect(made, "--sbom")
+    assert status == 0
+    plain = subprocess.run([tool("zstd", package="zstd"), "-dcq", made], capture_output=True, check=True).stdout
+    (tmp_path / "out").mkdir()
+    cpio = [tool("cpio", package="cpio"), "-idm", "--quiet", "--no-absolute-filenames", "--nonmatching", "dev/*"]
+    subprocess.run(cpio, input=plain, cwd=tmp_path / "out", check=True)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and not path.is_symlink()]
+    sums = subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout.splitlines()
+    wanted = {line[66:].removeprefix(f"{tmp_path}/out"): line[:64] for line in sums}
+    found = {
+        component["name"]: component["hashes"][0]["content"]
+        for component in json.loads(bill)["components"]
+        if component["bom-ref"].startswith("file:")
+    }
+    assert found == wanted
+    assert {"/init", "/megamod/megamod_critical.ko", "/megamod/kvm.ko", "/megamod/plan"} <= set(found)
 
 
 def test_the_same_image_gives_the_same_bill(inspect: Inspector, tmp_path: Path) -> None:

@@ -307,9 +307,17 @@ def test_alias_selectors_find_the_drivers_of_device_trees(
 
 
 def test_a_very_deep_tree_is_read(tmp_path: Path, tool: Callable[..., str]) -> None:
-    depth = 300
+    depth = 63
     text = "/dts-v1/;\n/ {" + "n { a-supply = <1>;" * depth + "};" * depth + "};\n"
     command = [tool("dtc", package="device-tree-compiler"), "-q", "-I", "dts", "-O", "dtb", "-o", "deep.dtb"]
     subprocess.run(command, input=text, text=True, cwd=tmp_path, check=True)
     tree = read_device_tree(tmp_path / "deep.dtb")
     assert tree.with_needs([tree.nodes["/n"]]) == {"/n": "/n"}
+
+
+def test_a_tree_deeper_than_the_kernel_reads_is_refused(tmp_path: Path, tool: Callable[..., str]) -> None:
+    text = "/dts-v1/;\n/ {" + "n {" * 64 + "};" * 64 + "};\n"
+    command = [tool("dtc", package="device-tree-compiler"), "-q", "-I", "dts", "-O", "dtb", "-o", "deep.dtb"]
+    subprocess.run(command, input=text, text=True, cwd=tmp_path, check=True)
+    with pytest.raises(MegamodError, match="has more than 64 levels"):
+        read_device_tree(tmp_path / "deep.dtb")

@@ -128,17 +128,39 @@ def test_a_flipped_bit_anywhere_in_the_module_is_invalid(megamod: Run, kind: str
 def test_another_certificate_is_told(megamod: Run, tmp_path: Path) -> None:
     other = make_pair(tmp_path, "other")
     megamod("sign", "a.ko", "--key", other[0], "--cert", other[1])
-    # The same issuer and serial number would find the certificate, so it is the key that tells.
+    # The serial number is the same, the issuer's name is not.
     status, out, _err = megamod("verify", "a.ko", "--cert", "modules.crt")
+    assert (status, out.splitlines()[-1]) == (
+        1,
+        "invalid: signed by another certificate, CN=other, O=Test, 1234abcd, not by CN=modules, O=Test, 1234abcd",
+    )
+    (tmp_path / "again").mkdir()
+    again = make_pair(tmp_path / "again")
+    status, out, _err = megamod("verify", "a.ko", "--cert", again[1])
+    assert status == 1
+    megamod("sign", "a.ko", "--key", "modules.pem", "--cert", "modules.crt")
+    # The same issuer and serial number find the certificate, so it is the key that tells.
+    status, out, _err = megamod("verify", "a.ko", "--cert", again[1])
     assert (status, out.splitlines()[-1]) == (
         1,
         "invalid: the file is not what was signed, or the signature is damaged",
     )
 
 
+def test_content_behind_the_mark_makes_a_module_unsigned(megamod: Run, tmp_path: Path) -> None:
+    megamod("sign", "a.ko", "--key", "modules.pem", "--cert", "modules.crt")
+    with (tmp_path / "a.ko").open("ab") as file:
+        file.write(b"\n")
+    assert megamod("verify", "a.ko") == (
+        1,
+        "a.ko: module, not signed; the mark of a signature is not at its end, so the kernel sees none\n",
+        "",
+    )
+
+
 @pytest.mark.parametrize("attributes", [True, False])
 @pytest.mark.parametrize("by_key", [True, False])
-def test_what_openssl_signs_is_verified_with_and_without_attributes(
+def test_what_openssl_signs_is_valid_unless_it_has_attributes(
     megamod: Run, attributes: bool, by_key: bool, tool: Callable[..., str], tmp_path: Path
 ) -> None:
     command = [
@@ -159,7 +181,14 @@ def test_what_openssl_signs_is_verified_with_and_without_attributes(
     plain, cms = (tmp_path / "a.ko").read_bytes(), (tmp_path / "cms").read_bytes()
     trailer = bytes([0, 0, 2, 0, 0, 0, 0, 0]) + len(cms).to_bytes(4, "big")
     (tmp_path / "b.ko").write_bytes(plain + cms + trailer + MARKER)
-    assert megamod("verify", "b.ko", "--cert", "modules.crt")[0] == 0
+    status, out, _err = megamod("verify", "b.ko", "--cert", "modules.crt")
+    if attributes:
+        # pkcs7_verify(), crypto/asymmetric_keys/pkcs7_verify.c: "Invalid module sig (has authattrs)".
+        why = "invalid: it has signed attributes, which the kernel takes for no module"
+        assert (status, out.splitlines()[-1]) == (1, why)
+        assert megamod("verify", "b.ko")[1].splitlines()[-1] == why
+        return
+    assert (status, out.splitlines()[-1]) == (0, "valid")
     (tmp_path / "b.ko").write_bytes(plain[:-1] + bytes([plain[-1] ^ 1]) + cms + trailer + MARKER)
     assert megamod("verify", "b.ko", "--cert", "modules.crt")[0] == 1
 
@@ -227,6 +256,20 @@ def test_without_a_configuration_the_digest_is_sha256_for_a_stated_reason(builde
     status, _out, err = builder.run("p.yaml", "-k", module_tree(tmp_path), "-o", "out.img")
     assert status == 0
     assert "sign: sha256 by O=Test,CN=modules; the kernel's configuration does not name a digest, " in err
+
+
+@pytest.mark.parametrize("config", ["CONFIG_CRYPTO_SHA512=m\n", "# CONFIG_CRYPTO_SHA512 is not set\n"])
+def test_a_digest_that_the_kernel_cannot_make_yet_is_refused(builder: Builder, tmp_path: Path, config: str) -> None:
+    make_pair(tmp_path)
+    (tmp_path / "p.yaml").write_text(GOOD + "sign: {key: modules.pem, cert: modules.crt, digest: sha384}\n")
+    tree = module_tree(tmp_path)
+    (tree / "config").write_text(f'CONFIG_MODULE_SIG_HASH="sha256"\nCONFIG_RD_ZSTD=y\n{config}')
+    status, _out, err = builder.run("p.yaml", "-k", tree, "-o", "out.img")
+    assert status == 1
+    assert "sign: digest sha384: " in err
+    assert err.endswith(
+        ": this kernel cannot check it (hint: digest: sha256 is what its own modules are signed with)\n"
+    )
 
 
 def test_a_key_that_does_not_fit_is_refused_with_the_place_in_the_profile(builder: Builder, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class BootReport:
         }
         if not self.ok:
             ending["console_tail"] = self.result.tail()
-        return json.dumps({**timeline_dict(self.timeline), **ending}, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps({**timeline_dict(self.timeline), **ending}, indent=2) + "\n"
 
     def _ending(self) -> str:
         result = self.result

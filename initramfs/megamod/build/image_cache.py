@@ -16,6 +16,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from megamod.build.reads import Reads, digest_of, own_folders
@@ -25,7 +26,7 @@ from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Profile
 from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_selector
 
-_FORMAT = 3
+_FORMAT = 4
 _DISTRIBUTIONS = ("megamod", "msgspec", "zstandard", "lz4", "libarchive-c", "cryptography", "numpy", "pyelftools")
 
 
@@ -51,20 +52,29 @@ def image_key(profile: Profile, tree: ModuleTree) -> str | None:
     return digest.hexdigest()[:32]
 
 
-def find_image(key: str) -> tuple[bytes, bytes] | None:
-    """The image and its map, if one has been built from what is there now; None if there is no such entry, or it is
-    damaged."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptImage:
+    """An image and its map; *private*: others may not read all that is in it."""
+
+    image: bytes
+    link_map: bytes
+    private: bool
+
+
+def find_image(key: str) -> KeptImage | None:
+    """What has been built from what is there now; None if there is no such entry, or it is damaged."""
     looks = read_entry("reads", key)
     if looks is None:
         return None
     body = read_entry("images", _image_name(key, _texts(looks)))
     if body is None:
         return None
-    size, _newline, rest = body.partition(b"\n")
-    return rest[: int(size)], rest[int(size) :]
+    head, _newline, rest = body.partition(b"\n")
+    size, private = map(int, head.split())
+    return KeptImage(image=rest[:size], link_map=rest[size:], private=bool(private))
 
 
-def keep_image(key: str, reads: Reads, image: bytes, link_map: bytes) -> None:
+def keep_image(key: str, reads: Reads, made: KeptImage) -> None:
     """Keep an image and its map, in one entry, so that neither is there without the other.
 
     Nothing is kept if something has changed while it was read, or if *reads* cannot know all that was.
@@ -73,7 +83,8 @@ def keep_image(key: str, reads: Reads, image: bytes, link_map: bytes) -> None:
     if looks is None:
         return
     write_entry("reads", key, "\0".join(looks).encode("utf-8", "surrogateescape"))
-    write_entry("images", _image_name(key, looks), b"%d\n" % len(image) + image + link_map)
+    head = b"%d %d\n" % (len(made.image), made.private)
+    write_entry("images", _image_name(key, looks), head + made.image + made.link_map)
 
 
 def _image_name(key: str, looks: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from megamod.common.documents import Count, document_bytes, read_document
 from megamod.common.errors import MegamodError
+from megamod.kernel.package import KernelPackage
 
 MANIFEST_PATH = "megamod/manifest.json"
 
@@ -21,7 +22,7 @@ class ManifestMember:
     """An original module: ``file`` below lib/modules/KVER, ``reason`` why it was selected, ``bytes`` unpacked.
 
     ``version``, ``srcversion``, ``license`` and ``firmware`` are those of its .modinfo, ``build_id`` in hexadecimal
-    digits; empty where it has none.
+    digits; empty where it has none. ``sha256`` is the digest of the file, unpacked.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ManifestMember:
     build_id: str = ""
     license: str = ""
     firmware: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class ManifestFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What an image holds; ``megamod`` is the version of the program, ``root`` and ``options`` as in the profile,
-    ``skip`` the modules whose init is left out at boot."""
+    ``skip`` the modules whose init is left out at boot, ``package`` what the kernel's modules come from."""
 
     version: Literal[1] = 1
     megamod: str
@@ -92,6 +94,7 @@ class Manifest:
     notes: tuple[str, ...]
     skip: tuple[str, ...] = ()
     files: tuple[ManifestFile, ...] = ()
+    package: KernelPackage | None = None
 
     def to_json(self) -> bytes:
         """The bytes of the file: ASCII, one line end at its end, the same for the same manifest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -48,10 +49,11 @@ from megamod.common.choices import Fallback, Shell
 from megamod.common.errors import MegamodError
 from megamod.common.progress import StageRow, Steps
 from megamod.common.text import counted, human_bytes
-from megamod.image.archive import make_image
+from megamod.image.archive import holds_secrets, make_image
 from megamod.image.cpio import Entry
 from megamod.image.signing.sign import Signer
 from megamod.kernel.config import find_config
+from megamod.kernel.package import find_package
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.modules.tree import ModuleTree
 from megamod.prelink.emit import build_ids
@@ -66,12 +68,16 @@ _FOLDERS = ("dev", "proc", "sys", "run", "root")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table."""
+    """What a build made: the image's size in bytes, the manifest that lies in it, the rows of the closing table.
+
+    *private*: others may not read all that is in it, so the image is 0600.
+    """
 
     output: Path
     bytes: int
     manifest: Manifest
     rows: tuple[StageRow, ...]
+    private: bool
 
 
 def build_image(
@@ -143,9 +149,11 @@ def build_image(
     with steps.step("image") as step:
         image = early.data + make_image(entries, method=packing.method)
         beside = [(map_file, make_map_file(selection, built))] if map_file else []
-        size = write_output(output, image, profile, tree, beside=beside)
+        private = holds_secrets(entries)
+        size = write_output(output, image, profile, tree, beside=beside, private=private)
         step.note(f"{output} {human_bytes(size)}")
-    return BuildReport(output=output, bytes=size, manifest=manifest, rows=tuple(_row(stage) for stage in built))
+    rows = tuple(_row(stage) for stage in built)
+    return BuildReport(output=output, bytes=size, manifest=manifest, rows=rows, private=private)
 
 
 def make_plan(
@@ -253,6 +261,7 @@ def make_manifest(
         notes=(*selection.notes, *contents.notes, *(early.notes if early else ()), *_without_results(built)),
         skip=selection.skip,
         files=(*(early.manifest() if early else ()), *contents.manifest()),
+        package=find_package(selection.tree.folder, selection.tree.release),
     )
 
 
@@ -291,6 +300,7 @@ def _manifest_load(item: BuiltLoad, files: Mapping[str, bytes]) -> ManifestLoad:
                 build_id=ids.get(member.name, ""),
                 license=member.info("license") or "",
                 firmware=tuple(member.infos("firmware")),
+                sha256=hashlib.sha256(files[member.name]).hexdigest(),
             )
             for member in members
         ),

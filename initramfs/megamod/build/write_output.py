@@ -16,16 +16,25 @@ from megamod.profile.model import Profile, Uki
 
 
 def write_output(
-    path: Path, image: bytes, profile: Profile, tree: ModuleTree, *, beside: Sequence[tuple[Path, bytes]] = ()
+    path: Path,
+    image: bytes,
+    profile: Profile,
+    tree: ModuleTree,
+    *,
+    beside: Sequence[tuple[Path, bytes]] = (),
+    private: bool = False,
 ) -> int:
-    """Write *image* or the UKI to *path*, and the files *beside* it: all or none. Returns the size of *path*."""
+    """Write *image* or the UKI to *path*, and the files *beside* it: all or none, 0600 if *private*.
+
+    Returns the size of *path*.
+    """
     if profile.output is not None:
         with tempfile.TemporaryDirectory(prefix="megamod-output-") as folder:
             inner, outer = Path(folder) / "image", Path(folder) / "uki"
             inner.write_bytes(image)
             _write_uki(outer, inner, profile.output, tree, profile.name)
             image = read_file(outer)
-    atomic_write_all([(path, image), *beside])
+    atomic_write_all([(path, image), *beside], private=private)
     return len(image)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from megamod.cli.completing import kernels, limits
-from megamod.cli.options import APPEND, BUSYBOX, DISKS, FILE, JSON, MEMORY, TIMEOUT, Number
+from megamod.cli.options import APPEND, BUSYBOX, DISKS, FILE, JSON, MEMORY, TIMEOUT, Number, say
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def boot(
         from megamod.boot.timeline import boot_image
 
         report = boot_image(image, vmlinuz=vmlinuz, **options)
-    click.echo(report.as_json() if as_json else report.as_table())
+    say(report.as_json() if as_json else report.as_table())
     sys.exit(report.exit_status)
 
 
@@ -101,7 +101,7 @@ def _check_budget(
     def boot_once() -> BootRecord:
         record, report = boot_record(image, events=False, wait_for=stages, **options)
         if not report.ok:
-            click.echo(report.as_table())
+            say(report.as_table())
             raise MegamodError(f"{image}: the boot failed, so there is nothing to compare with the budget")
         return record
 
@@ -109,10 +109,10 @@ def _check_budget(
     if junit is not None:
         atomic_write(junit, junit_xml(verdicts, name=f"megamod boot {image.name}"))
     if as_json:
-        click.echo(json.dumps(_as_dict(verdicts), indent=2))
+        say(json.dumps(_as_dict(verdicts), indent=2))
     else:
-        click.echo(verdicts_text(verdicts))
-        click.echo(f"\n{counted(runs, 'run')}, one instruction per nanosecond of guest time; the fastest counts")
+        say(verdicts_text(verdicts))
+        say(f"\n{counted(runs, 'run')}, one instruction per nanosecond of guest time; the fastest counts")
     return 1 if any(verdict.over for verdict in verdicts) else 0
 
 

@@ -46,7 +46,7 @@ def build(
     PROFILE is a file, or the name of a shipped profile (megamod profile list). The build also writes IMAGE.map: keep it
     for symbolize and debug. An image that was built before from the same input is taken from the cache.
     """
-    from megamod.build.image_cache import find_image, image_key, keep_image
+    from megamod.build.image_cache import KeptImage, find_image, image_key, keep_image
     from megamod.build.reads import Reads
     from megamod.cli.defaults import chosen_tree, default_output
     from megamod.common.files import atomic_write_all, check_writable, not_an_input, read_file
@@ -77,9 +77,9 @@ def build(
     key = image_key(chosen, tree) if cache else None
     known = find_image(key) if key else None
     if known is not None:
-        image, link_map = known
-        atomic_write_all([(output, image), *([(map_path, link_map)] if map_path else [])])
-        steps.say(f"unchanged: {output} {human_bytes(len(image))}, as built before (--no-cache builds it again)")
+        beside = [(map_path, known.link_map)] if map_path else []
+        atomic_write_all([(output, known.image), *beside], private=known.private)
+        steps.say(f"unchanged: {output} {human_bytes(len(known.image))}, as built before (--no-cache builds it again)")
         return
     # What links and packs is imported only where it is needed: an unchanged image wants none of it.
     import tempfile
@@ -95,7 +95,7 @@ def build(
     steps.closing_table(report.rows)
     # A change of the program while it ran belongs to no entry.
     if key and key == image_key(chosen, tree):
-        keep_image(key, reads, read_file(output), link_map)
+        keep_image(key, reads, KeptImage(image=read_file(output), link_map=link_map, private=report.private))
 
 
 def _map_path(output: Path, map_file: str | None) -> Path | None:

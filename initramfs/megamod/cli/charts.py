@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from megamod.cli.completing import kernels, modules
-from megamod.cli.options import APPEND, DISKS, FILE, JSON, KERNEL, MEMORY, PROFILE, TIMEOUT, progress, steps_of
+from megamod.cli.options import APPEND, DISKS, FILE, JSON, KERNEL, MEMORY, PROFILE, TIMEOUT, progress, say, steps_of
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -161,9 +161,9 @@ def _show_comparison(
             **comparison_dict(comparison),
             "records": [record_dict(each) for each in (comparison.before, comparison.after)],
         }
-        sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(value, indent=1) + "\n")
     elif as_text or output is None:
-        sys.stdout.write(f"{comparison_text(comparison)}\n")
+        say(comparison_text(comparison))
 
 
 @click.command()
@@ -222,8 +222,8 @@ def tune(
         raise MegamodError(f"--{'disk' if disks else 'append'}: only with --vmlinuz FILE")
     steps = steps_of(quiet=quiet, verbose=verbose)
     proposal = make_proposal(path, chosen_tree(kernel), boots=boots, needs=needs, steps=steps, **options)
-    click.echo(proposal_text(proposal))
+    say(proposal_text(proposal))
     if apply and proposal.patch:
         mark = b"\xef\xbb\xbf" if path.read_bytes().startswith(b"\xef\xbb\xbf") else b""
         atomic_write(path, mark + proposal.text.encode())
-        click.echo(f"{path}: changed")
+        say(f"{path}: changed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE
+from megamod.cli.options import FILE, say
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def symbolize(
         link_map=link_map,
         loaded=load_addresses(link_map, sections=sections, base=base),
         debug=_open_debug_files(link_map, modules=modules, debug_dirs=debug_dirs),
-        complain=lambda line: print(f"megamod: {line}", file=sys.stderr),
+        complain=lambda line: say(f"megamod: {line}", err=True),
     )
     # A log may hold anything: what is not UTF-8 goes through as it is.
     sys.stdin.reconfigure(errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
@@ -110,7 +110,7 @@ def debug(
             hint="the debuginfo package of the kernel brings them; --debug-dir says where they are",
         )
     if without:
-        print(f"megamod: no debug file of {', '.join(without)}: left out", file=sys.stderr)
+        say(f"megamod: no debug file of {', '.join(without)}: left out", err=True)
     text = script(debugger, placed, link_map)
     if output is not None:
         atomic_write(output, text.encode())

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from megamod.cli.options import say
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def _fetched(kernel: str) -> str:
 
     suite, _, architecture = kernel.removeprefix(_DEBIAN).partition(":")
     fetched = fetch_kernel(
-        suite, architecture=architecture or None, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
+        suite, architecture=architecture or None, cache=cache_folder(), say=lambda line: say(line, err=True)
     )
     return str(fetched.modules)
 
@@ -91,7 +90,7 @@ def with_busybox(image: Path, disks: tuple[Path, ...], *, wanted: bool) -> Itera
     with tempfile.TemporaryDirectory(prefix="megamod-disk-") as folder:
         arch = image_architecture(image)
         disk = busybox_disk(
-            Path(folder) / "root.ext4", arch=arch, cache=cache_folder(), say=lambda line: click.echo(line, err=True)
+            Path(folder) / "root.ext4", arch=arch, cache=cache_folder(), say=lambda line: say(line, err=True)
         )
         yield (disk, *disks)
 

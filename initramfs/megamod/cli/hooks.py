@@ -12,7 +12,7 @@ import click
 
 from megamod.cli.completing import kernels, profiles
 from megamod.cli.groups import Commands
-from megamod.cli.options import FILE, ROOT, progress, steps_of
+from megamod.cli.options import FILE, ROOT, progress, say, steps_of
 from megamod.common.choices import Fallback
 from megamod.common.errors import MegamodError
 
@@ -52,7 +52,7 @@ def hook_install(*, generator: Generator | None, entry: Entry | None, root: Path
     with locked(root):
         chosen = generator or find_generator(root)
         for line in install(chosen, root=root, entry=entry, program=own_program(root)):
-            click.echo(line)
+            say(line)
 
 
 @hook.command("remove")
@@ -72,7 +72,7 @@ def hook_remove(*, generator: Generator, root: Path) -> None:
         if not any(status(each, root=root).entry for each in GENERATORS if each != generator):
             drop_maps(root, None, "image")
         for line in remove(generator, root=root):
-            click.echo(line)
+            say(line)
 
 
 @hook.command("status")
@@ -87,18 +87,18 @@ def hook_status(*, generator: Generator | None, root: Path) -> None:
     for each in (generator,) if generator else GENERATORS:
         found = status(each, root=root)
         if found.entry is None:
-            click.echo(f"{each}: {'not installed' if found.present else 'this generator is not installed'}")
+            say(f"{each}: {'not installed' if found.present else 'this generator is not installed'}")
             continue
-        click.echo(f"{each}: installed, {found.entry}, calls {found.program}")
+        say(f"{each}: installed, {found.entry}, calls {found.program}")
         for name in found.command_line:
-            click.echo(f"  new boot entries get {WORD} by {root / name}")
+            say(f"  new boot entries get {WORD} by {root / name}")
         for boot_entry in found.entries:
             state = "has" if boot_entry.has_word else "does not have"
-            click.echo(f"  {boot_entry.file}: {boot_entry.title}: {state} {WORD}")
+            say(f"  {boot_entry.file}: {boot_entry.title}: {state} {WORD}")
         for name in found.changed:
-            click.echo(f"  {name} has changed since it was installed")
+            say(f"  {name} has changed since it was installed")
         if not (root / found.program.lstrip("/")).exists():
-            click.echo(f"  {found.program} is missing: the next images will not use megamod")
+            say(f"  {found.program} is missing: the next images will not use megamod")
 
 
 @hook.command("run")
@@ -131,14 +131,14 @@ def hook_run(
         if strict or (internal and os.environ.get("MEGAMOD_DEBUG")):
             raise
         # One line, so that it is read.
-        click.echo(f"megamod: warning: the image is as {generator} made it: {_reason(error, image_root)}", err=True)
+        say(f"megamod: warning: the image is as {generator} made it: {_reason(error, image_root)}", err=True)
         return
     for note in report.notes:
         steps.say(f"  note: {note}")
     if not quiet:
-        click.echo(f"megamod: {report.summary()}", err=True)
+        say(f"megamod: {report.summary()}", err=True)
     if chosen is not None:
-        click.echo("\n".join(sorted(report.members)))
+        say("\n".join(sorted(report.members)))
 
 
 def _is_strict() -> bool:
@@ -250,7 +250,7 @@ def deploy(
         record = read_record(root)
         if action == "remove":
             drop_maps(root, kernel, "deployment")
-            click.echo("\n".join(take_away(root, kernel)))
+            say("\n".join(take_away(root, kernel)))
         elif action != "update" or record.kernels:
             kernel = kernel or os.uname().release
             settings = _settings(root, record, kernel, profile, machine, update=action == "update")
@@ -311,30 +311,30 @@ def _deploy(
             with contextlib.suppress(MegamodError, OSError):
                 drop_maps(root, kernel, "deployment")
             withdraw(root, kernel)
-        click.echo(f"megamod: warning: {kernel} boots without deployed modules: {error}", err=True)
+        say(f"megamod: warning: {kernel} boots without deployed modules: {error}", err=True)
         return
     for note in deployment.notes:
         steps.say(f"  note: {note}")
     for line in lines:
-        click.echo(line)
+        say(line)
     if no_map := keep_maps(root, kernel, "deployment", deployment.stages):
         steps.say(f"  note: {no_map}")
     if not quiet:
-        click.echo(f"megamod: deployed for {kernel}: {deployment.summary()}", err=True)
+        say(f"megamod: deployed for {kernel}: {deployment.summary()}", err=True)
 
 
 def _deploy_status(root: Path, record: InstallRecord) -> None:
     from megamod.hooks.deploy.deployment_store import changed, exchanged
 
     if not record.kernels:
-        click.echo("nothing is deployed")
+        say("nothing is deployed")
     for kernel in sorted(record.kernels):
         state = "" if (root / "lib/modules" / kernel / "modules.dep").exists() else "; its modules are not there"
-        click.echo(f"{kernel}: deployed, {record.settings_of(kernel).get('profile', 'what the machine needs')}{state}")
+        say(f"{kernel}: deployed, {record.settings_of(kernel).get('profile', 'what the machine needs')}{state}")
         for name in exchanged(root, kernel, record) if not state else ():
-            click.echo(f"  the module {name} has changed since: megamod deploy --update -k {kernel}")
+            say(f"  the module {name} has changed since: megamod deploy --update -k {kernel}")
     for name in changed(root, record):
-        click.echo(f"  {name} has changed since it was written")
+        say(f"  {name} has changed since it was written")
 
 
 def own_program(root: Path) -> Path:

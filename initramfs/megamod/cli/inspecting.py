@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE, JSON
+from megamod.cli.options import FILE, JSON, say
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def inspect(*, file: Path, as_json: bool, what: str | None, path: str | None, ot
     elif what == "tree":
         _print(tree_text(image_files(file)))
     elif what == "sbom":
-        click.echo(_bill_text(_image(file), file))
+        say(_bill_text(_image(file), file))
     elif other is not None:
         sys.exit(_compare(file, other, as_json=as_json))
     else:
         inspection = inspect_file(file)
-        click.echo(inspection.as_json() if as_json else inspection.as_text())
+        say(inspection.as_json() if as_json else inspection.as_text())
 
 
 def _image(file: Path) -> ImageInspection:
@@ -77,11 +77,11 @@ def _compare(file: Path, other: Path, *, as_json: bool) -> int:
 
     found = difference(_image(file).manifest, image_files(file), _image(other).manifest, image_files(other))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     elif found:
-        click.echo("\n".join(found))
+        say("\n".join(found))
     else:
-        click.echo(f"{file} and {other} hold the same")
+        say(f"{file} and {other} hold the same")
     return 1 if found else 0
 
 
@@ -142,6 +142,6 @@ def unpack(*, image: Path, folder: Path, quiet: bool) -> None:
 
     report = unpack_entries(read_image(image), folder)
     for note in report.notes:
-        click.echo(f"megamod: note: {note}", err=True)
+        say(f"megamod: note: {note}", err=True)
     if not quiet:
-        click.echo(f"{folder}: {counted(report.files, 'file')}")
+        say(f"{folder}: {counted(report.files, 'file')}")

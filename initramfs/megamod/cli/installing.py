@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from megamod.cli.options import FILE, KERNEL, ROOT, progress, steps_of
+from megamod.cli.options import FILE, KERNEL, ROOT, progress, say, steps_of
 from megamod.common.errors import MegamodError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _install(
     machine = _machine(root, recorded)
     with contextlib.suppress(MegamodError):
         if why := why_not_own(machine, command_line(root)):
-            click.echo(f"megamod's loader does not reach this root: {why}; installing the generator's hook instead")
+            say(f"megamod's loader does not reach this root: {why}; installing the generator's hook instead")
             _install_hook(root, dry_run=dry_run)
             return
     found = find_layout(root, layout)
@@ -189,12 +189,12 @@ def _install_hook(root: Path, *, dry_run: bool) -> None:
 
     generator = find_generator(root)
     if dry_run:
-        click.echo(f"installs the hook of {generator}, then: {generate_command(generator)}")
+        say(f"installs the hook of {generator}, then: {generate_command(generator)}")
         return
     _print(install_generators_hook(generator, root=root, entry=None, program=own_program(root)), quiet=False)
     if root == Path("/"):
         run_program(shlex.split(generate_command(generator)))
-        click.echo(f"{generate_command(generator)}: done")
+        say(f"{generate_command(generator)}: done")
 
 
 def _installed_layout(root: Path) -> BootLayout | None:
@@ -216,21 +216,21 @@ def _status(root: Path) -> None:
 
     record = read_install(root)
     if not record.files:
-        click.echo("nothing is installed")
+        say("nothing is installed")
         return
     layout = layout_of(root, record)
-    click.echo(f"layout {layout.kind}, {layout.why_not or 'boots are counted'}")
+    say(f"layout {layout.kind}, {layout.why_not or 'boots are counted'}")
     for kernel, files in record.kernels.items():
         there = [name for name in files if os.path.lexists(root / name) and name.endswith((".img", ".efi"))]
-        click.echo(f"{kernel}: {', '.join(str(root / name) for name in there) or 'its image is gone'}")
+        say(f"{kernel}: {', '.join(str(root / name) for name in there) or 'its image is gone'}")
     for name in changed(root, record):
-        click.echo(f"{name} has changed since it was written")
+        say(f"{name} has changed since it was written")
 
 
 def _print(lines: list[str], *, quiet: bool) -> None:
     for line in lines:
         if line and not quiet:
-            click.echo(line)
+            say(line)
 
 
 @click.command()
@@ -267,4 +267,4 @@ def init(*, output: Path | None, board: str | None, recorded: Path | None, kerne
     check_writable(path)
     atomic_write(path, text.encode())
     option = f" -k {kernel}" if kernel else ""
-    click.echo(f"{path}: written; now: megamod build {path}{option}")
+    say(f"{path}: written; now: megamod build {path}{option}")

@@ -20,6 +20,7 @@ from megamod.cli.hooks import deploy, hook
 from megamod.cli.inspecting import cat, inspect, list_files, unpack
 from megamod.cli.installing import init, install
 from megamod.cli.manual import help_command
+from megamod.cli.options import say
 from megamod.cli.outputs import append, fit, uki
 from megamod.cli.profiles import detect, explain, levels, profile
 from megamod.cli.schemas import schema
@@ -87,5 +88,5 @@ def _run() -> int:
 
 
 def _complain(text: str, status: int) -> int:
-    click.echo(f"megamod: {text}", err=True)
+    say(f"megamod: {text}", err=True)
     return status

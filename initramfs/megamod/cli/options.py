@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from megamod.cli.completing import kernels, profiles
+from megamod.common.text import printable_lines
 
 if TYPE_CHECKING:
     from megamod.common.progress import Steps
@@ -88,6 +89,11 @@ def steps_of(*, quiet: bool, verbose: bool) -> Steps:
     from megamod.common.progress import Steps
 
     return Steps(sys.stderr, quiet=quiet, verbose=verbose)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines; what stands in them may come from anywhere, and nothing of it acts on the terminal."""
+    click.echo(printable_lines(text), err=err)
 
 
 KERNEL = click.option(

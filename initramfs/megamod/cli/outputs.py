@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from megamod.cli.options import FILE, Address
+from megamod.cli.options import FILE, Address, say
 from megamod.common.errors import MegamodError
 
 _STUB = click.option("--stub", type=FILE, metavar="FILE", help="The EFI stub; default: systemd's.")
@@ -63,7 +63,7 @@ def uki(
         size = ukify(options=ukify_options, **options)
     else:
         size = write_uki(**options)
-    click.echo(f"{options['output']}: {human_bytes(size)}")
+    say(f"{options['output']}: {human_bytes(size)}")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from megamod.cli.completing import kernels, modules
 from megamod.cli.groups import Commands
-from megamod.cli.options import FILE, JSON, KERNEL, KERNELS, PROFILE, kernel_files
+from megamod.cli.options import FILE, JSON, KERNEL, KERNELS, PROFILE, kernel_files, say
 
 if TYPE_CHECKING:
     from megamod.modules.kernel_files import KernelFiles
@@ -44,18 +44,18 @@ def profile_check(*, profile: str, kernel: str | None, named: dict[str, Path]) -
     if kernel is None:
         fits = _fit_notes(checked, KernelFiles(folder=Path(), release="", **named)) if named else ()
         stages = [f"{stage.name} ({trigger_text(stage.trigger)})" for stage in checked.stages]
-        click.echo(f"{checked.source}: {checked.name}: {counted(len(stages), 'stage')}: {', '.join(stages)}")
+        say(f"{checked.source}: {checked.name}: {counted(len(stages), 'stage')}: {', '.join(stages)}")
         for note in fits:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
         return
     tree = chosen_tree(kernel, named)
     selection = select(checked, tree)
     fits = _fit_notes(checked, tree.kernel_files)
     rows = [[s.name, trigger_text(s.trigger), str(len(s.modules))] for s in selection.stages]
-    click.echo(f"{checked.source}: {checked.name} on {selection.tree.release}")
-    click.echo(table(["stage", "loaded", "modules"], rows, left=2))
+    say(f"{checked.source}: {checked.name} on {selection.tree.release}")
+    say(table(["stage", "loaded", "modules"], rows, left=2))
     for note in (*selection.notes, *fits):
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _fit_notes(profile: Profile, files: KernelFiles) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def profile_list() -> None:
     from megamod.profile.schema import shipped_profiles
 
     rows = [[name, _first_sentence(path)] for name, path in shipped_profiles().items()]
-    click.echo(table(["profile", "for"], rows, left=2))
+    say(table(["profile", "for"], rows, left=2))
 
 
 def _first_sentence(path: Path) -> str:
@@ -95,7 +95,7 @@ def profile_schema() -> None:
 
     from megamod.profile.reference import profile_schema
 
-    click.echo(json.dumps(profile_schema(), indent=2))
+    say(json.dumps(profile_schema(), indent=2))
 
 
 @click.command()
@@ -117,7 +117,7 @@ def explain(
 
     tree = chosen_tree(kernels[0] if kernels else None, named, overlays=kernels[1:])
     explanation = explain(find_profile(profile), tree, module=module)
-    click.echo(explanation.as_json() if as_json else explanation.as_text())
+    say(explanation.as_json() if as_json else explanation.as_text())
 
 
 @click.command()
@@ -144,13 +144,13 @@ def detect(*, kernel: str | None, sysfs: Path | None, record: Path | None) -> No
     machine = open_machine(sysfs)
     if record is not None:
         count = write_record(recorded(machine), record)
-        click.echo(f"{record}: {count:,} {'entry' if count == 1 else 'entries'}")
+        say(f"{record}: {count:,} {'entry' if count == 1 else 'entries'}")
         return
     tree = chosen_tree(kernel)
     found = detect(machine, tree)
     names = [one.name for one in (*found.critical, *found.deferred)]
     notes = option_notes(host_config(machine.root), tree, names)
-    click.echo(detected_profile(replace(found, notes=(*found.notes, *notes)), tree).removesuffix("\n"))
+    say(detected_profile(replace(found, notes=(*found.notes, *notes)), tree).removesuffix("\n"))
 
 
 @click.command()
@@ -165,7 +165,7 @@ def levels(*, source: Path, output: Path | None) -> None:
     rows = extract_levels(source)
     text = table_text(rows, made_from=kernel_version(source))
     if output is None:
-        click.echo(text.removesuffix("\n"))
+        say(text.removesuffix("\n"))
         return
     atomic_write(output, text.encode())
-    click.echo(f"{output}: {counted(len({row.module for row in rows}), 'module')}")
+    say(f"{output}: {counted(len({row.module for row in rows}), 'module')}")

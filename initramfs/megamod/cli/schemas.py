@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from megamod.cli.options import say
+
 NAMES = ("manifest", "map", "megamodule-map", "chart", "install-record", "status")
 
 
@@ -24,7 +26,7 @@ def schema(*, name: str) -> None:
 
     from megamod.common.documents import schema_of
 
-    click.echo(json.dumps(schema_of(_form(name)), indent=2))
+    say(json.dumps(schema_of(_form(name)), indent=2))
 
 
 def _form(name: str) -> type[Any]:

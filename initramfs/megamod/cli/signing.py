@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from megamod.cli.options import FILE
+from megamod.cli.options import FILE, say
 from megamod.common.errors import MegamodError
 
 _ELF = b"\x7fELF"
@@ -53,10 +53,13 @@ def sign(*, module: Path, key: str, cert: Path, digest: str, output: Path | None
 @click.argument("file", type=FILE, metavar="MODULE.ko")
 @click.option("--cert", type=FILE, metavar="FILE", help="Check against this certificate.")
 def verify(*, file: Path, cert: Path | None) -> None:
-    """Check a module's signature; status 1 if missing or wrong."""
+    """Check a module's signature; status 1 if missing or wrong.
+
+    Valid is what the kernel takes if it trusts the certificate; without one only the signature's form is looked at.
+    """
     from megamod.common.compression import read_module_bytes
     from megamod.image.signing.sign import read_certificate
-    from megamod.image.signing.signature import read_signature
+    from megamod.image.signing.signature import MARKER, read_signature
 
     data = read_module_bytes(file)
     if data[:4] != _ELF:
@@ -64,15 +67,16 @@ def verify(*, file: Path, cert: Path | None) -> None:
     what = _what(file)
     signature = read_signature(data, file=str(file))
     if signature is None:
-        click.echo(f"{file}: {what}, not signed")
+        inside = "; the mark of a signature is not at its end, so the kernel sees none" if MARKER in data else ""
+        say(f"{file}: {what}, not signed{inside}")
         sys.exit(1)
     by = f"{signature.issuer}, serial number {signature.serial}" if signature.issuer else f"key {signature.serial}"
-    click.echo(f"{file}: {what}, signed with {signature.digest} by {by}")
-    if cert is None:
-        click.echo("not checked: --cert FILE names the signer's certificate")
+    say(f"{file}: {what}, signed with {signature.digest} by {by}")
+    if cert is None and signature.refused is None:
+        say("not checked: --cert FILE names the signer's certificate")
         return
-    wrong = signature.why_wrong(read_certificate(cert))
-    click.echo(f"invalid: {wrong}" if wrong else "valid")
+    wrong = signature.why_wrong(read_certificate(cert)) if cert is not None else signature.refused
+    say(f"invalid: {wrong}" if wrong else "valid")
     sys.exit(1 if wrong else 0)
 
 

@@ -25,6 +25,14 @@ from megamod.common.errors import MegamodError
 MAX_OUTPUT = 1 << 30
 MAX_MODULE = 256 << 20
 
+# What is packed may become this many bytes, and this many times its size. Images and modules become ten times as large;
+# what is packed to hurt becomes a thousand times (gzip, bzip2) to 30,000 times (zstd, xz) as large.
+_ALWAYS_ALLOWED = 32 << 20
+_MOST_TIMES = 128
+
+# More than the dictionary of 128 MiB that kernels are packed with (scripts/xz_wrap.sh, 6.12).
+_XZ_MEMORY = 192 << 20
+
 # 40 MB of Debian 6.1 modules, one core, one thread:
 #   level        1      3      5      6      7      9     12     15     19
 #   output MB  9.7    8.8    8.4    8.0    7.9    7.5    7.5    7.4    6.6
@@ -38,6 +46,9 @@ _ZSTD_LEVEL = 9
 # ZSTD_c_nbWorkers); none gives others, 0.2 to 0.4 % fewer.
 _ZSTD_THREADED = 32 << 20
 _ZSTD_THREADS = 8
+
+# What a decompressor is given at a time, so that what it has read too far is a copy of no more than this.
+_PIECE = 64 << 10
 
 # One RLE block of 4 bytes unpacks to 128 KiB (RFC 8878, 3.1.1.2), so a piece of this size to at most 32 MiB: that
 # is how far the output may run past its limit before it is looked at.
@@ -111,16 +122,18 @@ def decompress(data: bytes, *, limit: int = MAX_OUTPUT, source: str = "input") -
     """The whole of *data* unpacked: none, gzip, zstd, xz, legacy lz4, bzip2, lzma or lzo, told apart by magic.
 
     Bytes with no known magic come back as they are. Several streams of one method may follow each other, and zero
-    bytes may follow the last. *source* begins the text of an error; *limit* is in bytes.
+    bytes may follow the last. *source* begins the text of an error; *limit* is in bytes, and what is small when packed
+    may not become as large as that (`most_unpacked`).
     """
     if detect(data, source=source) == "none":
         if len(data) > limit:
             raise MegamodError(f"{source}: is larger than {limit} bytes")
         return data
+    limit = most_unpacked(len(data), limit=limit)
     parts: list[bytes] = []
     total = position = 0
     while position < len(data):
-        if data[position] == 0 and not data[position:].strip(b"\0"):
+        if data[position] == 0 and skip_zeros(data, position) == len(data):
             break
         if detect(data[position : position + 8], source=source) == "none":
             raise MegamodError(f"{source}: {len(data) - position} bytes of something else follow the compressed data")
@@ -130,14 +143,32 @@ def decompress(data: bytes, *, limit: int = MAX_OUTPUT, source: str = "input") -
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def most_unpacked(packed: int, *, limit: int) -> int:
+    """How many bytes *packed* bytes may become: not more than *limit*, nor than honest data does."""
+    return min(limit, _ALWAYS_ALLOWED + _MOST_TIMES * packed)
+
+
+def skip_zeros(data: bytes, position: int) -> int:
+    """The position of the first byte from *position* on that is not zero, or the end."""
+    while position < len(data):
+        block = data[position : position + _PIECE]
+        rest = block.lstrip(b"\0")
+        if rest:
+            return position + len(block) - len(rest)
+        position += len(block)
+    return position
+
+
 def decompress_stream(data: bytes, start: int, *, limit: int, source: str) -> tuple[bytes, int]:
     """Unpack the one compressed stream at *start*; returns its content and the position after it."""
     method = detect(data[start : start + 8], source=source)
+    if method == "none":
+        raise MegamodError(f"{source}: offset {start}: no compressed data")
+    limit = most_unpacked(len(data) - start, limit=limit)
     try:
-        content, used = _STREAMS[method](data[start:] if start else data, limit)
+        return _STREAMS[method](data, start, limit)
     except _DamagedError as error:
         raise MegamodError(f"{source}: {method} data {error}") from None
-    return content, start + used
 
 
 def detect(data: bytes, *, source: str = "input") -> str:
@@ -206,63 +237,78 @@ def read_regular(path: Path, *, limit: int) -> bytes:
     return data
 
 
-def _gunzip(data: bytes, limit: int) -> tuple[bytes, int]:
+def _gunzip(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
     stream = zlib.decompressobj(wbits=31)
+    view = memoryview(data)
+    parts: list[bytes] = []
+    total, position = 0, start
     try:
-        content = stream.decompress(data, limit + 1)
+        while position < len(data) and not stream.eof and total <= limit:
+            piece = view[position : position + _PIECE]
+            parts.append(stream.decompress(piece, limit + 1 - total))
+            total += len(parts[-1])
+            position += len(piece)
     except zlib.error as error:
         raise _DamagedError(f"is damaged ({str(error).rpartition(': ')[2]})") from None
-    _check(len(content), limit, ended=stream.eof)
-    return content, len(data) - len(stream.unused_data)
+    _check(total, limit, ended=stream.eof)
+    return b"".join(parts), position - len(stream.unused_data)
 
 
-def _unxz(data: bytes, limit: int) -> tuple[bytes, int]:
-    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20), data, limit)
+def _unxz(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), data, start, limit)
 
 
-def _unzstd(data: bytes, limit: int) -> tuple[bytes, int]:
+def _unzstd(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
     stream = zstandard.ZstdDecompressor().decompressobj()
     view = memoryview(data)
     parts: list[bytes] = []
-    total = position = 0
+    total, position = 0, start
     try:
-        while position < len(data) and not stream.eof:
+        while position < len(data) and not stream.eof and total <= limit:
             parts.append(stream.decompress(view[position : position + _ZSTD_PIECE]))
             total += len(parts[-1])
             position += _ZSTD_PIECE
-            if total > limit:
-                break
     except zstandard.ZstdError as error:
         raise _DamagedError(f"is damaged ({str(error).rpartition(': ')[2]})") from None
     _check(total, limit, ended=stream.eof)
     return b"".join(parts), min(position, len(data)) - len(stream.unused_data)
 
 
-def _unbzip2(data: bytes, limit: int) -> tuple[bytes, int]:
-    return _by_stream(bz2.BZ2Decompressor(), data, limit)
+def _unbzip2(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    return _by_stream(bz2.BZ2Decompressor(), data, start, limit)
 
 
-def _by_stream(stream: lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes, limit: int) -> tuple[bytes, int]:
+def _by_stream(
+    stream: lzma.LZMADecompressor | bz2.BZ2Decompressor, data: bytes, start: int, limit: int
+) -> tuple[bytes, int]:
+    view = memoryview(data)
+    parts: list[bytes] = []
+    total, position = 0, start
     try:
-        content = stream.decompress(data, limit + 1)
-    except (lzma.LZMAError, OSError, ValueError) as error:
+        while position < len(data) and not stream.eof and total <= limit:
+            piece = view[position : position + _PIECE]
+            # It gives all that the piece holds, as there is room for more than may come.
+            parts.append(stream.decompress(piece, limit + 1 - total))
+            total += len(parts[-1])
+            position += len(piece)
+    except (lzma.LZMAError, OSError, ValueError, EOFError) as error:
         raise _DamagedError(f"is damaged ({error})") from None
-    _check(len(content), limit, ended=stream.eof)
-    return content, len(data) - len(stream.unused_data)
+    _check(total, limit, ended=stream.eof)
+    return b"".join(parts), position - len(stream.unused_data)
 
 
-def _unlzma(data: bytes, limit: int) -> tuple[bytes, int]:
-    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20), data, limit)
+def _unlzma(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    return _by_stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_XZ_MEMORY), data, start, limit)
 
 
-def _unlzo(data: bytes, limit: int) -> tuple[bytes, int]:
+def _unlzo(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
     """An lzop file, to the end of *data*; libarchive runs the program lzop where it was built without LZO."""
-    return _by_libarchive(data, "lzop", limit), len(data)
+    return _by_libarchive(data[start:], "lzop", limit), len(data)
 
 
-def _unlz4(data: bytes, limit: int) -> tuple[bytes, int]:
+def _unlz4(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
     """Cut the legacy frame out by its block sizes; libarchive unpacks it."""
-    position = len(_LZ4_LEGACY)
+    position = start + len(_LZ4_LEGACY)
     while position + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, position)
         # Zero is padding; no block is larger than LZ4_compressBound(8 MiB), so anything more is another magic.
@@ -271,7 +317,7 @@ def _unlz4(data: bytes, limit: int) -> tuple[bytes, int]:
         position += 4 + size
     if position > len(data):
         raise _DamagedError("is cut short")
-    return _by_libarchive(data[:position], "lz4", limit), position
+    return _by_libarchive(data[start:position], "lz4", limit), position
 
 
 def _by_libarchive(data: bytes, filter_name: str, limit: int) -> bytes:
@@ -309,7 +355,7 @@ _PACKERS: dict[str, Callable[[bytes], bytes]] = {
 METHODS = tuple(method for method in Compress if method is not Compress.AUTO)
 """What images are packed with."""
 
-_STREAMS: dict[str, Callable[[bytes, int], tuple[bytes, int]]] = {
+_STREAMS: dict[str, Callable[[bytes, int, int], tuple[bytes, int]]] = {
     "gzip": _gunzip,
     "xz": _unxz,
     "zstd": _unzstd,

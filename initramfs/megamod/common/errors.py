@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megamod.common.text import printable
+
 
 class MegamodError(Exception):
     """Bad input: *message* names file and place, *hint* says what to do about it.
@@ -18,12 +20,7 @@ class MegamodError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.message} (hint: {self.hint})" if self.hint else self.message
-        # File names and module texts come from anywhere: no line breaks, no terminal sequences.
-        return "".join(c if c.isprintable() else _escaped(c) for c in " ".join(line.split("\n")))
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+        return printable(" ".join(line.split("\n")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -51,17 +51,24 @@ def not_an_input(output: Path, inputs: Iterable[Path | None]) -> None:
         raise MegamodError(f"{output}: cannot be written: is read, too", hint="choose another name")
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Put *data* at *path* (0644 less the umask) by way of a file beside it, on the disk before it takes the name.
+def is_private(*paths: Path | None) -> bool:
+    """Whether one of these files may not be read by everybody, so that what is made of it must not either."""
+    return any(path is not None and path.exists() and not path.stat().st_mode & stat.S_IROTH for path in paths)
+
+
+def atomic_write(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Put *data* at *path* by way of a file beside it, on the disk before it takes the name.
+
+    Its mode is 0644 less the umask, or 0600 if *private*.
 
     A symbolic link is kept and what it points to is written. Raises MegamodError naming *path* when the folder is
     missing, cannot be written or is full. On any error, on Ctrl-C, SIGTERM and SIGHUP the file beside it is removed
     and *path* is as it was.
     """
-    atomic_write_all([(path, data)])
+    atomic_write_all([(path, data)], private=private)
 
 
-def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
+def atomic_write_all(files: Sequence[tuple[Path, bytes]], *, private: bool = False) -> None:
     """`atomic_write` for files that belong together: all lie on the disk, beside their paths, before the first takes
     its name. So what can fail leaves every one as it was."""
     with ended_by_signals(), contextlib.ExitStack() as temporaries:
@@ -72,7 +79,7 @@ def atomic_write_all(files: Sequence[tuple[Path, bytes]]) -> None:
                 # The name may be as long as the file system allows, so the temporary one does not contain it.
                 temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
                 temporaries.callback(_remove, temporary)
-                _write_whole(temporary, data)
+                _write_whole(temporary, data, 0o600 if private else 0o644)
                 ready.append((path, temporary, target))
         for path, temporary, target in ready:
             with _errors_of(path):
@@ -114,8 +121,8 @@ def _target_of(path: Path) -> Path:
     return target
 
 
-def _write_whole(temporary: Path, data: bytes) -> None:
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _write_whole(temporary: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         rest = memoryview(data)
         while rest:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 MAGIC = b"\xd0\x0d\xfe\xed"
 _HEADER = struct.Struct(">10I")
+_MOST_LEVELS = 64  # as the kernel reads (FDT_MAX_DEPTH, drivers/of/fdt.c, 6.12)
 _BEGIN, _END_NODE, _PROPERTY, _NOP, _END = 1, 2, 3, 4, 9
 
 
@@ -89,6 +90,8 @@ def read_tree(data: bytes) -> TreeNode:
             else:
                 raise DamagedTreeError("two roots")
             path.append(node)
+            if len(path) > _MOST_LEVELS:
+                raise DamagedTreeError(f"it has more than {_MOST_LEVELS} levels")
         elif not path:
             raise DamagedTreeError("it has no root node")
         elif kind == _END_NODE:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from megamod.common.text import human_bytes, human_count, human_seconds, table
+from megamod.common.text import human_bytes, human_count, human_seconds, printable, printable_lines, table
 
 _ERASE_LINE = "\r\x1b[K"
 
@@ -63,7 +63,7 @@ class Steps:
         """Run the body as the step *name*."""
         step = Step()
         if self._live:
-            self._write(f"{name} …")
+            self._write(f"{printable(name)} …")
         start = time.monotonic()
         try:
             yield step
@@ -75,7 +75,7 @@ class Steps:
     def say(self, text: str) -> None:
         """Print a line."""
         if not self._quiet:
-            self._write(f"{text}\n")
+            self._write(f"{printable_lines(text)}\n")
 
     def detail(self, text: str) -> None:
         """Print a line that only a reader who has asked for more wants to see."""

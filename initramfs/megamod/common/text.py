@@ -23,9 +23,27 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     return f"did you mean {' or '.join(names)}?" if names else None
 
 
+def printable(text: str) -> str:
+    """*text* on one line, and as characters alone: what a terminal would act on is written as Python writes it.
+
+    Names of files, modules and members come from anywhere: they may hold line breaks, terminal sequences, marks that
+    turn the direction of the text, and bytes that are not UTF-8.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """`printable` of each line of *text*, and of what stands between tabs in it."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
 def shorten(text: str, limit: int = 60) -> str:
     """*text* on one line and not longer than *limit* characters, for messages."""
-    flat = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    flat = printable(text)
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
@@ -45,7 +63,7 @@ def listed(items: Sequence[str], *, shown: int = 8, separator: str = ", ") -> st
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Columns two spaces apart under *header*: the first *left* of them flush left, the others flush right."""
-    lines = [header, *rows]
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(

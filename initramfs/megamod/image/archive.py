@@ -7,15 +7,21 @@ fails or interrupts. The bytes depend on the entries, the method and SOURCE_DATE
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from megamod.common.compression import MAX_OUTPUT, compress, decompress_stream, detect
+from megamod.common.compression import MAX_OUTPUT, compress, decompress_stream, detect, most_unpacked, skip_zeros
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write, read_file, source_date_epoch
 from megamod.common.flat_tree import MAGIC, DamagedTreeError, read_tree, texts_of
-from megamod.image.cpio import Entry, archive_end, read_cpio, skip_zeros, write_cpio
+from megamod.image.cpio import Entry, archive_end, read_cpio, write_cpio
+
+# Entries: this many, and one more for so many bytes of the file. An empty file is 116 bytes in an archive, and a whole
+# root file system of such has 16 for each when packed.
+_ALWAYS_ALLOWED = 20_000
+_LEAST_PACKED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +42,26 @@ def make_image(entries: Iterable[Entry], *, method: str) -> bytes:
     return compress(write_cpio(entries, mtime=source_date_epoch(os.environ)), method)
 
 
+def holds_secrets(entries: Iterable[Entry]) -> bool:
+    """Whether a file of *entries*, or a folder above it, is closed to others, so that the image must be too."""
+    files: list[str] = []
+    closed: set[str] = set()
+    for entry in entries:
+        mode = entry.mode
+        if stat.S_ISREG(mode) and not mode & stat.S_IROTH:
+            return True
+        if stat.S_ISREG(mode):
+            files.append(entry.path)
+        elif stat.S_ISDIR(mode) and not mode & stat.S_IXOTH:
+            closed.add(entry.path)
+    return any(str(above) in closed for path in files for above in PurePosixPath(path).parents) if closed else False
+
+
 def write_image(path: Path, entries: Iterable[Entry], *, method: str) -> int:
-    """Write the image of *entries*; returns its size in bytes."""
-    packed = make_image(entries, method=method)
-    atomic_write(path, packed)
+    """Write the image of *entries*, 0600 if others may not read all that is in it; returns its size in bytes."""
+    listed = list(entries)
+    packed = make_image(listed, method=method)
+    atomic_write(path, packed, private=holds_secrets(listed))
     return len(packed)
 
 
@@ -64,8 +86,8 @@ def _ramdisk(data: bytes, *, source: str) -> bytes:
 def segments(data: bytes, *, source: str) -> Iterator[Segment]:
     """Walk an image as init/initramfs.c does (unpack_to_rootfs, 6.1): plain archives, zeros, compressed streams.
 
-    Of a UKI or a FIT image it is the image inside. All that is unpacked is bounded to 1 GiB in sum. Raises MegamodError
-    for anything that the kernel would call junk.
+    Of a UKI or a FIT image it is the image inside. All that is unpacked is bounded to 1 GiB in sum, and the number of
+    entries, by the size of the file. Raises MegamodError for anything that the kernel would call junk.
     """
     if data.startswith(MAGIC):
         data = _ramdisk(data, source=source)
@@ -74,6 +96,8 @@ def segments(data: bytes, *, source: str) -> Iterator[Segment]:
         from megamod.image.uki import uki_sections
 
         data = uki_sections(data, file=source).get(".initrd", data)
+    limit = most_unpacked(len(data), limit=MAX_OUTPUT)
+    most = _ALWAYS_ALLOWED + len(data) // _LEAST_PACKED
     position = total = 0
     while position < len(data):
         if data[position] == 0:
@@ -90,8 +114,9 @@ def segments(data: bytes, *, source: str) -> Iterator[Segment]:
                     f"{source}: offset {position}: neither a cpio archive nor compressed data",
                     hint="an image is a newc cpio archive, plain or packed with zstd, xz, gzip or lz4",
                 )
-            content, end = decompress_stream(data, position, limit=MAX_OUTPUT - total, source=source)
+            content, end = decompress_stream(data, position, limit=limit - total, source=source)
         total += len(content)
-        entries = tuple(read_cpio(content, source=source))
+        entries = tuple(read_cpio(content, source=source, most=most))
+        most -= len(entries)
         yield Segment(method=method, packed=end - position, unpacked=len(content), entries=entries)
         position = end

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from megamod.common.archive_library import ffi, libarchive
+from megamod.common.compression import skip_zeros
 from megamod.common.errors import MegamodError
 
 # PATH_MAX with the closing zero; a longer name or link target is left out by the kernel without a word
@@ -24,6 +25,7 @@ _HEADER = 110
 _TRAILER = "TRAILER!!!"
 _MAGICS = (b"070701", b"070702")
 _BLOCK = 1 << 20
+_MOST_ENTRIES = 10_000_000
 
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
@@ -66,10 +68,11 @@ def write_cpio(entries: Iterable[Entry], *, mtime: int) -> bytes:
     return b"".join(blocks)
 
 
-def read_cpio(data: bytes, *, source: str = "archive") -> list[Entry]:
+def read_cpio(data: bytes, *, source: str = "archive", most: int = _MOST_ENTRIES) -> list[Entry]:
     """The entries of all newc archives in *data*, one after the other with zero bytes between, in their order.
 
-    A leading ``./`` or ``/`` is taken off the paths. *source* begins the text of an error.
+    A leading ``./`` or ``/`` is taken off the paths. *source* begins the text of an error; more than *most* entries are
+    one.
     """
     entries: list[Entry] = []
     position = 0
@@ -78,7 +81,9 @@ def read_cpio(data: bytes, *, source: str = "archive") -> list[Entry]:
             position = skip_zeros(data, position)
             continue
         end = archive_end(data, position, source=source)
-        entries += _read_one(data[position:end] if (position, end) != (0, len(data)) else data, source)
+        entries += _read_one(
+            data[position:end] if (position, end) != (0, len(data)) else data, source, most - len(entries)
+        )
         position = end
     return entries
 
@@ -109,18 +114,7 @@ def _aligned(position: int, start: int) -> int:
     return start + ((position - start + 3) & ~3)
 
 
-def skip_zeros(data: bytes, position: int) -> int:
-    """The position of the first byte from *position* on that is not zero, or the end."""
-    while position < len(data):
-        block = data[position : position + _BLOCK]
-        rest = block.lstrip(b"\0")
-        if rest:
-            return position + len(block) - len(rest)
-        position += len(block)
-    return position
-
-
-def _read_one(data: bytes, source: str) -> list[Entry]:
+def _read_one(data: bytes, source: str, most: int) -> list[Entry]:
     entries: list[Entry] = []
     # The positions of a file's names, by its first name: for libarchive the later ones are links to that.
     names: dict[bytes, list[int]] = {}
@@ -128,6 +122,8 @@ def _read_one(data: bytes, source: str) -> list[Entry]:
     try:
         with libarchive.memory_reader(data, format_name="cpio", filter_name="none") as archive:
             for entry in archive:
+                if len(entries) >= most:
+                    raise MegamodError(f"{source}: has too many files for its size", hint="it is damaged or hostile")
                 name = ffi.entry_pathname(entry._entry_p) or b""
                 path = name.decode("utf-8", "surrogateescape")
                 mode = entry.mode

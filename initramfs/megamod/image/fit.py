@@ -17,7 +17,7 @@ from pathlib import Path
 
 from megamod.common.compression import decompress_stream
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write, not_an_input, read_file, source_date_epoch
+from megamod.common.files import atomic_write, is_private, not_an_input, read_file, source_date_epoch
 from megamod.common.flat_tree import (
     MAGIC,
     DamagedTreeError,
@@ -60,7 +60,7 @@ def write_fit(output: Path, *, image: Path, vmlinuz: Path, dtbs: Sequence[Path],
         raise MegamodError(f"{vmlinuz}: a zImage must be started at an address of the board's", hint=hint)
     trees = [_device_tree(path) for path in dtbs]
     made = make_fit(kernel, read_file(image), [(path.name, data) for path, data in zip(dtbs, trees, strict=True)], load)
-    atomic_write(output, made)
+    atomic_write(output, made, private=is_private(image, *dtbs))
     return len(made)
 
 
@@ -108,7 +108,7 @@ def fit_kernel(path: Path) -> FitKernel:
     data = read_file(path)
     if data[4:8] == b"zimg":
         # zboot-header.S (drivers/firmware/efi/libstub, 6.1): offset and size of the packed Image.
-        (offset,) = struct.unpack_from("<I", data, 8)
+        offset = int.from_bytes(data[8:12], "little")
         data, _end = decompress_stream(data, offset, limit=_LIMIT, source=str(path))
     elif data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"\x02\x21\x4c\x18")):
         data, _end = decompress_stream(data, 0, limit=_LIMIT, source=str(path))

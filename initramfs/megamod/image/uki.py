@@ -19,12 +19,14 @@ from typing import Any
 import pefile
 
 from megamod.common.errors import MegamodError
-from megamod.common.files import atomic_write, not_an_input, read_file
+from megamod.common.files import atomic_write, is_private, not_an_input, read_file
 from megamod.common.host import find_program, run_program
 
 # What EFI calls a machine: the stub's name, and IMAGE_FILE_HEADER.Machine.
 _STUBS = {0x8664: "linuxx64.efi.stub", 0xAA64: "linuxaa64.efi.stub"}
 _FOLDERS = ("/usr/lib/systemd/boot/efi", "/lib/systemd/boot/efi")
+_MOST_STEP = 1 << 21  # alignments: a page of 2 MiB at most, and a power of two
+_MOST_MEMORY = 1 << 31  # what sections may take up; addresses in the headers have 32 bits
 _HEADER = struct.Struct("<8sIIIIIIHHI")  # IMAGE_SECTION_HEADER
 _DATA, _CODE = 0x40000040, 0x60000020  # initialised data that is read; code that is read and run
 # The kernel comes last, so that it may be unpacked over what follows it in memory.
@@ -55,7 +57,7 @@ def efi_machine(kernel: bytes, file: str) -> int:
     """The machine of a kernel with an EFI entry; raises MegamodError for one that EFI cannot start."""
     if kernel[:2] == b"MZ" and len(kernel) >= 0x40:
         (at,) = struct.unpack_from("<I", kernel, 0x3C)
-        if kernel[at : at + 4] == b"PE\0\0":
+        if kernel[at : at + 4] == b"PE\0\0" and at + 6 <= len(kernel):
             (machine,) = struct.unpack_from("<H", kernel, at + 4)
             return int(machine)
     raise MegamodError(f"{file}: not an EFI program", hint="a kernel with CONFIG_EFI_STUB is needed")
@@ -97,17 +99,13 @@ def write_uki(
     made = make_uki(read_file(path), sections, machine=machine, file=str(path))
     if secure_boot is not None:
         made = _signed(made, secure_boot)
-    atomic_write(output, made)
+    atomic_write(output, made, private=is_private(image, device_tree))
     return len(made)
 
 
 def make_uki(stub: bytes, sections: Mapping[str, bytes], *, machine: int, file: str) -> bytes:
     """The stub with further sections; *file* is its name, for messages."""
-    try:
-        program: Any = pefile.PE(data=stub, fast_load=True)
-    except pefile.PEFormatError as error:
-        hint = "systemd's linuxx64.efi.stub is one"
-        raise MegamodError(f"{file}: not an EFI program: {error.value}", hint=hint) from None
+    program = _parsed(stub, file)
     if int(program.FILE_HEADER.Machine) != machine:
         raise MegamodError(f"{file}: for EFI machine {program.FILE_HEADER.Machine:#x}, the kernel is for {machine:#x}")
     have = [section.Name.rstrip(b"\0").decode("ascii", "replace") for section in program.sections]
@@ -123,7 +121,9 @@ def make_uki(stub: bytes, sections: Mapping[str, bytes], *, machine: int, file: 
     # Pages: the stub hands addresses of sections to the kernel, which wants its own at a page's start.
     alignment = max(alignment, 4096)
     address = max(s.VirtualAddress + max(s.Misc_VirtualSize, s.SizeOfRawData) for s in program.sections)
-    out = bytearray(stub[: max(s.PointerToRawData + s.SizeOfRawData for s in program.sections)])
+    if address + sum(map(len, sections.values())) > _MOST_MEMORY:
+        raise MegamodError(f"{file}: an EFI program has no room for {sum(map(len, sections.values()))} bytes more")
+    out = bytearray(stub[: max(room, *(s.PointerToRawData + s.SizeOfRawData for s in program.sections))])
     for number, name in enumerate(names):
         body = sections[name]
         address = -(-address // alignment) * alignment
@@ -136,6 +136,26 @@ def make_uki(stub: bytes, sections: Mapping[str, bytes], *, machine: int, file: 
         out += body + bytes(size - len(body))
         address += len(body)
     return _with_header(bytes(out), added=len(names), end=-(-address // alignment) * alignment, program=program)
+
+
+def _parsed(data: bytes, file: str) -> Any:
+    """*data* as pefile has it: with both headers, sections that lie inside of the file, and sizes that can be."""
+    try:
+        program: Any = pefile.PE(data=data, fast_load=True)
+        optional = program.OPTIONAL_HEADER
+        steps = int(optional.SectionAlignment), int(optional.FileAlignment)
+        ends = [int(s.PointerToRawData) + int(s.SizeOfRawData) for s in program.sections]
+        addresses = [int(s.VirtualAddress) + max(s.Misc_VirtualSize, s.SizeOfRawData) for s in program.sections]
+        room = int(optional.SizeOfHeaders)
+    except pefile.PEFormatError as error:
+        hint = "systemd's linuxx64.efi.stub is one"
+        raise MegamodError(f"{file}: not an EFI program: {error.value}", hint=hint) from None
+    except (AttributeError, ValueError, TypeError, IndexError, struct.error):
+        raise MegamodError(f"{file}: damaged EFI program") from None
+    fits = ends and max(*ends, room) <= len(data) and max(addresses) < _MOST_MEMORY
+    if not fits or any(not step or step & step - 1 or step > _MOST_STEP for step in steps):
+        raise MegamodError(f"{file}: damaged EFI program: its sections cannot be where it says")
+    return program
 
 
 def _with_header(data: bytes, *, added: int, end: int, program: Any) -> bytes:
@@ -181,10 +201,7 @@ def _signed(data: bytes, secure_boot: SecureBootKey) -> bytes:
 
 def uki_sections(data: bytes, *, file: str) -> dict[str, bytes]:
     """Name → content of the sections that make *data* a UKI; {} if it is an EFI program but none."""
-    try:
-        program: Any = pefile.PE(data=data, fast_load=True)
-    except pefile.PEFormatError as error:
-        raise MegamodError(f"{file}: not an EFI program: {error.value}") from None
+    program = _parsed(data, file)
     found = ((s.Name.rstrip(b"\0").decode("ascii", "replace"), s) for s in program.sections)
     return {
         name: data[s.PointerToRawData : s.PointerToRawData + min(s.Misc_VirtualSize, s.SizeOfRawData)]

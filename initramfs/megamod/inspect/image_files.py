@@ -9,7 +9,7 @@ from pathlib import Path
 from megamod.build.files import resolved
 from megamod.build.manifest import MANIFEST_PATH, Manifest, ManifestMember
 from megamod.common.errors import MegamodError
-from megamod.common.text import did_you_mean, human_bytes, shorten
+from megamod.common.text import did_you_mean, human_bytes, printable, shorten
 from megamod.image.archive import read_image
 from megamod.image.cpio import Entry
 
@@ -55,8 +55,8 @@ def names_text(files: Mapping[str, Entry]) -> str:
 
 
 def _printable(path: str) -> str:
-    """What stands in a name comes from anywhere: no line breaks, no terminal sequences."""
-    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in path)
+    """As `printable`, but bytes that are not UTF-8 stay what they are."""
+    return "".join(c if "\udc80" <= c <= "\udcff" else printable(c) for c in path)
 
 
 def tree_text(files: Mapping[str, Entry]) -> str:

@@ -125,7 +125,11 @@ def _make(place: Path, entry: Entry) -> bool:
             os.fchmod(file.fileno(), mode)
     else:
         try:
-            os.mknod(place, entry.mode, os.makedev(*entry.rdev) if entry.rdev is not None else 0)
+            number = os.makedev(*entry.rdev) if entry.rdev is not None else 0
+        except OverflowError:
+            raise MegamodError(f"{shorten(entry.path)}: its device number is out of range", hint=_HOSTILE) from None
+        try:
+            os.mknod(place, entry.mode, number)
         except PermissionError:
             return False
         place.chmod(mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,8 @@ def _inside(path: Path, release: str) -> KernelConfig | None:
         end = data.find(_END, start)
         if start < 0 or end < 0:
             return None
-        text = zlib.decompress(data[start + len(_START) : end], wbits=31)
-    except (MegamodError, zlib.error):
+        text = decompress(data[start + len(_START) : end], limit=_LIMIT, source=str(path))
+    except MegamodError:
         return None
     return parse_config(text.decode("utf-8", "replace"), source=f"{path}: config")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from megamod.common.compression import decompress_stream, detect
@@ -21,6 +22,7 @@ from megamod.common.files import read_file
 from megamod.common.flat_tree import DamagedTreeError, read_tree, texts_of, words_of
 
 _LIMIT = 512 << 20
+_MOST_TRIES = 64  # a kernel has the magic numbers a few times by chance
 _DEEPEST = 5  # a boot.img with a packed Image has three
 # What a stream may begin with inside of a zImage; LZMA as the kernel's build packs it, the size not known beforehand.
 _STREAMS = re.compile(
@@ -84,7 +86,7 @@ def _from_zboot(data: bytes, source: str) -> bytes:
 
 def _from_zimage(data: bytes, source: str) -> bytes:
     """The first stream that becomes more than the whole: what is packed lies behind code of its own."""
-    for found in _STREAMS.finditer(data):
+    for found in islice(_STREAMS.finditer(data), _MOST_TRIES):
         try:
             unpacked, _ = decompress_stream(data, found.start(), limit=_LIMIT, source=source)
         except MegamodError:
@@ -108,9 +110,9 @@ def _from_android(data: bytes, source: str) -> bytes:
 
 def _from_fit(data: bytes, source: str) -> bytes:
     """The first image of type kernel in a FIT image; its data lies in it, or behind the tree (mkimage -E)."""
-    (size,) = struct.unpack_from(">I", data, 4)
+    size = int.from_bytes(data[4:8], "big")
     try:
-        images = read_tree(data).find("images")
+        images = read_tree(data[:size]).find("images")
     except DamagedTreeError:
         images = None
     for node in images.children if images is not None else ():
@@ -147,7 +149,7 @@ def _is_packed(data: bytes) -> bool:
 
 _WRAPPINGS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], bytes]], ...] = (
     (lambda data: data[0x202:0x206] == b"HdrS" and len(data) >= 0x250, _from_bzimage),
-    (lambda data: data[:2] == b"MZ" and data[4:8] == b"zimg", _from_zboot),
+    (lambda data: data[:2] == b"MZ" and data[4:8] == b"zimg" and len(data) >= 16, _from_zboot),
     (is_zimage, _from_zimage),
     (lambda data: data[:4] == b"\x27\x05\x19\x56" and len(data) > 64, _from_uimage),
     (lambda data: data[:8] == b"ANDROID!" and len(data) > 4096, _from_android),

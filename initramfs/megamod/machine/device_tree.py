@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
@@ -75,7 +76,7 @@ class Node:
         return f"of:N{self.name}T{self.device_type or '(null)'}{kinds}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceTree:
     """*nodes*: path → enabled node; *disabled* the paths of all others. *phandles* and *aliases* lead to paths, *below*
     from the path of a node to those of its enabled children."""
@@ -96,7 +97,14 @@ class DeviceTree:
 
     def names_of(self, node: Node) -> list[str]:
         """The node's own name and its aliases."""
-        return [node.name, *(alias for alias, path in self.aliases.items() if path == node.path)]
+        return [node.name, *self._aliases_of.get(node.path, ())]
+
+    @cached_property
+    def _aliases_of(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for alias, path in self.aliases.items():
+            found.setdefault(path, []).append(alias)
+        return found
 
     def find(self, text: str) -> Node:
         """The enabled node with the path or alias *text*; raises MegamodError with the nearest ones."""
@@ -241,8 +249,9 @@ def _read(root: TreeNode) -> DeviceTree:
             if node.words.get(name):
                 phandles[node.words[name][0]] = path
         waiting += reversed([(child, f"{path.rstrip('/')}/{child.name}", enabled) for child in item.children])
-    below: dict[str, tuple[str, ...]] = {}
+    below: dict[str, list[str]] = {}
     for path, node in nodes.items():
         if path != "/":
-            below[node.parent] = (*below.get(node.parent, ()), path)
-    return DeviceTree(nodes=nodes, disabled=frozenset(disabled), phandles=phandles, aliases=aliases, below=below)
+            below.setdefault(node.parent, []).append(path)
+    children = {path: tuple(found) for path, found in below.items()}
+    return DeviceTree(nodes=nodes, disabled=frozenset(disabled), phandles=phandles, aliases=aliases, below=children)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import zstandard
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.machine.device_tree import STORAGE, DeviceTree, Node, read_device_tree
 from megamod.modules.aliases import normalise_alias
 from megamod.modules.tree import ModuleTree
-
-_MAX_MODULE = 64 << 20
 
 # What is behind a controller is found by its bus when the kernel runs; a tree seldom names it.
 _MEDIA = (
@@ -96,16 +92,9 @@ def _cells(modules: Iterable[str], tree: ModuleTree) -> list[tuple[str, str]]:
 def _strings(path: Path) -> set[str]:
     """The read-only strings of a module file, in the spelling of alias tables; none if it cannot be read."""
     try:
-        data = path.read_bytes()
-        if data[:6] == b"\xfd7zXZ\0":
-            data = lzma.LZMADecompressor().decompress(data, _MAX_MODULE)
-        elif data[:2] == b"\x1f\x8b":
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(_MAX_MODULE)
-        elif data[:4] == b"\x28\xb5\x2f\xfd":
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_MODULE)
-        sections = [s.data() for s in ELFFile(io.BytesIO(data)).iter_sections() if s.name.startswith(".rodata")]
-    except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, ELFError):
+        file = ELFFile(io.BytesIO(read_module_bytes(path)))
+        sections = [s.data() for s in file.iter_sections() if s.name.startswith(".rodata")]
+    except (MegamodError, ELFError):
         return set()
     texts = (text for section in sections for text in section.split(b"\0") if 2 < len(text) < 64 and text.isascii())
     return {normalise_alias(text.decode()) for text in texts}

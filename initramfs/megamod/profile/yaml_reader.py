@@ -18,6 +18,10 @@ from megamod.common.text import did_you_mean, shorten
 MAX_BYTES = 256 * 1024
 """No profile is that long; a larger file is a mistake (an image, a log), or meant to hurt."""
 
+# A profile that is as long as it may be has no more, without aliases.
+_MOST_NODES = MAX_BYTES // 2
+_ALIASES = "write out what the alias stands for"
+
 _NULL_TAG = "tag:yaml.org,2002:null"
 
 
@@ -42,7 +46,36 @@ def read_yaml(path: Path) -> Node:
         raise MegamodError(f"{file}:1:1: {what}", hint="a profile is a mapping of a few levels") from None
     if root is None:
         raise MegamodError(f"{file}:1:1: the profile is empty", hint="it needs at least `critical: {modules: […]}`")
+    _check_aliases(root, file)
     return root
+
+
+def _check_aliases(root: Node, file: str) -> None:
+    """An alias stands for all that its anchor holds: lists of aliases of lists of aliases grow without bounds, and one
+    that holds itself has no end. Each reader of a node goes through the whole of it."""
+    sizes: dict[int, int] = {}
+    waiting = [(root, False)]
+    open_now: set[int] = set()
+    while waiting:
+        node, seen = waiting.pop()
+        below = _below(node)
+        if seen:
+            open_now.discard(id(node))
+            sizes[id(node)] = 1 + sum(sizes[id(child)] for child in below)
+            if sizes[id(node)] > _MOST_NODES:
+                raise fail(where(node, file), f"aliases make more than {_MOST_NODES:,} values of it", _ALIASES)
+        elif id(node) in open_now:
+            raise fail(where(node, file), "an alias stands inside of its own anchor", _ALIASES)
+        elif id(node) not in sizes:
+            open_now.add(id(node))
+            waiting.append((node, True))
+            waiting += [(child, False) for child in below]
+
+
+def _below(node: Node) -> list[Node]:
+    if isinstance(node, MappingNode):
+        return [each for pair in node.value for each in pair]
+    return list(node.value) if isinstance(node, SequenceNode) else []
 
 
 def _read_text(path: Path) -> str:

@@ -27,7 +27,7 @@ def trace_json(record: BootRecord) -> str:
         events.append(_named("thread_name", track, "units of systemd"))
         events += [_event(unit, track) for unit in units]
     events += [_instant(mark) for mark in record.marks]
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, ensure_ascii=False, indent=0) + "\n"
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, indent=0) + "\n"
 
 
 def _named(what: str, track: int, name: str) -> dict[str, object]:

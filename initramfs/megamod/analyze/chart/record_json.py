@@ -60,7 +60,7 @@ class ChartDocument:
 
 def record_json(record: BootRecord) -> str:
     """The document as text."""
-    return json.dumps(record_dict(record), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(record_dict(record), indent=1) + "\n"
 
 
 def record_dict(record: BootRecord) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TextIO
 from megamod.analyze.chart.finding import context, headline, longest_units
 from megamod.analyze.chart.record import AT_WORK, KIND_WORDS, BootRecord, Kind, Span, sums
 from megamod.analyze.chart.text_rows import Row, rows_of
-from megamod.common.text import table
+from megamod.common.text import printable, table
 
 _BAR = 32
 _SHOWN_UNITS = 20
@@ -44,7 +44,7 @@ _HEADER = ["start ms", "ms", "waited", "%"]
 
 def text_chart(record: BootRecord) -> str:
     """The chart as plain text."""
-    return "\n".join(line for line, _kind in _lines(record))
+    return "\n".join(printable(line) for line, _kind in _lines(record))
 
 
 def print_chart(record: BootRecord, stream: TextIO) -> None:
@@ -57,7 +57,7 @@ def print_chart(record: BootRecord, stream: TextIO) -> None:
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
     for line, kind in _lines(record):
-        console.print(Text(line, style=_STYLE.get(kind, "") if kind else ""), crop=False)
+        console.print(Text(printable(line), style=_STYLE.get(kind, "") if kind else ""), crop=False)
 
 
 def milliseconds(nanoseconds: int) -> str:

@@ -1,16 +1,22 @@
 """The kernel command line of this machine's boot entries: what puts our word there, and which entries have it.
 
 GRUB reads /etc/default/grub.d where its distribution's grub-mkconfig does (Debian's does, upstream's does not), so
-that is looked up there. systemd has no folder of drop-ins for the command line: a plugin of kernel-install(8), which
-runs after 90-loaderentry.install, edits the entry that has been written. Entries that exist are not touched.
+that is looked up there. systemd has no folder of drop-ins for the command line: /etc/kernel/cmdline.d is read by
+nothing of it (90-loaderentry.install and 60-ukify.install, 257; systemd's issue 23308 asks for it). So a plugin of
+kernel-install(8), which runs after 90-loaderentry.install, edits the entry that has been written. Unified kernel
+images take the command line of /etc/kernel/cmdline, which is the administrator's own. Entries that exist are not
+touched.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megamod.common.errors import MegamodError
+from megamod.common.files import read_file
 from megamod.hooks.generators.run import LOADER_PATH
 from megamod.hooks.transaction import NewFile
 
@@ -24,6 +30,9 @@ _GRUB_TEXT = f'# Written by `megamod hook install`.\nGRUB_CMDLINE_LINUX="$GRUB_C
 _LOADER_ENTRY = ("usr/lib/kernel/install.d/90-loaderentry.install", "lib/kernel/install.d/90-loaderentry.install")
 # Where the EFI system partition or XBOOTLDR is mounted (the Boot Loader Specification, kernel-install(8)).
 _BOOT = ("efi", "boot/efi", "boot")
+_IMAGES = "EFI/Linux"  # unified kernel images (the Boot Loader Specification, type 2)
+_INSTALL_CONF = ("etc/kernel/install.conf", "run/kernel/install.conf", "usr/lib/kernel/install.conf")
+_COMMAND_LINE = "etc/kernel/cmdline"
 _GRUB_CFG = ("boot/grub/grub.cfg", "boot/grub2/grub.cfg")
 
 
@@ -47,8 +56,10 @@ def drop_ins(root: Path) -> dict[str, NewFile]:
     return found
 
 
-def to_apply(names: Mapping[str, NewFile]) -> Iterator[str]:
-    """What has the boot loaders take over the drop-ins *names*."""
+def to_apply(root: Path, names: Mapping[str, NewFile]) -> Iterator[str]:
+    """What has the boot loaders take over the drop-ins *names*, and what only the administrator can do."""
+    if _makes_images(root) and not any(WORD in line.split() for line in _lines(root / _COMMAND_LINE)):
+        yield f"kernel-install makes unified kernel images: add to /{_COMMAND_LINE}, or they start without it: {WORD}"
     if f"{GRUB}/megamod.cfg" in names:
         yield "then: update-grub"
     if PLUGIN in names:
@@ -56,7 +67,7 @@ def to_apply(names: Mapping[str, NewFile]) -> Iterator[str]:
 
 
 def boot_entries(root: Path) -> list[BootEntry]:
-    """The entries of systemd-boot (loader/entries) and of GRUB (grub.cfg) below *root*."""
+    """The entries of systemd-boot (loader/entries), unified kernel images and those of GRUB (grub.cfg) below *root*."""
     found = []
     for folder in _entry_folders(root):
         for path in sorted(folder.glob("*.conf")):
@@ -70,6 +81,8 @@ def boot_entries(root: Path) -> list[BootEntry]:
                     has_word=any(WORD in line.split() for line in options),
                 )
             )
+    for folder in _folders(root, _IMAGES):
+        found += [entry for path in sorted(folder.glob("*.efi")) if (entry := _image_entry(path)) is not None]
     for name in _GRUB_CFG:
         # `linux` and its variants: linux16, linuxefi (grub's loader commands).
         kernels = [line.split() for line in _lines(root / name) if line.lstrip().startswith("linux")]
@@ -87,8 +100,33 @@ def _reads_drop_ins(root: Path) -> bool:
     return any("default/grub.d" in "\n".join(_lines(script)) for script in scripts)
 
 
+def _makes_images(root: Path) -> bool:
+    """Whether kernel-install's layout is `uki`: the first install.conf that is there counts (kernel-install(8))."""
+    for path in (root / name for name in _INSTALL_CONF):
+        if path.is_file():
+            return any(line.replace(" ", "") == "layout=uki" for line in _lines(path))
+    return False
+
+
+def _image_entry(path: Path) -> BootEntry | None:
+    from megamod.image.uki import uki_sections
+
+    try:
+        sections = uki_sections(read_file(path), file=str(path))
+    except MegamodError:
+        return None  # a boot manager's business, and its message
+    release = sections.get(".osrel", b"").decode("utf-8", "replace")
+    title = re.search(r'^PRETTY_NAME="?([^"\n]+)', release, re.MULTILINE)
+    words = sections.get(".cmdline", b"").rstrip(b"\0").decode("utf-8", "replace").split()
+    return BootEntry(file=path, title=title[1] if title else path.stem, has_word=WORD in words)
+
+
 def _entry_folders(root: Path) -> Iterator[Path]:
-    yield from (folder for name in _BOOT if (folder := root / name / "loader/entries").is_dir())
+    yield from _folders(root, "loader/entries")
+
+
+def _folders(root: Path, below: str) -> Iterator[Path]:
+    yield from (folder for name in _BOOT if (folder := root / name / below).is_dir())
 
 
 def _lines(path: Path) -> list[str]:

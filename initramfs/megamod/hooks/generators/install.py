@@ -137,7 +137,7 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     files[record_name] = NewFile(data=record.to_json())
     apply_changes(root, Changes(write=files), journal=SYSTEM_JOURNAL, durable=True)
     first = ["first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf"] if by_hand else []
-    return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own))
+    return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own, root))
 
 
 def remove(generator: Generator, *, root: Path) -> list[str]:
@@ -211,13 +211,13 @@ def read_settings(path: Path) -> dict[str, str]:
     return settings
 
 
-def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile]) -> Iterator[str]:
+def _left_to_do(generator: Generator, entry: Entry, drops: Mapping[str, NewFile], root: Path) -> Iterator[str]:
     yield f"now generate the images again: {_GENERATE[generator]}"
     if entry == "hook-points":
         yield f"quicker by some milliseconds: --rdinit, which puts {WORD} on the kernel command line"
         return
     yield f"all images, for every kernel that you may start: one without /{LOADER_PATH} does not boot with {WORD}"
-    yield from to_apply(drops)
+    yield from to_apply(root, drops)
     if not drops:
         yield f"then add to the kernel command line: {WORD}"
 

@@ -3,8 +3,9 @@
 A kernel that takes signed modules only would take everything that is merged and signed here, so each member must be
 what the kernel would have taken itself: signed by a key whose certificate is built into the kernel
 (certs/system_keyring.c load_system_certificate_list(), 6.1), enrolled by the machine's owner (MokListRT), or the
-signer's own. Certificates that the kernel revokes (system_revocation_list) cannot be told from those in its image,
-which has no symbols.
+signer's own. Of the machine that it is for those count that its running kernel takes for modules and has not revoked
+(keyrings.py); of another, certificates in a revocation list (system_revocation_list) cannot be told from those in the
+kernel's image, which has no symbols.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from megamod.common.cache import file_key, read_entry, write_entry
 from megamod.common.compression import read_regular
 from megamod.common.errors import MegamodError
+from megamod.image.signing.keyrings import kernel_keys
 from megamod.image.signing.signature import certificate_names, read_signature
 from megamod.kernel.exports import kernel_image_of
 from megamod.kernel.kernel_image import unpacked_kernel
@@ -61,8 +63,10 @@ def member_trust(files: KernelFiles, *, host: Path | None, own: x509.Certificate
     path = kernel_image_of(files)
     if path is None:
         return None
-    built_in = kernel_certificates(path)
+    keys = kernel_keys(host) if host is not None else None
+    built_in = [each for each in kernel_certificates(path) if keys is None or not keys.revokes(each)]
     enrolled = enrolled_certificates(host) if host is not None else []
+    enrolled = [each for each in enrolled if keys is not None and keys.why_refused(each) is None]
     return MemberTrust(
         certificates=_by_name([*built_in, *enrolled, own]),
         source=f"the {len(built_in)} certificates in {path}",

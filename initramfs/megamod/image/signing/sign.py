@@ -7,7 +7,6 @@ finds the key by issuer and serial number (crypto/asymmetric_keys/pkcs7_trust.c)
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 _PKEY_ID_PKCS7 = 2  # include/linux/module_signature.h
 _MAX_KEY = 1 << 20
+_OPTIONS = {"sha256": "CRYPTO_SHA256", "sha384": "CRYPTO_SHA512", "sha512": "CRYPTO_SHA512"}
 
 # DKMS's settings (dkms(8), framework.conf) and its own key; Ubuntu's DKMS uses the key of shim-signed.
 _DKMS_CONF = ("etc/dkms/framework.conf", "etc/dkms/framework.conf.d")
@@ -74,9 +74,9 @@ class Signer:
         require_trusted(key, "a key")
         require_trusted(certificate, "a certificate")
         signer = Signer(key=key, certificate=certificate, digest=digest_of(config))
-        if not signer.trusted(host):
+        if untrusted := signer.why_untrusted(host):
             raise MegamodError(
-                f"{why}, and the kernel does not trust {certificate}",
+                f"{why}, and the kernel does not trust {certificate}: {untrusted}",
                 hint=f"enrol it: `mokutil --import {certificate}`, restart, and confirm with the password",
             )
         return signer
@@ -92,6 +92,7 @@ class Signer:
         signer = Signer(key=key, certificate=Path(sign.cert), digest=digest)
         try:
             signer.check()
+            _check_known(digest, config)
         except MegamodError as error:
             raise MegamodError(f"{sign.location}: sign: {error.message}", hint=error.hint) from None
         return signer
@@ -167,21 +168,15 @@ class Signer:
         except (ValueError, UnsupportedAlgorithm) as error:
             raise MegamodError(f"{path}: cannot sign with this key: {error}") from None
 
-    def trusted(self, host: Path = Path("/")) -> bool:
-        """Whether the certificate is in a keyring of the running kernel, by /proc/keys: an asymmetric key is listed
-        under its subject key identifier, or its serial number (x509_key_preparse, x509_public_key.c, 6.1)."""
-        from cryptography import x509
+    def why_untrusted(self, host: Path = Path("/")) -> str | None:
+        """Why the running kernel, whose /proc lies below *host*, takes no module that is signed with this certificate;
+        None if it does."""
+        from megamod.image.signing.keyrings import kernel_keys
 
-        certificate = self._certificate()
-        number = certificate.serial_number
-        names = {f"{number:x}", f"{number:0{(number.bit_length() + 7) // 8 * 2}x}"}
-        with contextlib.suppress(x509.ExtensionNotFound):
-            names.add(certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex())
-        try:
-            lines = (host / "proc/keys").read_text(errors="replace").splitlines()
-        except OSError:
-            return False
-        return any(f": {name}: " in line for line in lines if " asymmetri " in line for name in names)
+        keys = kernel_keys(host)
+        if keys is None:
+            return "its keyrings cannot be read"
+        return keys.why_refused(self._certificate())
 
     def _certificate(self) -> x509.Certificate:
         return read_certificate(self.certificate)
@@ -221,6 +216,17 @@ def find_key(host: Path) -> tuple[Path, Path]:
     key = said.get("mok_signing_key", f"/{_KEYS[0][0]}")
     certificate = said.get("mok_certificate", f"/{_KEYS[0][1]}")
     return host / key.lstrip("/"), host / certificate.lstrip("/")
+
+
+def _check_known(digest: str, config: KernelConfig | None) -> None:
+    """Raises MegamodError if the kernel can make *digest* only after a module for it is loaded, or never.
+
+    It refuses what is signed so (-ENOPKG, module_sig_check(), kernel/module/signing.c, 6.1).
+    """
+    option = _OPTIONS.get(digest, "")
+    if config is not None and (config.values.get(f"CONFIG_{option}", ("", 0))[0] == "m" or config.is_off(option)):
+        hint = f"digest: {digest_of(config)} is what its own modules are signed with"
+        raise MegamodError(f"digest {digest}: {config.line_of(option)}: this kernel cannot check it", hint=hint)
 
 
 def digest_of(config: KernelConfig | None) -> str:

@@ -1,8 +1,8 @@
 """The signature at the end of a module file, read and judged: the reverse of sign.py.
 
-Needs the bytes of a file; knows the CMS form of scripts/sign-file.c and what openssl makes of the same (RFC 5652, with
-and without signed attributes), signed by RSA (PKCS #1 v1.5) or ECDSA. The kernel takes whatever
-crypto/asymmetric_keys/pkcs7_verify.c takes; this takes no more.
+Needs the bytes of a file; knows the CMS form of scripts/sign-file.c and what openssl makes of the same (RFC 5652),
+signed by RSA (PKCS #1 v1.5) or ECDSA. Takes nothing that the kernel refuses (pkcs7_parser.c and pkcs7_verify.c in
+crypto/asymmetric_keys, 6.1), and not all that it takes: one signer, DER, SHA-2 of 256 bits and more.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megamod.common.errors import MegamodError
+from megamod.image.signing.der import CONTEXT0, INTEGER, KEY_ID, OCTETS, OID, SEQUENCE, SET, oid, only, walk, words_of
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
 MARKER = b"~Module signature appended~\n"
-_TRAILER = struct.Struct(">BBBBB3xI")
+_TRAILER = struct.Struct(">BBBBB3sI")
 _PKCS7 = 2
-_SEQUENCE, _SET, _OID, _OCTETS, _INTEGER = 0x30, 0x31, 0x06, 0x04, 0x02
-_CONTEXT0, _KEY_ID = 0xA0, 0x80
 _SIGNED_DATA = "1.2.840.113549.1.7.2"
-_MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+_DATA = "1.2.840.113549.1.7.1"
+# The names of a signature's algorithm that the kernel knows (pkcs7_sig_note_pkey_algo()): RSA by its key's alone.
+_RSA = "1.2.840.113549.1.1.1"
+_ECDSA = {"1.2.840.10045.4.3.2": "sha256", "1.2.840.10045.4.3.3": "sha384", "1.2.840.10045.4.3.4": "sha512"}
 _DIGESTS = {
     "1.3.14.3.2.26": "sha1",
     "2.16.840.1.101.3.4.2.1": "sha256",
@@ -41,15 +43,17 @@ _DIGESTS = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """*content* is what is signed, *digest* its name, *issuer* the signer's certificate's issuer in words ("" where a
-    key identifier names the signer), *serial* its number or that identifier in hexadecimal digits."""
+    key identifier names the signer), *serial* its number or that identifier in hexadecimal digits. *name* is the issuer
+    in DER, *algorithm* the identifier of the kind of signature; *refused* says why the kernel takes it from nobody."""
 
     content: bytes
     digest: str
     issuer: str
     serial: str
     value: bytes
-    attributes: bytes | None
-    message_digest: bytes | None
+    name: bytes
+    algorithm: str
+    refused: str | None
 
     def why_wrong(self, certificate: x509.Certificate) -> str | None:
         """What is wrong with the signature if *certificate* is to be the signer's; None if nothing is."""
@@ -57,8 +61,11 @@ class Signature:
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-        if self.serial not in certificate_names(certificate):
-            return f"signed by another certificate, {self.serial}, not by {certificate_names(certificate)[0]}"
+        if self.refused is not None:
+            return self.refused
+        if self.serial not in certificate_names(certificate) or self.name not in (b"", _issuer(certificate)):
+            own = f"{words_of(_issuer(certificate))}, {certificate_names(certificate)[0]}"
+            return f"signed by another certificate, {self.issuer or 'key'}, {self.serial}, not by {own}"
         known: dict[str, hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = {
             "sha256": hashes.SHA256(),
             "sha384": hashes.SHA384(),
@@ -66,24 +73,22 @@ class Signature:
         }
         if self.digest not in known:
             return f"the digest {self.digest} is not checked here"
-        algorithm, signed = known[self.digest], self.content
-        if self.attributes is not None:
-            state = hashes.Hash(algorithm)
-            state.update(self.content)
-            if state.finalize() != self.message_digest:
-                return "the file is not what was signed"
-            signed = self.attributes
+        algorithm = known[self.digest]
         key = certificate.public_key()
         try:
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(self.value, signed, padding.PKCS1v15(), algorithm)
-            elif isinstance(key, ec.EllipticCurvePublicKey):
-                key.verify(self.value, signed, ec.ECDSA(algorithm))
+            if isinstance(key, rsa.RSAPublicKey) and self.algorithm == _RSA:
+                key.verify(self.value, self.content, padding.PKCS1v15(), algorithm)
+            elif isinstance(key, ec.EllipticCurvePublicKey) and self.algorithm in _ECDSA:
+                key.verify(self.value, self.content, ec.ECDSA(algorithm))
             else:
-                return "the certificate's key is neither RSA nor ECDSA"
+                return f"the kernel does not check signatures of the kind {self.algorithm} by this certificate's key"
         except InvalidSignature:
             return "the file is not what was signed, or the signature is damaged"
         return None
+
+
+def _issuer(certificate: x509.Certificate) -> bytes:
+    return certificate.issuer.public_bytes()
 
 
 def certificate_names(certificate: x509.Certificate) -> list[str]:
@@ -101,9 +106,9 @@ def read_signature(data: bytes, *, file: str) -> Signature | None:
     if not data.endswith(MARKER):
         return None
     end = len(data) - len(MARKER) - _TRAILER.size
-    algorithm, digest, kind, signer, identifier, length = _TRAILER.unpack_from(data, max(end, 0))
+    *parameters, padding, length = _TRAILER.unpack_from(data, max(end, 0))
     # mod_check_sig() (kernel/module_signature.c, 6.1)
-    if end < length or kind != _PKCS7 or algorithm or digest or signer or identifier:
+    if end <= length or parameters != [0, 0, _PKCS7, 0, 0] or any(padding):
         raise MegamodError(f"{file}: its signature is damaged: the PKCS #7 trailer is missing")
     content, cms = data[: end - length], data[end - length : end]
     try:
@@ -113,94 +118,66 @@ def read_signature(data: bytes, *, file: str) -> Signature | None:
 
 
 def _read(content: bytes, cms: bytes) -> Signature:
-    kind, wrapped = _walk(_only(cms, _SEQUENCE))
-    if kind[0] != _OID or _oid(kind[1]) != _SIGNED_DATA or wrapped[0] != _CONTEXT0:
+    kind, wrapped = walk(only(cms, SEQUENCE))
+    if kind[0] != OID or oid(kind[1]) != _SIGNED_DATA or wrapped[0] != CONTEXT0:
         raise ValueError("no SignedData")
-    fields = list(_walk(_only(wrapped[1], _SEQUENCE)))
-    if fields[-1][0] != _SET:
+    fields = list(walk(only(wrapped[1], SEQUENCE)))
+    if len(fields) < 4 or fields[-1][0] != SET:
         raise ValueError("no signers")
-    infos = list(_walk(fields[-1][1]))
+    infos = list(walk(fields[-1][1]))
     if len(infos) != 1:
         raise ValueError(f"{len(infos)} signers")
-    return _signer(content, iter(_walk(infos[0][1])))
+    # SignedData (RFC 5652, 5.1): version, digestAlgorithms, encapContentInfo, …
+    return _signer(content, iter(walk(infos[0][1])), version=fields[0][1], inner=list(walk(fields[2][1])))
 
 
-def _signer(content: bytes, fields: Iterator[tuple[int, bytes, bytes]]) -> Signature:
+def _signer(
+    content: bytes, fields: Iterator[tuple[int, bytes, bytes]], *, version: bytes, inner: list[tuple[int, bytes, bytes]]
+) -> Signature:
     """SignerInfo (RFC 5652, 5.3): version, sid, digestAlgorithm, [0] attributes, signatureAlgorithm, signature."""
-    next(fields)
+    tag, own_version, _whole = next(fields)
+    if tag != INTEGER:
+        raise ValueError("no version")
     tag, sid, _whole = next(fields)
-    issuer, serial = "", sid.hex()
-    if tag == _SEQUENCE:
-        (_tag, _name, name), (_tag, number, _number) = _walk(sid)
-        issuer, serial = _words(name), f"{int.from_bytes(number, 'big', signed=True):x}"
-    elif tag != _KEY_ID:
+    issuer, serial, name = "", sid.hex(), b""
+    if tag == SEQUENCE:
+        (_tag, _name, name), (_tag, number, _number) = walk(sid)
+        issuer, serial = words_of(name), f"{int.from_bytes(number, 'big', signed=True):x}"
+    elif tag != KEY_ID:
         raise ValueError("no signer identifier")
-    digest = _oid(next(_walk(next(fields)[1]))[1])
-    tag, body, whole = next(fields)
-    attributes = message = None
-    if tag == _CONTEXT0:
-        # What is signed is the same with the tag of a SET (RFC 5652, 5.4).
-        attributes = bytes([_SET]) + whole[1:]
-        for _tag, attribute, _whole in _walk(body):
-            (_tag, name, _whole), (_tag, values, _whole) = _walk(attribute)
-            if _oid(name) == _MESSAGE_DIGEST:
-                message = _only(values, _OCTETS)
-        next(fields)
+    digest = oid(next(walk(next(fields)[1]))[1])
+    tag, body, _whole = next(fields)
+    refused = _why_refused(inner, version, own_version, by_key=not name)
+    if tag == CONTEXT0:
+        refused = refused or "it has signed attributes, which the kernel takes for no module"
+        tag, body, _whole = next(fields)
+    algorithm = oid(next(walk(body))[1])
     tag, value, _whole = next(fields)
-    if tag != _OCTETS:
+    if tag != OCTETS:
         raise ValueError("no signature value")
+    if algorithm != _RSA and _ECDSA.get(algorithm, "") not in ("", _DIGESTS.get(digest)):
+        refused = refused or "its two names of a digest differ"
     return Signature(
         content=content,
         digest=_DIGESTS.get(digest, digest),
         issuer=issuer,
         serial=serial,
         value=value,
-        attributes=attributes,
-        message_digest=message,
+        name=name,
+        algorithm=algorithm,
+        refused=refused,
     )
 
 
-def _only(data: bytes, tag: int) -> bytes:
-    """The content of the one element in *data*, which must have *tag*; what follows it is looked at by nobody."""
-    found, body, _whole = next(_walk(data))
-    if found != tag:
-        raise ValueError(f"tag {found:#x} where {tag:#x} was expected")
-    return body
-
-
-def _walk(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(tag, content, whole element) of each DER element in *data* (X.690, 8.1; definite lengths alone)."""
-    at = 0
-    while at < len(data):
-        tag, length, start = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            length, start = int.from_bytes(data[start : start + size], "big"), start + size
-            if not 0 < size <= 4:
-                raise ValueError("a length that DER does not have")
-        if start + length > len(data):
-            raise ValueError("it is cut short")
-        yield tag, data[start : start + length], data[at : start + length]
-        at = start + length
-
-
-def _oid(body: bytes) -> str:
-    numbers, value = [], 0
-    for byte in body:
-        value = value << 7 | byte & 0x7F
-        if not byte & 0x80:
-            numbers.append(value)
-            value = 0
-    first = min(numbers[0] // 40, 2)
-    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
-
-
-def _words(name: bytes) -> str:
-    """A distinguished name: `CN=Build time autogenerated kernel key`, in the order written."""
-    short = {"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU"}
-    words = []
-    for _tag, relative, _whole in _walk(_only(name, _SEQUENCE)):
-        for _tag, pair, _whole in _walk(relative):
-            (_tag, kind, _whole), (_tag, text, _whole) = _walk(pair)
-            words.append(f"{short.get(_oid(kind), _oid(kind))}={text.decode('utf-8', 'replace')}")
-    return ", ".join(words)
+def _why_refused(
+    inner: list[tuple[int, bytes, bytes]], version: bytes, own_version: bytes, *, by_key: bool
+) -> str | None:
+    """What the kernel takes no signature with, whoever made it (pkcs7_verify(), pkcs7_supply_detached_data(),
+    pkcs7_note_signerinfo_version())."""
+    if not inner or inner[0][0] != OID or oid(inner[0][1]) != _DATA:
+        return "it is not of plain data"
+    if len(inner) > 1:
+        return "it has content of its own, where that of the module belongs"
+    if (version, own_version) != ((b"\3", b"\3") if by_key else (b"\1", b"\1")):
+        return "its version does not fit the way that it names its signer"
+    return None
