@@ -133,7 +133,7 @@ def test_aliases_that_grow_are_refused_with_their_place(limited: Run) -> None:
 def test_an_alias_of_itself_is_refused(limited: Run) -> None:
     verdict = limited(["profile", "check", "plain.yaml"], {"plain.yaml": b"critical: &a\n  modules: *a\n"})
     assert verdict.kind == "refused", verdict.text
-    assert "plain.yaml:1:11: an alias stands inside of its own anchor" in verdict.text
+    assert "plain.yaml:1:11: the alias is inside its own anchor" in verdict.text
 
 
 @pytest.mark.parametrize("piece", [b"[", b"{a: ", b"- "])

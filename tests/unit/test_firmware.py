@@ -113,7 +113,7 @@ def test_firmware_patterns_match_by_parts_and_folders_as_a_whole(tmp_path: Path)
 
 
 def test_a_pattern_of_the_profile_that_matches_nothing_is_a_located_error(tmp_path: Path) -> None:
-    with pytest.raises(MegamodError, match=r"^p\.yaml:1:1: firmware: no brcm/\* below .*\(hint: `\?` before it"):
+    with pytest.raises(MegamodError, match=r"^p\.yaml:1:1: firmware: no brcm/\* below .*\(hint: write `\?` before it"):
         collect(tmp_path, patterns=("brcm/*",))
 
 

@@ -96,7 +96,10 @@ def test_versions_that_the_glue_needs_come_from_donors() -> None:
     assert not without.has_results
     assert "__param" not in Back(without.data)
     back = Back(link(ko, donors=GLUE_IMPORTS).data)
-    assert GLUE_IMPORTS.items() <= back.versions().items()
+    # With one member there is nobody to resume for.
+    resume = {"kernel_param_lock", "kernel_param_unlock", "msleep"}
+    assert {name: crc for name, crc in GLUE_IMPORTS.items() if name not in resume}.items() <= back.versions().items()
+    assert not resume & back.versions().keys()
     assert back.params() == ["result", "skip", "nanoseconds"]
 
 
@@ -153,7 +156,7 @@ def test_crc_that_does_not_fit_its_exporter_is_refused() -> None:
 
 def test_members_that_disagree_about_a_kernel_symbol_are_refused() -> None:
     message = error_of(Ko("one").calls("printk", 1), Ko("two").calls("printk", 2))
-    assert message.startswith("two.ko: the version (CRC) of printk does not fit")
+    assert message.startswith("two.ko: the version (CRC) of printk does not match")
 
 
 def test_many_wrong_crcs_are_counted_not_listed() -> None:

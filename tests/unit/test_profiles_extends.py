@@ -181,7 +181,7 @@ def test_a_profile_is_found_by_shipped_name_or_by_file(tmp_path: Path, monkeypat
             "zzz: no such profile (hint: shipped: appliance, camera, desktop, rescue, server, vm; a file is given as",
         ),
         ("", "the profile name is empty (hint: shipped: appliance, camera"),
-        ("a\0.yaml", "a\N{REPLACEMENT CHARACTER}.yaml: no such profile"),
+        ("a\0.yaml", "a\\x00.yaml: no such profile"),
     ],
 )
 def test_a_profile_that_is_not_there_is_one_line(text: str, message: str) -> None:

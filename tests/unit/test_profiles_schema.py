@@ -142,7 +142,7 @@ def test_each_form_of_after_is_read(tmp_path: Path, after: str, trigger: Trigger
         ("{path: run/x}", "2:51: path: `run/x` is not absolute (hint: it begins with a slash: /run/x)"),
         ("{path: /run/../x}", "2:51: path: `/run/../x` must name a file"),
         ("{path: /run/}", "2:51: path: `/run/` must name a file"),
-        ('{path: "/run/\\0"}', "2:51: path: `/run/\N{REPLACEMENT CHARACTER}` is not a path"),
+        ('{path: "/run/\\0"}', "2:51: path: `/run/\\x00` is not a path"),
         ("{idle: 5s, timeout: 5s}", "2:55: after: the timeout ends before the idle time can have passed"),
         ("{path: /tmp/x}", "2:44: after: path /tmp/x is not below /run"),
     ],
@@ -272,7 +272,7 @@ def test_each_wrong_option_is_a_located_error(tmp_path: Path, options: str, mess
             "[ext4 xfs]",
             "1:22: `ext4 xfs`: spaces and control characters are not allowed in a selector (hint: one",
         ),
-        ('["ext4\\n"]', "1:22: `ext4\N{REPLACEMENT CHARACTER}`: spaces and control characters"),
+        ('["ext4\\n"]', "1:22: `ext4\\n`: spaces and control characters"),
         ("[$ext4]", "1:22: `$ext4` is not a module name"),
         (
             '["@builtin:"]',
@@ -355,8 +355,8 @@ def test_each_wrong_selector_is_a_located_error(tmp_path: Path, selector: str, m
         (b"critical: {modules: [\xff]}", "1:22: byte 0xff is not UTF-8 (hint: save the file as UTF-8)"),
         ("critical: {modules: [a\0b]}", "1:23: character U+0000 is not allowed in YAML"),
         ("[" * 5000, "1:1: nested too deeply"),
-        ("critical: &a {modules: *a}", "1:11: modules: a list expected, not a mapping"),
-        ("critical: {modules: &a [*a]}", "1:21: modules: a selector expected, not a list"),
+        ("critical: &a {modules: *a}", "1:11: the alias is inside its own anchor"),
+        ("critical: {modules: &a [*a]}", "1:21: the alias is inside its own anchor"),
         ('critical: {modules: ["\\U00110000"]}', "1:1: no YAML"),
         ("critical: !!python/object:os.system {}", "1:11: critical: the stage has no modules"),
     ],
@@ -367,7 +367,7 @@ def test_each_mistake_is_a_located_error(tmp_path: Path, text: str | bytes, mess
 
 def test_a_bomb_of_anchors_ends_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
-    assert "unknown key `a0`" in error_of(tmp_path, "\n".join(lines))
+    assert "7:5: aliases make more than 131,072 values" in error_of(tmp_path, "\n".join(lines))
 
 
 def test_a_list_may_be_shared_through_an_anchor(tmp_path: Path) -> None:

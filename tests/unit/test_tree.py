@@ -177,7 +177,7 @@ def test_what_is_no_module_folder_is_one_line(tmp_path: Path) -> None:
     [
         ("kernel/a.ko", "`kernel/a.ko` is not a `MODULE.ko: DEPENDENCY…` line"),
         ("kernel/a.o: ", "`kernel/a.o:` is not a `MODULE.ko: DEPENDENCY…` line"),
-        ("\x00\x01garbage", "is no `MODULE.ko: DEPENDENCY…` line"),
+        ("\x00\x01garbage", "is not a `MODULE.ko: DEPENDENCY…` line"),
         ("kernel/a.ko: kernel/b.ko", "a needs kernel/b.ko, which has no line of its own"),
         ("kernel/x/first.ko:", "first is given twice, as kernel/first.ko and kernel/x/first.ko"),
     ],
@@ -200,7 +200,7 @@ def test_a_broken_line_of_another_index_is_located_when_it_is_read(tmp_path: Pat
     (folder / f"modules.{index}").write_text(f"# comment\n\n{line}\n")
     tree = open_tree(str(folder))
     attribute = {"softdep": "softdeps", "alias": "aliases", "weakdep": "weakdeps"}[index]
-    with pytest.raises(MegamodError, match=re.escape(f"modules.{index}:3: `{line}` is no {index} line")):
+    with pytest.raises(MegamodError, match=re.escape(f"modules.{index}:3: `{line}` is not a line of modules.{index}")):
         getattr(tree, attribute)
 
 

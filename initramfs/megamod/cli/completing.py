@@ -37,7 +37,7 @@ def kernels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def modules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The modules of the kernel that the command line names, or the running one."""
-    kernel = ctx.params.get("kernel") or os.uname().release
+    kernel = next(iter(ctx.params.get("kernels") or ()), None) or ctx.params.get("kernel") or os.uname().release
     folders = [Path(kernel), *(Path(kernel, inner, os.uname().release) for inner in ("lib/modules", "usr/lib/modules"))]
     for folder in [*(folder / kernel for folder in _MODULES), *folders]:
         try:

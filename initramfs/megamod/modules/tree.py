@@ -154,7 +154,7 @@ class ModuleTree:
             if not words or words[0].startswith("#"):
                 continue
             if words[0] != keyword or len(words) < 2 or (swap and len(words) < 3):
-                raise broken(self.folder / index, number, f"`{shorten(line)}` is not a {keyword} line")
+                raise broken(self.folder / index, number, f"`{shorten(line)}` is not a line of {index}")
             if swap:
                 yield canonical(words[-1]), [line.split(None, 1)[1].rsplit(None, 1)[0]]
             else:

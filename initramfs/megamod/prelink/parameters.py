@@ -32,6 +32,7 @@ def rename_parameters(
     renames: dict[tuple[int, int], Sequence[int]] = {}
     parameters: list[Parameter] = []
     taken: dict[str, str] = {}
+    borrowed: set[str] = set()
     for number, member in enumerate(members):
         for section in member.sections:
             if section.name != "__param" or not section.alloc or not section.size:
@@ -40,9 +41,13 @@ def rename_parameters(
             for name in parameter_names(member, section):
                 renamed = name if "." in name else f"{member.name}.{name}"
                 # Within one member a name may repeat with permission 0 (wm97xx-ts has three "mask"): its own affair.
-                if taken.get(renamed, member.file) != member.file:
-                    raise MegamodError(f"{member.file}: parameter {renamed} is {taken[renamed]}'s too")
+                if (other := taken.get(renamed, member.file)) != member.file:
+                    # The odd one is who has another's name in its own.
+                    odd, owner = (other, member.file) if renamed in borrowed else (member.file, other)
+                    raise MegamodError(f"{odd}: parameter {renamed} is {owner}'s too")
                 taken[renamed] = member.file
+                if "." in name:
+                    borrowed.add(renamed)
                 parameters.append(Parameter(member=member.name, name=name, renamed=renamed))
                 offsets.append(builder.text(renamed))
             renames[number, section.index] = offsets

@@ -65,7 +65,7 @@ def _check_aliases(root: Node, file: str) -> None:
             if sizes[id(node)] > _MOST_NODES:
                 raise fail(where(node, file), f"aliases make more than {_MOST_NODES:,} values of it", _ALIASES)
         elif id(node) in open_now:
-            raise fail(where(node, file), "an alias stands inside of its own anchor", _ALIASES)
+            raise fail(where(node, file), "the alias is inside its own anchor", _ALIASES)
         elif id(node) not in sizes:
             open_now.add(id(node))
             waiting.append((node, True))
