@@ -143,9 +143,7 @@ def test_module_that_does_not_exist_is_refused_with_the_nearest_names(builder: B
     assert "usb_storage" in message.partition("(hint: ")[2]
 
 
-@pytest.mark.parametrize(
-    "profile", ["", "[]", "critical: [", "critical: {modules: 5}", "\0", "a: b: c"]
-)
+@pytest.mark.parametrize("profile", ["", "[]", "critical: [", "critical: {modules: 5}", "\0", "a: b: c"])
 def test_profile_that_is_none_is_refused(builder: Builder, profile: str) -> None:
     assert builder.refused(profile=profile).startswith("p.yaml")
 
