@@ -223,7 +223,7 @@ def test_damaged_disks_are_read_within_bounds(sanitized: Callable[..., Path], tm
 
 
 def test_damaged_plans_are_read_within_bounds(sanitized: Callable[..., Path], tmp_path: Path) -> None:
-    program = sanitized(_PLANS, "read_plan.c", "plan.c", "plan_records.c", "log.c")
+    program = sanitized(_PLANS, "read_plan.c", "plan.c", "plan_records.c", "root_records.c", "log.c")
     (tmp_path / "good").write_bytes(_PLAN)
     assert subprocess.run([program, tmp_path / "good"], capture_output=True, check=True).stderr == b""
     clean(program, damaged([_PLAN], some_text, tmp_path, count=1500))
