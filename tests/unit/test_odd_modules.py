@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from megamod.common.errors import MegamodError
 from megamod.image.archive import read_image
 from megamod.prelink.options import PrelinkOptions
 from megamod.prelink.read import read_member
 from tests.oracle import judge
-from tests.unit.module_factory import ALLOC, R_64, WRITE, Back, Ko, link
+from tests.unit.module_factory import ALLOC, EXEC, EXIT_AT, FUNC, R_64, RETURN_ZERO, WRITE, Back, Ko, link
 from tests.unit.test_cli_build import VERSION, Builder, builder, module_tree  # noqa: F401
 
 INIT_ARRAY = 14
@@ -109,12 +110,30 @@ def test_the_odd_module_is_named_wherever_it_stands(builder: Builder, tmp_path: 
     assert builder.refused(profile=profile, tree=tree).startswith("core.ko: vermagic '")
 
 
-def test_the_place_of_a_trampoline_is_no_init_code() -> None:
+@pytest.mark.parametrize(("name", "flags"), [(".init.text.ftrace_trampoline", ALLOC), (".init.text.place", ALLOC | EXEC)])
+def test_the_place_of_a_trampoline_is_no_init_code(name: str, flags: int) -> None:
     """arm64's linker script makes it in every module, with a byte in it, and a library has no init."""
     library = Ko("library", init=None)
-    library.section(".init.text.ftrace_trampoline", bytes(1), flags=ALLOC)
-    member = read_member(bytes(library), file="library.ko", lenient=True)
+    library.section(name, bytes(1), flags=flags)
+    member = read_member(bytes(library), file="library.ko")
     assert (member.init, member.refused) == (None, None)
+
+
+def test_init_code_beside_an_exit_alone_is_nobodys_init() -> None:
+    """Relocations that are there show that none was stripped: the kernel calls no init, either."""
+    ko = Ko("one", init=None)
+    ko.section(".init.text", bytes.fromhex("90" * 16), flags=ALLOC | EXEC, align=16)
+    pointer = ko.symbol("cleanup_module", ko.section(".exit.text", RETURN_ZERO, flags=ALLOC | EXEC), kind=FUNC)
+    ko.reloc(ko.this, EXIT_AT, R_64, pointer)
+    member = read_member(bytes(ko), file="one.ko")
+    assert (member.init, member.refused) == (None, None)
+
+
+def test_init_code_that_no_pointer_of_struct_module_explains_is_refused() -> None:
+    ko = Ko("one", init=None)
+    ko.section(".init.text", RETURN_ZERO, flags=ALLOC | EXEC, align=16)
+    with pytest.raises(MegamodError, match="no relocation to an init, although there is .init.text"):
+        read_member(bytes(ko), file="one.ko")
 
 
 def test_options_have_the_reserve_of_an_ordinary_kernel() -> None:

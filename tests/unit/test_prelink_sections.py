@@ -254,9 +254,7 @@ def test_parameter_may_repeat_inside_one_member_if_it_is_not_in_sysfs() -> None:
 
 
 def test_struct_module_without_room_for_a_long_name_is_refused() -> None:
-    ko = Ko("one", module_size=72)
-    ko.this.relocs.clear()
-    ko.symbols = [s for s in ko.symbols if s.name != "init_module"]
+    ko = Ko("one", init=None, module_size=72)
     assert "the name at 0x18 has no room for 56 bytes" in error_of(ko)
 
 

@@ -57,7 +57,7 @@ def find_init(
     others = [pointer for pointer in pointers if pointer.name != "cleanup_module"]
     init = named[0] if named else _by_place(others, len(pointers) > len(others), sections, file)
     if init is None:
-        _check_unused(sections, symbols, strings, file)
+        _check_unused(sections, symbols, strings, file, lost=not pointers)
         return None
     what = "init_module" if named else "its init"
     if not 0 < init.home < elf.SHN_LORESERVE:
@@ -87,11 +87,11 @@ def _by_place(others: Sequence[_Pointer], has_exit: bool, sections: Sequence[Sec
     )
 
 
-def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, file: str) -> None:
-    """A function that is called init_module is there for struct module to point to; code that the kernel frees after
-    the init is there for the init."""
+def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, file: str, *, lost: bool) -> None:
+    """A function that is called init_module is there for struct module to point to; where its pointers may be *lost*,
+    since there is none, code that the kernel frees after the init is there for the init."""
     if b"init_module\0" not in strings:
-        if any(_is_init_code(section) for section in sections):
+        if lost and any(_is_init_code(section) for section in sections):
             raise MegamodError(
                 f"{file}: {THIS_MODULE} has no relocation to an init, although there is .init.text: {_LOST}",
                 hint="strip with --strip-debug, which keeps relocations",
@@ -107,9 +107,10 @@ def _check_unused(sections: Sequence[Section], symbols: Array, strings: bytes, f
 
 
 def _is_init_code(section: Section) -> bool:
-    # arm64's linker script makes the place of a trampoline, with a byte in it (arch/arm64/include/asm/module.lds.h).
-    is_place = section.name == ".init.text.ftrace_trampoline"
-    return section.name.startswith(".init.text") and not is_place and section.alloc and section.size > 0
+    # Linker scripts make places for trampolines in every module, with a byte in them and mostly without code's flag
+    # (arch/arm64/include/asm/module.lds.h); a library has them, too.
+    is_code = section.name.startswith(".init.text") and section.sh_flags & elf.SHF_EXECINSTR
+    return bool(is_code) and section.alloc and section.size > 1
 
 
 def find_name(this_module: Section, name: str, file: str) -> int:
