@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 from pathlib import Path
@@ -79,18 +80,34 @@ def test_a_tree_without_the_optional_indexes_is_read(tmp_path: Path) -> None:
     assert not tree.has_builtin_list
 
 
+@pytest.mark.parametrize("way", ["depmod", "no depmod", "a file that is no module", "a stray module", "a folder"])
 def test_softdeps_of_a_tree_with_modules_dep_alone_come_from_the_modules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    """What depmod finds is found without it, and whatever makes depmod fail does not stop a tree with modules.dep."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = make_tree(tmp_path, {"kernel/disk.ko": [], "kernel/sums.ko": []})
+    modules = {f"kernel/{name}.ko": [] for name in ("disk", "sums", "arm", "big")}
+    odd = {"a file that is no module": b"", "a stray module": b"\x7fELF\2\1", "a folder": None}
+    if way in odd:
+        modules["kernel/odd.ko"] = []
+    folder = make_tree(tmp_path, modules)
     (folder / "kernel/disk.ko").write_bytes(bytes(Ko("disk", info={"softdep": "pre: crypto-sums"})))
     (folder / "kernel/sums.ko").write_bytes(bytes(Ko("sums", info={"alias": "crypto-sums"})))
+    (folder / "kernel/arm.ko").write_bytes(bytes(Ko("arm", info={"alias": "of:N*T*Cacme,arm"}, machine=40)))
+    (folder / "kernel/big.ko").write_bytes(lzma.compress(bytes(Ko("big", info={"alias": "mt8183 soc card"}))))
+    if way in odd:
+        (folder / "kernel/odd.ko").unlink(missing_ok=True)
+        content = odd[way]
+        (folder / "kernel/odd.ko").mkdir() if content is None else (folder / "kernel/odd.ko").write_bytes(content)
     for index in ("modules.softdep", "modules.alias"):
         (folder / index).unlink()
+    if way == "no depmod":
+        monkeypatch.setattr(depmod.shutil, "which", lambda *_args, **_keywords: None)
     tree = open_tree(str(folder))
     assert tree.softdeps == {"disk": Softdep(pre=("crypto-sums",))}
     assert tree.resolve("crypto-sums") == (("sums",), ())
+    assert tree.resolve("of:NplatformT(null)Cacme,arm") == (("arm",), ())
+    assert tree.resolve("mt8183 soc card") == (("big",), ())
     assert not (folder / "modules.alias").exists(), "the tree is only read"
 
 

@@ -1,8 +1,9 @@
 """ModuleTree: what the index files of a lib/modules/KVER folder say, without root and without running the kernel.
 
 Needs modules.dep, modules.softdep and modules.alias; without one depmod is run into a temporary folder (depmod.py),
-never into the tree. modules.alias and modules.builtin.modinfo are read when an alias is first asked for. Works for a
-tree of any architecture.
+never into the tree. Beside a modules.dep the others are read from the modules where depmod cannot (modinfo.py).
+modules.alias and modules.builtin.modinfo are read when an alias is first asked for. Works for a tree of any
+architecture.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from megamod.modules.aliases import AliasTable, parse_aliases
 from megamod.modules.depmod import INDEXES, overlay_name
 from megamod.modules.index_cache import indexes_of
 from megamod.modules.kernel_files import KernelFiles, yocto_folders
+from megamod.modules.modinfo import indexes_from
 
 UNORDERED = 1 << 30
 """The rank of a module that modules.order does not list: after all others."""
 
 RELEASE_FOLDERS = (Path("/lib/modules"), Path("/usr/lib/modules"))
 
-_MADE = ("modules.softdep", "modules.alias")
-"""Indexes that every depmod writes beside modules.dep: where one is missing, somebody has taken it away."""
+_MADE = {"modules.softdep": "softdep", "modules.alias": "alias"}
+"""Indexes that every depmod writes beside modules.dep, and the key in .modinfo that they copy: where one is missing,
+somebody has taken it away."""
 
 _MODULE_FILE = re.compile(r"([^/]+)\.ko(?:\.(?:xz|zst|gz))?$")
 
@@ -192,16 +195,27 @@ def open_tree(
         _refuse_twice((folder, *more))
         indexes = indexes_of(folder, more)
         dep = indexes["modules.dep"]
-    elif lost := [name for name in _MADE if not (folder / name).exists()]:
-        # A build system may keep modules.dep alone; soft dependencies and aliases stand in the modules themselves.
-        made = indexes_of(folder)
-        indexes = {name: made[name] for name in lost}
     order = indexes.get("modules.order") or read_index(folder / "modules.order")
     modules = _parse_dep(folder, dep, _parse_order(order), more)
+    if not indexes:
+        indexes = _lost_indexes(folder, modules)
     if not modules and not read_index(folder / "modules.builtin").strip():
         hint = "give a lib/modules/KVER folder; one of a kernel with everything built in has modules.builtin"
         raise MegamodError(f"{folder}: it has no kernel modules", hint=hint)
     return ModuleTree(release=folder.resolve().name, folder=folder, modules=modules, indexes=indexes, overlays=more)
+
+
+def _lost_indexes(folder: Path, modules: Mapping[str, TreeModule]) -> dict[str, str]:
+    """What is not there of modules.softdep and modules.alias: a build system may keep modules.dep alone, and they stand
+    in the modules themselves. With a modules.dep, a missing depmod, or one that stumbles over a file, stops nothing."""
+    lost = {name: keyword for name, keyword in _MADE.items() if not (folder / name).exists()}
+    if not lost:
+        return {}
+    try:
+        made = indexes_of(folder)
+    except MegamodError:
+        return indexes_from(((module.name, module.path) for module in modules.values()), keywords=lost)
+    return {name: made[name] for name in lost}
 
 
 def _overlay(name: str, release_folders: tuple[Path, ...]) -> Path:
