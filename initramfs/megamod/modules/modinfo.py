@@ -43,7 +43,7 @@ def read_modinfo(data: bytes) -> Iterator[tuple[str, str]]:
     """The (key, value) pairs of the module *data*, of either class and byte order; none if it is no whole ELF file."""
     try:
         section = _section(data, b".modinfo")
-    except (KeyError, IndexError, struct.error):
+    except (KeyError, IndexError, OverflowError, struct.error):
         return
     for text in section.decode("utf-8", "replace").split("\0"):
         key, equals, value = text.partition("=")
