@@ -22,7 +22,7 @@ Place = tuple[int, int]
 Span = tuple[int, int]  # address and size
 
 _KERNEL_SIZE, _STACK_SIZE, _STUB = 1 << 20, 1 << 16, 256
-_STEPS = 4_000_000
+_STEPS = 50_000  # beside a few for each byte of the glue's code: no loop in it is longer than a list of skips
 _WIDEST = 64  # bytes of one store
 _THUNK = "__x86_return_thunk"
 _OWNER = ".gnu.linkonce.this_module"
@@ -96,6 +96,7 @@ class Emulator:
         code = {home for home, _, _ in layout.glue if merged.sections[home].flags & SHF_EXEC}
         written = {home for home, _, _ in layout.glue if home not in code} & set(contents)
         self.fresh = {home: contents[home].tobytes() for home in written}
+        self.steps = _STEPS + 4 * sum(size for home, _, size in layout.glue if home in code)
         self.stuck: list[str] = []
         self.answer: Answer = lambda target: 0
         self._watch()
@@ -210,11 +211,11 @@ class Emulator:
     def get(self, address: int, size: int) -> bytes:
         return bytes(self.machine.mem_read(_unsigned(address), size))
 
-    def run(self, entry: int, answer: Answer, *, steps: int = _STEPS) -> Value:
+    def run(self, entry: int, answer: Answer, *, steps: int | None = None) -> Value:
         """Calls the function at an offset of the glue's section; the int that it returns. StuckError if it may not."""
         return self.run_at(self.home[self.section] + entry, answer, steps=steps)
 
-    def run_at(self, address: int, answer: Answer, *, steps: int = _STEPS) -> Value:
+    def run_at(self, address: int, answer: Answer, *, steps: int | None = None) -> Value:
         """Calls the function of the glue at an address. What *answer* raises leaves memory as it is then."""
         cpu, machine = self.processor, self.machine
         for register, mark in self._marks().items():
@@ -230,13 +231,17 @@ class Emulator:
             machine.reg_write(register, machine.reg_read(register) & ~bit)
         return self._go(address, answer, steps)
 
+    def argument(self) -> int:
+        """The first argument of the call that is being answered."""
+        return int(self.machine.reg_read(self.processor.argument))
+
     def hold(self) -> Held:
         """The function that has just been left by an exception of its answer, in the call that was to be answered."""
         pc = _signed(self.machine.reg_read(self.processor.pc)) | self.processor.bit
         stack = self.get(self.space.stack, _STACK_SIZE)
         return Held(address=pc, registers=self.machine.context_save(), stack=stack)
 
-    def go_on(self, held: Held, answer: Answer, *, steps: int = _STEPS) -> Value:
+    def go_on(self, held: Held, answer: Answer, *, steps: int | None = None) -> Value:
         """The call of *held* is answered now, and the function goes on."""
         self.put(self.space.stack, held.stack)
         self.machine.context_restore(held.registers)
@@ -247,9 +252,10 @@ class Emulator:
         cpu, mask = self.processor, (1 << self.processor.bits) - 1
         return {register: 0x1111222233330000 + n & mask for n, register in enumerate((*cpu.saved.values(), *cpu.lost))}
 
-    def _go(self, address: int, answer: Answer, steps: int) -> Value:
+    def _go(self, address: int, answer: Answer, steps: int | None) -> Value:
         cpu, machine = self.processor, self.machine
         self.stuck, self.answer = [], answer
+        steps = self.steps if steps is None else steps
         returns, marks = _unsigned(self.space.kernel), self._marks()
         try:
             machine.emu_start(_unsigned(address), returns, count=steps)

@@ -8,6 +8,7 @@ from tests.oracle.difference import Report
 from tests.oracle.model import SHF_EXEC, Model
 from tests.oracle.placement import LOST, Layout
 from tests.oracle.policy import Map
+from tests.oracle.resume import try_resume
 from tests.oracle.tables import Unwind, entry_point, has_sorted_unwind, unwind_table
 from tests.oracle.trial import Glue, try_glue
 from tests.oracle.unwind import entry_flags, glue_state, sort_table
@@ -73,6 +74,8 @@ def compare_glue(
 
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
     order = try_glue(glue, names, report)
+    if order:
+        try_resume(glue, order, names, report)
     if merged.arch.name == "x86_64":
         order = [n for _, target in calls_of_glue(merged, layout) for n in inits.get(target, [])]
     if order is not None:

@@ -14,8 +14,9 @@ class Processor:
     """saved and lost: registers that a function must keep, by name, and that it may change.
 
     link: the register of the return address, None where a call pushes it; results: registers of a result, low word
-    first; align: of the stack pointer at a call, before anything is pushed; ret: a return instruction; bit: what
-    pointers to code have beside the address; direction: register and bit that must be clear wherever C code runs.
+    first; argument: the register of a call's first argument; align: of the stack pointer at a call, before anything is
+    pushed; ret: a return instruction; bit: what pointers to code have beside the address; direction: register and bit
+    that must be clear wherever C code runs.
     """
 
     engine: tuple[int, int]
@@ -23,6 +24,7 @@ class Processor:
     sp: int
     link: int | None
     results: tuple[int, ...]
+    argument: int
     saved: dict[str, int]
     lost: tuple[int, ...]
     bits: int
@@ -53,6 +55,7 @@ _X86_64 = Processor(
     sp=x86_const.UC_X86_REG_RSP,
     link=None,
     results=(x86_const.UC_X86_REG_RAX,),
+    argument=x86_const.UC_X86_REG_RDI,
     saved=_named(x86_const, "UC_X86_REG_", "RBX RBP R12 R13 R14 R15"),
     lost=_registers(x86_const, "UC_X86_REG_", "RAX RCX RDX RSI RDI R8 R9 R10 R11"),
     bits=64,
@@ -66,6 +69,7 @@ _ARM64 = Processor(
     sp=arm64_const.UC_ARM64_REG_SP,
     link=arm64_const.UC_ARM64_REG_X30,
     results=(arm64_const.UC_ARM64_REG_X0,),
+    argument=arm64_const.UC_ARM64_REG_X0,
     saved=_named(arm64_const, "UC_ARM64_REG_X", "19 20 21 22 23 24 25 26 27 28 29"),
     # x18 is the platform's, a kernel function leaves it alone.
     lost=_registers(arm64_const, "UC_ARM64_REG_X", "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"),
@@ -79,6 +83,7 @@ _RISCV64 = Processor(
     sp=riscv_const.UC_RISCV_REG_SP,
     link=riscv_const.UC_RISCV_REG_RA,
     results=(riscv_const.UC_RISCV_REG_A0,),
+    argument=riscv_const.UC_RISCV_REG_A0,
     saved=_named(riscv_const, "UC_RISCV_REG_", "S0 S1 S2 S3 S4 S5 S6 S7 S8 S9 S10 S11 GP TP"),
     lost=_registers(riscv_const, "UC_RISCV_REG_", "T0 T1 T2 T3 T4 T5 T6 A0 A1 A2 A3 A4 A5 A6 A7"),
     bits=64,
@@ -91,6 +96,7 @@ _ARM = Processor(
     sp=arm_const.UC_ARM_REG_SP,
     link=arm_const.UC_ARM_REG_LR,
     results=(arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1),
+    argument=arm_const.UC_ARM_REG_R0,
     saved=_named(arm_const, "UC_ARM_REG_R", "4 5 6 7 8 9 10 11"),
     lost=_registers(arm_const, "UC_ARM_REG_R", "0 1 2 3 12"),
     bits=32,

@@ -113,6 +113,8 @@ def _run(glue: Glue, machine: Runner, arrays: dict[str, Place], failures: dict[i
             set_array(glue.merged, machine, section, offset, mine)
 
     def answer(target: Pointer) -> int:
+        if target.name == "msleep":
+            raise StuckError("it waits for others, and nothing hangs")
         numbers = glue.inits.get((target.section, target.offset), [])
         run.called.extend(numbers)
         if not numbers and target.name not in policy.GLUE_IMPORTS:
