@@ -7,7 +7,7 @@ and from arch/x86/kernel/alternative.c __apply_fineibt(), 6.12.
 import numpy as np
 
 from tests.oracle.difference import Report
-from tests.oracle.model import Model
+from tests.oracle.model import SHF_EXEC, Model
 from tests.oracle.tables import entry_point
 
 _NEAR = 80  # five bytes and the widest padding that the kernel can be configured to have, rounded up
@@ -45,6 +45,46 @@ def compare_type_hash(
             table is None or (home, offset - len(own)) not in _listed(merged)
         ):
             report.add("cfi", "FineIBT will not rewrite the glue's init: .cfi_sites does not list it", member=name)
+
+
+def compare_setter_hash(
+    models: list[Model], names: list[str], merged: Model, setter: tuple[int, int], report: Report
+) -> None:
+    """*setter*: section and offset of the function that sets the parameter resume, which parse_args() and
+    param_attr_store() call through a pointer. Where that is checked its bytes from the hash on must be those of each
+    setter of a member: struct kernel_param_ops is flags, set, get, free."""
+    if not any(map(_checks, models)):
+        return
+    home, offset = setter
+    offset -= merged.arch.thumb
+    content, found = merged.content(merged.sections[home]), False
+    for name, model in zip(names, models, strict=True):
+        for section, place in _setters(model):
+            own, found = _hash(model, section, place), True
+            now = bytes(content[max(offset - len(own), 0) : offset])
+            if not own or now != own:
+                text = f"before the glue's setter stands {now.hex()}, before the member's {own.hex()}: the kernel traps"
+                report.add("cfi", text, member=name, section=merged.sections[home].name)
+            elif model.find(".cfi_sites") and (home, offset - len(own)) not in _listed(merged):
+                report.add(
+                    "cfi", "FineIBT will not rewrite the glue's setter: .cfi_sites does not list it", member=name
+                )
+    if not found:
+        report.add("cfi", "no member has a setter that shows the type hash of the glue's", section=".text")
+
+
+def _setters(model: Model) -> list[tuple[int, int]]:
+    """Section and offset of the member's own functions that set a parameter."""
+    table, word, found = model.find("__param"), model.arch.word, set()
+    for at in range(0, table.size if table else 0, model.arch.param_size):
+        assert table is not None
+        operations = model.refers(table, at + 2 * word)
+        if operations is None or not 0 < operations[0] < len(model.sections):
+            continue
+        place = model.refers(model.sections[operations[0]], operations[1] + word)
+        if place is not None and 0 < place[0] < len(model.sections) and model.sections[place[0]].flags & SHF_EXEC:
+            found.add(place)
+    return sorted(found)
 
 
 def _checks(model: Model) -> bool:

@@ -3,7 +3,7 @@
 import capstone
 import numpy as np
 
-from tests.oracle.cfi import compare_type_hash
+from tests.oracle.cfi import compare_setter_hash, compare_type_hash
 from tests.oracle.difference import Report
 from tests.oracle.model import SHF_EXEC, Model
 from tests.oracle.placement import LOST, Layout
@@ -75,7 +75,9 @@ def compare_glue(
     glue = Glue(merged=merged, layout=layout, entry=(home, offset), inits=inits, members=len(models), needs=needs)
     order = try_glue(glue, names, report)
     if order:
-        try_resume(glue, order, names, report)
+        setter = try_resume(glue, order, names, report)
+        if setter is not None:
+            compare_setter_hash(models, names, merged, setter, report)
     if merged.arch.name == "x86_64":
         order = [n for _, target in calls_of_glue(merged, layout) for n in inits.get(target, [])]
     if order is not None:

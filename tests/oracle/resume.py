@@ -44,11 +44,14 @@ class _Flow:
         return [call for call in self.calls if isinstance(call, int)]
 
 
-def try_resume(glue: Glue, order: list[int], names: list[str], report: Report) -> None:
-    """Checks the parameter if the megamodule has it, and runs its trials. order: of the inits when nothing fails."""
+def try_resume(glue: Glue, order: list[int], names: list[str], report: Report) -> Place | None:
+    """Checks the parameter if the megamodule has it, and runs its trials. order: of the inits when nothing fails.
+
+    Returns where its setter is.
+    """
     setter = _setter_of(glue, report)
     if setter is None:
-        return
+        return None
     try:
         trial = _Trial(glue, setter, order, names, report)
         hangs = [order[n] for n in sorted({0, len(order) // 2, len(order) - 1})]
@@ -58,6 +61,7 @@ def try_resume(glue: Glue, order: list[int], names: list[str], report: Report) -
         trial.try_two(order[0])
     except StuckError as stuck:
         report.add("glue", f"a trial of resume ended: {stuck}")
+    return setter
 
 
 def _setter_of(glue: Glue, report: Report) -> Place | None:

@@ -262,6 +262,17 @@ def test_the_setter_has_the_hash_of_the_members_own_setters() -> None:
     assert (".text", len(code) - len(SETTER_HASH)) in listed and len(listed) == 4
 
 
+def test_the_oracle_finds_another_hash_before_the_setter() -> None:
+    modules = with_setter(checked("a")), checked("b")
+    merged, members = link(*modules), files(*modules)
+    assert judge(members, merged.data, merged.map) == []
+    at = len(setter_of(merged)) - len(SETTER_HASH) + 1
+    other = patch(merged.data, ".text", at, b"\2")
+    assert "before the glue's setter stands" in "".join(
+        difference.text for difference in judge(members, other, merged.map)
+    )
+
+
 def test_without_a_setter_among_the_members_nothing_is_resumed_and_a_note_says_so() -> None:
     merged = link(checked("a"), checked("b"))
     assert "resume" not in Back(merged.data).params()
