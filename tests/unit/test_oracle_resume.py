@@ -13,6 +13,8 @@ from tests.oracle.edit import Row, edit_relocations, flip, patch, section_of
 from tests.unit.glue_runner import chain
 from tests.unit.module_factory import GLUE_IMPORTS, Ko
 
+pytestmark = pytest.mark.heavy
+
 JUST_RETURN = bytes.fromhex("f30f1efa 31c0 c3")
 PAGES = {"arm64": {275: 4096}}  # ADRP: its low part is resolved
 IGNORED = {"riscv64": {24, 25}}  # the low part of a PC-relative pair: apply_relocate_add() takes no addend of it
