@@ -21,6 +21,7 @@ critical: {{modules: ["?virtio_pci", virtio_blk, ext4, scsi_mod]}}
 deferred: [{{name: disk, modules: [scsi_debug], after: manual}}]
 unwind: {unwind}
 compress: none
+compress-deferred: none
 """
 
 # The first command of the scan is never answered, and the scan is made by the init itself.
