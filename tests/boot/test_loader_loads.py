@@ -103,12 +103,12 @@ def test_words_that_keep_drivers_out_elsewhere_keep_members_out_as_each_program_
     """The kernel and kmod compare names as they are written; the last module_blacklist= counts; dracut's word is for
     its initramfs, here the critical stage."""
     plan = start_plan(modules).merged("megamod_one", "soundcore", "snd", "loop", "dummy", "tun", "veth")
-    plan.single("crc_itu_t").stage("late", "userspace").merged("megamod_late", "snd_timer", "bonding", "macvlan")
+    plan.single("crc_itu_t").stage("late", "userspace").merged("megamod_late", "snd_timer", "ifb", "macvlan")
     console = run(
         plan,
         "sleep 2; cat /run/megamod/status",
         append="module_blacklist=loop module_blacklist=snd,dummy modprobe.blacklist=tun,crc-itu-t "
-        "modprobe.blacklist=bonding rd.driver.blacklist=veth,crc-itu-t,macvlan",
+        "modprobe.blacklist=ifb rd.driver.blacklist=veth,crc-itu-t,macvlan",
     )
     rest = after(
         console,
@@ -119,7 +119,7 @@ def test_words_that_keep_drivers_out_elsewhere_keep_members_out_as_each_program_
         ),
         *("load megamod_one took", "2 ok, 0 failed, 4 skipped"),
         *("member crc_itu_t skipped: asked for by rd.driver.blacklist", "stage late triggered"),
-        *("member bonding skipped: asked for by modprobe.blacklist", "1 ok, 0 failed, 2 skipped"),
+        *("member ifb skipped: asked for by modprobe.blacklist", "1 ok, 0 failed, 2 skipped"),
     )
     assert "member snd_timer skipped: needs snd" in console
     after(rest, "critical done 0")
