@@ -33,7 +33,9 @@ def test_every_command_has_a_man_page_and_no_page_is_left_over() -> None:
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_man_page_is_that_of_the_command(name: str) -> None:
     """Else: python -m megamod.cli.man_pages initramfs/docs/man."""
-    assert (MAN / f"man{name[-1]}" / name).read_text() == PAGES[name]
+    # Before 8.2 click writes a choice that may be left out in two pairs of brackets.
+    page = re.sub(r"\[\[(.*?)\]\]", r"[\1]", PAGES[name])
+    assert (MAN / f"man{name[-1]}" / name).read_text() == page
 
 
 def test_mandoc_and_man_have_nothing_to_say_about_the_pages(tool: Callable[..., str]) -> None:

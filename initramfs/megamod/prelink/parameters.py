@@ -43,7 +43,8 @@ def rename_parameters(
                 # Within one member a name may repeat with permission 0 (wm97xx-ts has three "mask"): its own affair.
                 if (other := taken.get(renamed, member.file)) != member.file:
                     # The odd one is who has another's name in its own.
-                    odd, owner = (other, member.file) if renamed in borrowed else (member.file, other)
+                    is_others = renamed in borrowed and "." not in name
+                    odd, owner = (other, member.file) if is_others else (member.file, other)
                     raise MegamodError(f"{odd}: parameter {renamed} is {owner}'s too")
                 taken[renamed] = member.file
                 if "." in name:
