@@ -124,7 +124,8 @@ def test_binutils_find_nothing_wrong_with_the_megamodule(tmp_path, kernel, image
     from megamod.image.archive import read_image
 
     for entry in read_image(image):
-        if entry.path.endswith((".ko", ".ko.lz4")):
+        # A single is as Debian built it; what readelf says of it is not ours.
+        if Path(entry.path).name.startswith("megamod_") and entry.path.endswith((".ko", ".ko.lz4")):
             path = tmp_path / Path(entry.path).name
             path.write_bytes(decompress(entry.data))
             done = subprocess.run(["readelf", "-aW", path], capture_output=True, text=True, check=True)
