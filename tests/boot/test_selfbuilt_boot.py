@@ -12,8 +12,8 @@ from tests.kernels.matrix import Result, run_row
 from tests.kernels.table import ROWS
 
 
-# A kernel takes some ten minutes to build: one in each run, the others with -m slow.
-@pytest.fixture(params=["kcfi-arm64", pytest.param("kcfi-x86_64-nofineibt", marks=pytest.mark.slow)])
+# A kernel takes ten minutes and more to build.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ("kcfi-arm64", "kcfi-x86_64-nofineibt")])
 def result(request: pytest.FixtureRequest, selfbuilt: Callable[[str], Kernel], tmp_path: Path) -> Result:
     kernel = selfbuilt(request.param)
     return run_row(ROWS[request.param], kernel, tmp_path, cases=2, boot=True, timeout=400, say=print)
