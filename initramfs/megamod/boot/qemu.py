@@ -197,8 +197,13 @@ def _disk_options(disks: Sequence[Path], mode: DiskMode) -> list[str]:
 def _run(command: Sequence[str], *, timeout: float, until: str | None, linger: float, accel: str) -> QemuResult:
     """Run *command* and collect what it writes, its errors included, until it ends or is ended."""
     start = time.monotonic()
-    # coreutils' timeout is the safety net for the day that this process is killed; it is 30 s late on purpose.
-    guarded = [find_program("timeout", package="coreutils"), "--kill-after=5", f"{timeout + linger + 30:.0f}", *command]
+    # QEMU ends with this process, however that ends: Ctrl-C may come before Popen() has returned. coreutils' timeout is
+    # the safety net beside it; it is 30 s late on purpose.
+    guarded = [
+        *(find_program("setpriv", package="util-linux"), "--pdeathsig", "TERM"),
+        *(find_program("timeout", package="coreutils"), "--kill-after=5", f"{timeout + linger + 30:.0f}"),
+        *command,
+    ]
     pattern = re.compile(until) if until is not None else None
     console = bytearray()
     deadline = start + timeout
