@@ -101,5 +101,9 @@ step kernels
 	    sys.exit(f"megamod: {error}")
 EOT
 
+step "space"
+df -h "$cache" "${TMPDIR:-/tmp}"
+
 step pytest
-exec "$py" -m pytest -n 2 --dist worksteal --durations=25 "$@"
+# Where all goes wrong the end comes soon, with its reasons, and not with a time limit of whoever runs this.
+exec "$py" -m pytest -n 2 --dist worksteal --durations=40 --maxfail=40 "$@"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megamod.boot.apt import suite_sources
+from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder, file_lock, find_program, run_program
 from tests.conftest import missing
 
@@ -37,6 +38,13 @@ _MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
     "e2scrub_reap.service getty@tty1.service serial-getty@ttyS0.service"
 )
+
+# In a chroot nothing of the caller's environment holds but a proxy; a TMPDIR would not be there.
+_ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")},
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
 
 ROOT_UUID = "6d656761-6d6f-6400-8000-726f6f740000"
 
@@ -118,11 +126,19 @@ def make_system(suite: str, tool: Callable[..., str]) -> System:
     folder = cache_folder() / "systems" / f"{suite}-{stamp}"
     with file_lock(folder.with_suffix(".lock")):
         if not (folder / "done").exists():
+            # What has failed takes minutes to fail: once in a run of the tests is enough.
+            failed = folder.with_suffix(".failed")
+            run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+            if failed.exists() and failed.read_text() == run:
+                missing(f"no system of {suite}: this run has tried to make it before, see the first failure")
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 _make(suite, folder)
-            except (subprocess.CalledProcessError, OSError) as error:
-                missing(f"no system of {suite}: {error}")
+            except (MegamodError, subprocess.CalledProcessError, OSError) as error:
+                failed.write_text(run)
+                said = (getattr(error, "stderr", None) or b"")[-3000:].decode(errors="replace")
+                free = shutil.disk_usage(folder.parent).free >> 20
+                missing(f"no system of {suite}: {error}\n{said}\n{free} MiB free")
     tree = folder / "tree"
     kernel = next((tree / "lib/modules").iterdir()).name
     return System(suite=suite, folder=folder, tree=tree, kernel=kernel, disk=folder / "disk.img")
@@ -161,7 +177,7 @@ def run_in(
     ]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", "\n".join(mounts), "sh", script],
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+        env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -225,12 +241,13 @@ def _make(suite: str, folder: Path) -> None:
     platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
     download = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", *platforms]
     run_program([*download, "--python-version", PYTHONS[suite], "-d", wheels, *_requirements()])
-    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends"
+    apt = "apt-get -qq -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install -y --no-install-recommends"
     venv = "python3 -m venv /opt/megamod && /opt/megamod/bin/pip install -q --no-index --no-deps /wheels/*.whl"
     script = f"apt-get -qq update\n{apt} {_FIRST}\n{apt} {_PACKAGES} {_MORE[suite]}\n{venv}\nrm -r /wheels\n{_SET_UP}"
     mounts = "mount -t proc proc $1/proc; trap 'umount $1/proc' EXIT"
     subprocess.run(
         ["unshare", "--mount", "sh", "-ec", f'{mounts}; chroot $1 sh -ec "$2"', "sh", str(tree), script],
+        env={**_ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"},
         check=True,
         capture_output=True,
     )
