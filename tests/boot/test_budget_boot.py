@@ -43,7 +43,9 @@ def test_a_budget_that_holds_is_status_0_a_broken_one_status_1_and_a_table(
     assert (document.tests, document.failures) == (2, 1)
 
 
-@pytest.mark.parametrize("suite", ["bookworm", "trixie", "sid"])
+@pytest.mark.parametrize(
+    "suite", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("bookworm", "sid")), "trixie"]
+)
 def test_camera_reaches_user_space_within_500_ms_of_the_loaders_start(
     kernels: Kernels, made_once: MadeOnce, suite: str
 ) -> None:

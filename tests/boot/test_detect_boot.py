@@ -35,7 +35,9 @@ symbols: trim
 """
 
 
-@pytest.mark.parametrize("storage", [LAPTOP, SERVER], ids=lambda storage: storage.name)
+@pytest.mark.parametrize(
+    "storage", [LAPTOP, pytest.param(SERVER, marks=pytest.mark.slow)], ids=lambda storage: storage.name
+)
 def test_the_critical_stage_of_a_detected_profile_mounts_the_root(kernels, boot, storage, tmp_path: Path) -> None:
     kernel = kernels("bookworm")
     tree = open_tree(str(kernel.modules))
