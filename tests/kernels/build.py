@@ -2,11 +2,14 @@
 
     python -m tests.kernels.build --list
     python -m tests.kernels.build kcfi-arm64 lean-gcc
-    python -m tests.kernels.build --all
+    python -m tests.kernels.build --all --keep-objects
 
 A finished kernel is the folder ``selfbuilt/NAME`` of the cache, a link to the last build of the row:
 ``boot/{vmlinuz,config,System.map,symvers}-KVER`` and ``lib/modules/KVER`` with depmod's indexes. Needs make, flex,
 bison, bc, libelf-dev, kmod and the row's compiler.
+
+With ``--keep-objects`` the objects stay in the cache, one folder for each source, architecture and compiler, and the
+next row of these compiles only what its options change, or what a killed build had not reached.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from megamod.boot.debian import Kernel
@@ -42,7 +46,7 @@ _DEBIAN_NAMES = {"x86_64": "amd64", "arm64": "arm64", "arm": "armhf", "riscv64":
 _JOBS = 2
 
 
-def build_kernel(row: Row, *, cache: Path, say: Say = lambda line: None) -> Kernel:
+def build_kernel(row: Row, *, cache: Path, say: Say = lambda line: None, keep_objects: bool = False) -> Kernel:
     """The kernel of *row*, built if the cache does not have it as the row is now.
 
     A second process that wants it waits and finds it; one kernel at a time is built on a machine. *say* gets a line
@@ -57,7 +61,10 @@ def build_kernel(row: Row, *, cache: Path, say: Say = lambda line: None) -> Kern
             say(f"building {row.name}: {row.source} {source.version}, {tools.version}")
             with file_lock(home / "locks/make"):
                 _sweep(home / "trees")
-                fill(tree, lambda new: _make(row, source, tools, new))
+                kept = (
+                    home / "objects" / f"{row.architecture}-{tools.program}-{source.version}" if keep_objects else None
+                )
+                fill(tree, lambda new: _make(row, source, tools, new, kept))
         _point(home / row.name, tree)
     return kernel_in(tree, row)
 
@@ -89,14 +96,24 @@ def kernel_in(tree: Path, row: Row) -> Kernel:
     )
 
 
-def _make(row: Row, source: Source, tools: Toolchain, new: Path) -> None:
-    """Configure and build in a scratch folder, and put what a running system has of a kernel into *new*."""
+@contextmanager
+def _object_folder(kept: Path | None, beside: Path) -> Iterator[Path]:
+    """The folder *kept*, as it was left, or one for this build alone."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="megamod-kernel-", dir=beside) as scratch:
+            yield Path(scratch)
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+
+
+def _make(row: Row, source: Source, tools: Toolchain, new: Path, kept: Path | None) -> None:
+    """Configure and build, in *kept* or a scratch folder, and put what a running system has of a kernel into *new*."""
     target, image = _IMAGES[row.architecture]
     log = new.parents[2] / "logs" / f"{row.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="megamod-kernel-", dir=new.parent) as scratch:
-        objects = Path(scratch)
+    with _object_folder(kept, new.parent) as objects:
 
         def run(*words: str) -> None:
             _run_make(row, source, tools, objects, words, log=log)
@@ -177,6 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="build small kernels for the tests")
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows of the table")
     parser.add_argument("--all", action="store_true", help="all rows, in the table's order")
+    parser.add_argument("--keep-objects", action="store_true", help="compile only what the last build left undone")
     parser.add_argument("--list", action="store_true", help="print the table")
     arguments = parser.parse_args()
     if arguments.list or not (arguments.names or arguments.all):
@@ -188,7 +206,12 @@ def main() -> int:
     failed = False
     for name in ROWS if arguments.all else arguments.names:
         try:
-            kernel = build_kernel(ROWS[name], cache=cache_folder(), say=lambda line: print(line, flush=True))
+            kernel = build_kernel(
+                ROWS[name],
+                cache=cache_folder(),
+                say=lambda line: print(line, flush=True),
+                keep_objects=arguments.keep_objects,
+            )
             count = sum(1 for _ in kernel.modules.rglob("*.ko"))
             print(f"{name}: {kernel.release}, {count} modules: {cache_folder() / 'selfbuilt' / name}", flush=True)
         except MegamodError as error:

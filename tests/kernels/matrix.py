@@ -25,10 +25,12 @@ from pathlib import Path
 from megamod.boot.debian import Kernel
 from megamod.boot.demo import one_by_one
 from megamod.boot.qemu import run_qemu
+from megamod.build.percpu import percpu_reserve
 from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
 from megamod.common.host import cache_folder
 from megamod.image.archive import read_image, write_image
+from megamod.kernel.config import parse_config
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
 from tests.boot.image_fixtures import Guest, make_root, manifest_of
@@ -64,6 +66,8 @@ _CHANGING = re.compile(r"(CPU|PID): \d+|(?<=/0x)[0-9a-f]+|0x[0-9a-f]{8,}| \[\w+\
 _MISSING = re.compile(r"megamod: (?:member|load) (\S+) (?:failed|skipped)\b.*")
 # Unlike the project's own list this one may be wrong about a line: it is only shown.
 _ODD = re.compile(r"CFI failure|BUG:|Oops|Internal error|Unable to handle|WARNING:|Invalid relocation|Kernel panic")
+# mm/percpu.c pcpu_embed_first_chunk() and pcpu_page_first_chunk(): r is the reserve for modules.
+_RESERVE = re.compile(r"percpu: .* pages/cpu .*\br(\d+) ")
 _UNSET = "-"
 _SHOWN = 12
 
@@ -123,7 +127,10 @@ def _run_steps(
         say(f"{row.name}: boot one by one")
         wanted = _boot(kernel, stock, folder, timeout=timeout)
         say(f"{row.name}: boot merged")
-        compare_boots(wanted, _boot(kernel, image, folder, timeout=timeout), result)
+        found = _boot(kernel, image, folder, timeout=timeout)
+        compare_boots(wanted, found, result)
+        config = parse_config(kernel.config.read_text(), source=kernel.config.name)
+        compare_reserve(found.console, percpu_reserve(config, kernel.release), result)
 
 
 def profile_text(modules: Iterable[str]) -> str:
@@ -154,6 +161,16 @@ def compare_boots(wanted: Guest, found: Guest, result: Result) -> None:
     new = sorted(_complaints(found) - _complaints(wanted))
     result.complaints = str(len(new)) if _ended(wanted) else f"{len(new)}, not compared"
     result.faults += [f"complaint: {line}" for line in new]
+
+
+def compare_reserve(console: str, assumed: int, result: Result) -> None:
+    """Hold the reserve of per-CPU data that the build reckons with against what the kernel says that it has.
+
+    A kernel without SMP says nothing, and one that allocates from the whole area says 0.
+    """
+    match = _RESERVE.search(console)
+    if match and int(match[1]) not in (0, assumed):
+        result.faults.append(f"per-CPU reserve: the kernel has {match[1]} bytes, the build reckons with {assumed}")
 
 
 def report_text(results: Sequence[Result]) -> str:

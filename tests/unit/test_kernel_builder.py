@@ -230,6 +230,15 @@ def test_a_build_that_is_killed_is_made_again_and_its_remains_go(cache: Path, tm
     assert left_behind(cache) == [kernel.modules.parents[2].name]
 
 
+def test_kept_objects_are_what_the_next_row_of_the_source_starts_from(cache: Path) -> None:
+    build_kernel(ROW, cache=cache)
+    assert not (cache / "selfbuilt/objects").exists()
+    for name in ("rt", "livepatch"):
+        build_kernel(ROWS[name], cache=cache, keep_objects=True)
+    assert [path.name for path in (cache / "selfbuilt/objects").iterdir()] == ["x86_64-gcc-6.1.0-1"]
+    assert (cache / "selfbuilt/objects/x86_64-gcc-6.1.0-1/.config").read_text() == fragment_text(ROWS["livepatch"])
+
+
 def test_of_two_that_want_one_kernel_the_second_waits_and_finds_it(cache: Path) -> None:
     install_make(cache.parent, "sleep 0.3")
     kernels: list[object] = []

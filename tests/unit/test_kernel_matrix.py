@@ -8,7 +8,7 @@ import pytest
 
 from megamod.boot.debian import Kernel
 from tests.boot.image_fixtures import Guest
-from tests.kernels.matrix import Result, compare_boots, profile_text, report_text, run_row
+from tests.kernels.matrix import Result, compare_boots, compare_reserve, profile_text, report_text, run_row
 from tests.kernels.table import ROWS
 
 STATUS = "critical done 10 20 5 0 0\nlate done 30 40 7 0 0"
@@ -70,6 +70,21 @@ def test_a_log_without_times_is_noted_since_its_complaints_are_not_seen() -> Non
     log = "[[[ status\ncritical done 1 2 3 0 0\n]]] status 0\n[[[ log\nLinux version 6.12\n]]] log 0\n"
     plain = Guest(console=log, returncode=0, timed_out=False, seconds=1)
     assert compared(plain, plain).notes == ["its log has no times: the kernel's own complaints are not recognized"]
+
+
+@pytest.mark.parametrize(
+    ("line", "faults"),
+    [
+        ("percpu: Embedded 44 pages/cpu s143384 r8192 d28648 u262144", 0),
+        ("percpu: Embedded 44 pages/cpu s143384 r0 d28648 u262144", 0),
+        ("percpu: 12 4K pages/cpu s20480 r65536 d12288", 1),
+        ("Linux version 6.12", 0),
+    ],
+)
+def test_the_reserve_of_per_cpu_data_is_what_the_kernel_says(line: str, faults: int) -> None:
+    result = Result(name="alloc-tags", release="6.12.1", modules=12)
+    compare_reserve(f"[    0.1] {line}\n", 8192, result)
+    assert len(result.faults) == faults
 
 
 def test_a_row_that_breaks_off_is_a_fault_and_not_the_end(tmp_path: Path) -> None:
