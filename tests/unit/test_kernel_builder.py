@@ -239,6 +239,20 @@ def test_kept_objects_are_what_the_next_row_of_the_source_starts_from(cache: Pat
     assert (cache / "selfbuilt/objects/x86_64-gcc-6.1.0-1/.config").read_text() == fragment_text(ROWS["livepatch"])
 
 
+def test_modules_alone_are_built_without_an_image_and_versions(cache: Path) -> None:
+    folder = build.build_modules(ROW, cache=cache)
+    assert runs(cache) == ["allnoconfig", "modules", "modules_install"]
+    assert (folder / "lib/modules/6.1.0-test/modules.dep").exists()
+    assert not (folder / "boot").exists()
+    config = cache / "selfbuilt/objects/lean-gcc-modules/.config"
+    assert config.read_text().splitlines()[-1] == "CONFIG_MODVERSIONS=n"
+    assert build.build_modules(ROW, cache=cache) == folder
+    assert len(runs(cache)) == 3
+    # The kernel's own build is another.
+    assert build_kernel(ROW, cache=cache).vmlinuz.exists()
+    assert len(runs(cache)) == 6
+
+
 def test_of_two_that_want_one_kernel_the_second_waits_and_finds_it(cache: Path) -> None:
     install_make(cache.parent, "sleep 0.3")
     kernels: list[object] = []
