@@ -33,7 +33,7 @@ from megamod.image.archive import read_image, write_image
 from megamod.kernel.config import parse_config
 from megamod.modules.tree import open_tree
 from megamod.profile.schema import load_profile
-from tests.boot.image_fixtures import Guest, make_root, manifest_of
+from tests.boot.image_fixtures import Guest, add_program, make_root, manifest_of
 from tests.kernels.build import find_built
 from tests.kernels.table import ROWS, Row
 from tests.oracle import judge
@@ -41,11 +41,12 @@ from tests.properties.cases import draw, run_case
 from tests.properties.modules import open_folder, plain
 
 _CRITICAL = ("virtio_pci", "virtio_blk", "ext4")
+"""What a root on a disk needs; a kernel that lacks some of it runs from the image."""
 _PROFILE = """
 name: matrix
 critical: {{modules: [{critical}]}}
 deferred: [{{name: late, modules: [{late}], after: userspace}}]
-root: {{from: cmdline}}
+root: {{{root}}}
 tracing: keep
 allow-taint: true
 compress: gzip
@@ -53,7 +54,7 @@ compress: gzip
 # A kernel without ACPI cannot turn a PC off; QEMU ends at a reboot, too.
 _SCRIPT = """
 wait_for late
-show disk mount
+show mounts mount
 show modules cat /proc/modules
 show status cat /run/megamod/status
 show log dmesg
@@ -134,10 +135,20 @@ def _run_steps(
 
 
 def profile_text(modules: Iterable[str]) -> str:
-    """The profile that has all *modules*: what the root needs before user space, all others after it."""
-    names = set(modules)
-    critical = [name for name in _CRITICAL if name in names]
-    return _PROFILE.format(critical=", ".join(critical), late=", ".join(sorted(names - set(critical))))
+    """The profile that has all *modules*: what the root needs before user space, all others after it; without a root on
+    a disk the first half of them by name and the second."""
+    names = sorted(modules)
+    disk = _has_disk(names)
+    critical = [*_CRITICAL] if disk else names[: len(names) // 2]
+    return _PROFILE.format(
+        critical=", ".join(critical),
+        late=", ".join(name for name in names if name not in critical),
+        root="from: cmdline" if disk else "exec: /main",
+    )
+
+
+def _has_disk(modules: Iterable[str]) -> bool:
+    return set(_CRITICAL) <= set(modules)
 
 
 def compare_boots(wanted: Guest, found: Guest, result: Result) -> None:
@@ -249,15 +260,20 @@ def _judge_cases(row: Row, kernel: Kernel, cases: int, result: Result) -> None:
 
 
 def _boot(kernel: Kernel, image: Path, folder: Path, *, timeout: float) -> Guest:
-    disk = make_root(_maker(folder), _SCRIPT, architecture=kernel.architecture)
+    disks = []
+    if _has_disk(open_tree(str(kernel.modules)).modules):
+        disks = [make_root(_maker(folder), _SCRIPT, architecture=kernel.architecture)]
+        whole = image
+    else:
+        whole = add_program(_maker(folder), image, _SCRIPT, architecture=kernel.architecture)
     done = run_qemu(
-        image=image,
+        image=whole,
         vmlinuz=kernel.vmlinuz,
         arch=kernel.arch,
-        disks=[disk],
+        disks=disks,
         # A kernel without PRINTK_TIME has no times otherwise, by which its lines are told from others.
         append="root=/dev/vda printk.time=1",
-        extra=(*_OWN.get(kernel.architecture, ()), *_DEVICES),
+        extra=(*_OWN.get(kernel.architecture, ()), *(_DEVICES if disks else ())),
         memory=1024,
         timeout=timeout,
         accel="tcg",

@@ -40,25 +40,45 @@ def _row(
     purpose: str,
     *,
     version: str = "6.12",
-    more: bool = False,
+    modules: str = "small",
 ) -> Row:
     return Row(
         name=name,
         architecture=architecture,
         compiler=compiler,
         source=f"linux-source-{version}",
-        base=("common", architecture, "modules", *(["modules-more"] if more else [])),
+        base=("common", architecture, *modules.split()),
         options=tuple(options.split()),
         purpose=purpose,
     )
 
 
+# A root on a disk, and larger subsystems; the other rows have `small`.
+_DISK = "modules"
+_MORE = "modules modules-more"
+
 _ROWS = (
-    _row("kcfi-arm64", "arm64", "clang-19", "kcfi kcfi-arm64", "kCFI without a marker section; SCS, PAC, BTI, ftrace"),
+    _row("tiny", "x86_64", "gcc", "tiny", "all that one can do without: one processor, no versions, names, times"),
+    _row(
+        "kcfi-arm64",
+        "arm64",
+        "clang-19",
+        "kcfi kcfi-arm64",
+        "kCFI without a marker section; SCS, PAC, BTI, ftrace",
+        modules="modules",
+    ),
     _row("kcfi-x86_64-nofineibt", "x86_64", "clang-19", "kcfi-x86_64 nofineibt", "kCFI as the compiler makes it"),
     _row("kcfi-x86_64", "x86_64", "clang-19", "kcfi-x86_64 fineibt", "kCFI that the kernel rewrites: .cfi_sites"),
-    _row("lean-gcc", "x86_64", "gcc", "lean", "no versions, frame pointers, no unload", version="6.1", more=True),
-    _row("thumb2", "arm", "gcc", "thumb2", "Thumb-2 code, REL relocations"),
+    _row(
+        "lean-gcc",
+        "x86_64",
+        "gcc",
+        "lean",
+        "no versions, frame pointers, no unload",
+        version="6.1",
+        modules="modules modules-more",
+    ),
+    _row("thumb2", "arm", "gcc", "thumb2", "Thumb-2 code, REL relocations", modules=_DISK),
     _row("debug", "x86_64", "gcc", "debug", "KASAN, UBSAN, lockdep, debug objects: constructors, large sections"),
     _row("alloc-tags", "x86_64", "gcc", "alloc-tags", "MEM_ALLOC_PROFILING: a range of tags in each module"),
     _row("trimmed", "x86_64", "gcc", "trimmed", "TRIM_UNUSED_KSYMS without versions: exports that the glue wants"),
@@ -78,7 +98,14 @@ _ROWS = (
     _row("gcc-plugins", "x86_64", "gcc", "gcc-plugins", "GCC plugins: latent entropy, STACKLEAK, RANDSTRUCT"),
     _row("kcfi-riscv64", "riscv64", "clang-19", "kcfi-riscv64", "kCFI on riscv64, with trap sites"),
     _row("tickless", "x86_64", "gcc", "tickless", "NO_HZ_IDLE: no ticks while a guest is idle"),
-    _row("flash", "arm", "gcc", "flash", "NOR, UBI and UBIFS as modules, the kernel's own ip=, NFS and 9p"),
+    _row(
+        "flash",
+        "arm",
+        "gcc",
+        "flash",
+        "NOR, UBI and UBIFS as modules, the kernel's own ip=, NFS and 9p",
+        modules="modules",
+    ),
     _row("noprintktime", "x86_64", "gcc", "noprintktime", "a log without times"),
 )
 

@@ -100,9 +100,17 @@ def test_without_a_stock_boot_complaints_are_not_called_compared() -> None:
 
 
 def test_the_root_s_modules_are_critical_and_all_others_are_in_the_deferred_stage() -> None:
-    text = profile_text(["loop", "ext4", "virtio_blk", "dm_mod"])
-    assert "critical: {modules: [virtio_blk, ext4]}" in text
+    text = profile_text(["loop", "ext4", "virtio_blk", "dm_mod", "virtio_pci"])
+    assert "critical: {modules: [virtio_pci, virtio_blk, ext4]}" in text
     assert "modules: [dm_mod, loop]" in text
+    assert "root: {from: cmdline}" in text
+
+
+def test_a_kernel_without_disks_runs_from_the_image_half_of_its_modules_critical() -> None:
+    text = profile_text(["nls_base", "fuse", "aes_generic", "msr"])
+    assert "critical: {modules: [aes_generic, fuse]}" in text
+    assert "modules: [msr, nls_base]" in text
+    assert "root: {exec: /main}" in text
 
 
 @pytest.mark.parametrize("count", [0, 3])
