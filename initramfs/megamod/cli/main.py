@@ -21,7 +21,7 @@ from megamod.cli.inspecting import cat, inspect, list_files, unpack
 from megamod.cli.installing import init, install
 from megamod.cli.manual import help_command
 from megamod.cli.options import say
-from megamod.cli.outputs import append, fit, uki
+from megamod.cli.outputs import append, bootimg, fit, uki
 from megamod.cli.profiles import detect, explain, levels, profile
 from megamod.cli.schemas import schema
 from megamod.cli.signing import sign, verify
@@ -30,7 +30,7 @@ from megamod.common.signals import ended_by_signals
 
 _SECTIONS = {
     "Everyday": [help_command, init, build, boot, install, hook, deploy, detect, profile, explain],
-    "Outputs": [uki, fit, append, sign, verify],
+    "Outputs": [uki, fit, bootimg, append, sign, verify],
     "Looking into images and boots": [inspect, list_files, cat, unpack, chart, tune, symbolize],
     "For developers": [prelink, debug, levels, schema, demo, completion],
 }

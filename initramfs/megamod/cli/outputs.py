@@ -1,4 +1,4 @@
-"""`megamod uki`, `fit` and `append`: an image made into what a boot loader or the firmware starts."""
+"""`megamod uki`, `fit`, `bootimg` and `append`: an image made into what a boot loader or the firmware starts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from megamod.cli.options import FILE, Address, say
 from megamod.common.errors import MegamodError
 
+_PAGES = ["2048", "4096", "8192", "16384"]
 _STUB = click.option("--stub", type=FILE, metavar="FILE", help="The EFI stub; default: systemd's.")
 _COMMAND_LINE = click.option("--cmdline", "command_line", default="", metavar="TEXT", help="The kernel command line.")
 
@@ -79,6 +80,31 @@ def fit(*, output: Path, **options: Any) -> None:
     from megamod.image.fit import write_fit
 
     write_fit(output, **options)
+
+
+@click.command()
+@click.argument("image", type=FILE)
+@click.option("--vmlinuz", "kernel", required=True, type=FILE, metavar="FILE", help="The kernel.")
+@click.option("--header", "version", type=click.Choice(["2", "3", "4"]), default="2", help="The header's version.")
+@click.option("--dtb", "device_tree", type=FILE, metavar="FILE", help="A device tree; version 2 must have one.")
+@_COMMAND_LINE
+@click.option("--base", type=Address(), default=0x10000000, help="Where the addresses start.", metavar="ADDRESS")
+@click.option("--page-size", "page", type=click.Choice(_PAGES), default="2048", help="Of the flash, in bytes.")
+@click.option("--os-version", default="", metavar="A.B.C", help="The system's version, for the boot loader.")
+@click.option("--patch-level", default="", metavar="YYYY-MM", help="… and its security patches' month.")
+@click.option("--bootconfig", type=FILE, metavar="FILE", help="Version 4: androidboot.… lines.")
+@click.option("--vendor-boot", type=FILE, metavar="FILE", help="Put all but the kernel here (version 3 and 4).")
+@click.option("-o", "--output", required=True, type=FILE, metavar="BOOT.img", help="Write boot.img here.")
+def bootimg(*, version: str, page: str, **options: Any) -> None:
+    """Make an Android boot.img, and vendor_boot.img.
+
+    Boards whose boot loader reads a partition `boot` start these. The bytes are those that mkbootimg writes.
+    """
+    from megamod.common.text import human_bytes
+    from megamod.image.bootimg import write_boot_image
+
+    for path, size in write_boot_image(version=int(version), page=int(page), **options).items():
+        say(f"{path}: {human_bytes(size)}")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What `megamod inspect` shows of files that hold an image: EFI programs (UKIs among them) and FIT images.
+"""What `megamod inspect` shows of files that hold an image: EFI programs (UKIs among them), FIT images, boot.img.
 
 Of a UKI the sections of UAPI.5, what a boot menu will call it, and who signed it; of a FIT image the parts of each
 configuration, and whether their hashes hold. The image inside is read like any other.
@@ -19,8 +19,10 @@ from typing import Any
 from megamod.common.errors import MegamodError
 from megamod.common.flat_tree import MAGIC, DamagedTreeError, TreeNode, read_tree, texts_of, words_of
 from megamod.common.text import human_bytes, table
+from megamod.image.bootimg import is_boot_image, read_boot_image
 
 _MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64", 0x1C2: "arm", 0x5064: "riscv64", 0x14C: "ia32"}
+_ANDROID = {"boot.img": "Android boot image", "vendor_boot.img": "Android vendor boot image"}
 _TEXTS = (".cmdline", ".uname")
 _DIGESTS: dict[str, Callable[[bytes], bytes]] = {
     "crc32": lambda data: struct.pack(">I", zlib.crc32(data)),
@@ -56,7 +58,7 @@ class ContainerInspection:
 
     def as_text(self) -> str:
         """Properties, parts, and the image inside, for people."""
-        what = {"uki": "Unified Kernel Image", "efi": "EFI program", "fit": "FIT image"}[self.kind]
+        what = {"uki": "Unified Kernel Image", "efi": "EFI program", "fit": "FIT image", **_ANDROID}[self.kind]
         lines = [f"{self.path}: {what}, {human_bytes(self.bytes)}" + (f": {self.title}" if self.title else "")]
         lines += [f"{name} {value}" for name, value in self.properties]
         rows = [[part.name, part.what, human_bytes(part.bytes)] for part in self.parts]
@@ -64,7 +66,8 @@ class ContainerInspection:
         return "\n".join([*lines, *(["", self.inside.as_text()] if self.inside is not None else [])])
 
     def as_json(self) -> str:
-        """The same for programs: ``kind`` is ``uki``, ``efi`` or ``fit``; ``image`` is what is inside, inspected."""
+        """The same for programs: ``kind`` is ``uki``, ``efi``, ``fit``, ``boot.img`` or
+        ``vendor_boot.img``; ``image`` is what is inside, inspected."""
         value = {
             "kind": self.kind,
             "path": self.path,
@@ -78,13 +81,13 @@ class ContainerInspection:
 
 
 def is_container(data: bytes) -> bool:
-    """Whether *data* is an EFI program or a flattened tree."""
-    return data[:2] == b"MZ" or data[:4] == MAGIC
+    """Whether *data* is an EFI program, a flattened tree or an Android boot image."""
+    return data[:2] == b"MZ" or data[:4] == MAGIC or is_boot_image(data)
 
 
 def inspect_container(path: Path, data: bytes, read_image: Callable[[str, bytes], Any]) -> ContainerInspection:
     """Read *data*; *read_image* (name, bytes) inspects the image inside, and gives None for one that is not ours."""
-    reader = _inspect_fit if data[:4] == MAGIC else _inspect_efi
+    reader = _inspect_fit if data[:4] == MAGIC else _inspect_android if is_boot_image(data) else _inspect_efi
     return reader(str(path), data, read_image)
 
 
@@ -173,6 +176,22 @@ def _inspect_fit(source: str, data: bytes, read_image: Callable[[str, bytes], An
         properties=tuple(properties),
         parts=tuple(parts),
         inside=inside,
+    )
+
+
+def _inspect_android(source: str, data: bytes, read_image: Callable[[str, bytes], Any]) -> ContainerInspection:
+    found = read_boot_image(data, source)
+    ramdisk = found.parts.get("ramdisk")
+    properties = [("header", f"version {found.version}, pages of {found.page} bytes")]
+    properties += [("command line", found.command_line)] if found.command_line else []
+    return ContainerInspection(
+        kind="vendor_boot.img" if found.vendor else "boot.img",
+        path=source,
+        bytes=len(data),
+        title="",
+        properties=tuple(properties),
+        parts=tuple(Part(name=name, bytes=len(content)) for name, content in found.parts.items()),
+        inside=read_image(f"{source}: ramdisk", ramdisk) if ramdisk else None,
     )
 
 
