@@ -20,9 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from megamod.common.compression import read_regular
 from megamod.common.errors import Location, MegamodError, fail
 from megamod.common.text import shorten
@@ -309,6 +306,9 @@ def _interpreter(data: bytes) -> str | None:
         return os.fsdecode(words[0]) if words else None
     if data[:4] != b"\x7fELF":
         return None
+    from elftools.common.exceptions import ELFError  # for images with programs alone
+    from elftools.elf.elffile import ELFFile
+
     try:
         for segment in ELFFile(io.BytesIO(data)).iter_segments("PT_INTERP"):
             return os.fsdecode(segment.data().rstrip(b"\0"))

@@ -19,7 +19,7 @@ from megamod.prelink.member import Member
 _GET = "__symbol_get"
 # A conversion of printf in a symbol's name: gen_probe asks for `cfi_cmdset_%4.4X` (drivers/mtd/chips/gen_probe.c).
 _CONVERSION = re.compile(rb"%[0-9.]*[dxXu]")
-_NAME = re.compile(rb"[A-Za-z_][\w%.]{2,62}")
+_NAME = re.compile(rb"(?<![^\0])(?:symbol:)?([A-Za-z_][\w%.]{2,62})(?![^\0])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def _closure(start: str, edges: Mapping[str, Set[str]]) -> set[str]:
 
 def _named(member: Member, symbols: Iterable[str]) -> set[str]:
     """Which of *symbols* stand among the member's strings, or fit a pattern that does."""
-    texts = {text.removeprefix(b"symbol:") for text in _strings(member)}
+    texts = _strings(member)
     plain = {text.decode() for text in texts if b"%" not in text}
     patterns = [
         re.compile(_CONVERSION.sub(b"[0-9A-Fa-f]+", text).decode()) for text in texts if _CONVERSION.search(text)
@@ -100,8 +100,7 @@ def _strings(member: Member) -> set[bytes]:
     found: set[bytes] = set()
     for section in member.sections:
         if section.sh_flags & SHF_ALLOC and not section.sh_flags & SHF_EXECINSTR and section.name.startswith(".rodata"):
-            parts = bytes(section.data).split(b"\0")
-            found.update(part for part in parts if _NAME.fullmatch(part.removeprefix(b"symbol:")))
+            found.update(_NAME.findall(section.data))
     return found
 
 

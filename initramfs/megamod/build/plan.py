@@ -52,6 +52,7 @@ Every member and single has the next number, from 0, as its ID.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,9 @@ WATCHDOG = 30
 
 CTL_PATH = "megamod/ctl"
 """Where the loader expects the program of the stage keeper, megamod-ctl."""
+
+# What is written as it is.
+_PLAIN = re.compile(r"[!-$&-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +236,8 @@ def _record(*fields: str) -> bytes:
 
 
 def _escape(field: str) -> bytes:
+    if _PLAIN.fullmatch(field):
+        return field.encode("ascii")
     raw = field.encode("utf-8", "surrogateescape")
     escaped = b"".join(bytes([c]) if 0x21 <= c <= 0x7E and c != 0x25 else b"%%%02X" % c for c in raw)
     return escaped or b"%"

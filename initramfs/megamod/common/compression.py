@@ -18,7 +18,6 @@ from pathlib import Path
 
 import zstandard
 
-from megamod.common.archive_library import libarchive
 from megamod.common.choices import Compress
 from megamod.common.errors import MegamodError
 
@@ -321,6 +320,8 @@ def _unlz4(data: bytes, start: int, limit: int) -> tuple[bytes, int]:
 
 
 def _by_libarchive(data: bytes, filter_name: str, limit: int) -> bytes:
+    from megamod.common.archive_library import libarchive  # few files are unpacked by it
+
     parts: list[bytes] = []
     total = 0
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from megamod.common.compression import decompress
@@ -55,13 +56,19 @@ class KernelConfig:
 def find_config(files: KernelFiles) -> KernelConfig | None:
     """The configuration of the kernel that *files* belong to; None if none is found."""
     for path in files.configs():
-        data = decompress(read_file(path), limit=_LIMIT, source=str(path))  # it may be a /proc/config.gz
-        config = parse_config(data.decode("utf-8", "replace"), source=str(path))
+        config = _parsed(read_file(path), str(path))
         if config.values:
             return config
         if files.is_named(path):
             raise MegamodError(f"{path}: is not a kernel configuration: no line of it sets an option")
     return next(filter(None, (_inside(path, files.release) for path in files.images())), None)
+
+
+@lru_cache(maxsize=2)
+def _parsed(data: bytes, source: str) -> KernelConfig:
+    """The file is read whenever it is asked for, and its 10,000 lines are looked at once."""
+    text = decompress(data, limit=_LIMIT, source=source)  # it may be a /proc/config.gz
+    return parse_config(text.decode("utf-8", "replace"), source=source)
 
 
 def _inside(path: Path, release: str) -> KernelConfig | None:

@@ -13,11 +13,11 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from megamod.common.compression import decompress
 from megamod.common.errors import MegamodError
@@ -25,6 +25,10 @@ from megamod.common.files import read_file
 from megamod.kernel.flat_addresses import find_build_id
 from megamod.kernel.flat_image import flat_exports
 from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
+from megamod.prelink.distance import ImageSymbol, KernelImage
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 _ENTRY = 12  # struct kernel_symbol: value, name, namespace, each relative to its own place
 _LIMIT = 512 << 20
@@ -46,7 +50,7 @@ class KernelExport:
     address: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelExports:
     """All symbols that a kernel exports; *source* is the file they were read from, *release* what the kernel in it
     calls itself, None where the file does not say. *build_id*: of the image, in hex, and the address of its 20 bytes;
@@ -62,9 +66,24 @@ class KernelExports:
         """Whether there is a CRC for any symbol."""
         return any(export.crc is not None for export in self.symbols.values())
 
+    @cached_property
+    def image(self) -> KernelImage | None:
+        """What the linker may bind by distance; None for an image without a build id."""
+        if self.build_id is None:
+            return None
+        build_id, note = self.build_id
+        symbols = {
+            name: ImageSymbol(address=export.address, crc=export.crc, namespace=export.namespace)
+            for name, export in self.symbols.items()
+            if export.address is not None
+        }
+        return KernelImage(build_id=build_id, note=note, symbols=symbols)
+
 
 def read_image_exports(path: Path) -> KernelExports:
     """The exports of the kernel image *path*; MegamodError for what is none, or in which they are not found."""
+    from elftools.common.exceptions import ELFError  # a kernel that is known is not read again
+
     kernel = unpacked_kernel(path)
     release = kernel_release(kernel)
     try:
@@ -104,7 +123,7 @@ def read_system_map(path: Path) -> KernelExports:
 def _image_symbols(kernel: bytes, path: Path) -> Iterator[tuple[str, KernelExport]]:
     flat = kernel[:4] != b"\x7fELF"
     if not flat:
-        file = ELFFile(io.BytesIO(kernel))
+        file = _elf_file(kernel)
         if file["e_machine"] in _BY_SECTIONS:
             yield from _ksymtab(file, path)
             return
@@ -115,11 +134,17 @@ def _image_symbols(kernel: bytes, path: Path) -> Iterator[tuple[str, KernelExpor
         yield each.name, KernelExport(crc=each.crc, gpl=each.gpl, namespace=each.namespace, address=address)
 
 
+def _elf_file(kernel: bytes) -> ELFFile:
+    from elftools.elf.elffile import ELFFile
+
+    return ELFFile(io.BytesIO(kernel))
+
+
 def _build_id(kernel: bytes) -> tuple[str, int] | None:
     """The build id of a kernel and its address: .notes is what /sys/kernel/notes shows (kernel/ksysfs.c)."""
     if kernel[:4] != b"\x7fELF":
         return find_build_id(kernel)
-    section = ELFFile(io.BytesIO(kernel)).get_section_by_name(".notes")
+    section = _elf_file(kernel).get_section_by_name(".notes")
     if section is None:
         return None
     data, at = section.data(), 0

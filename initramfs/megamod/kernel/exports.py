@@ -22,7 +22,7 @@ from megamod.kernel.export_sources import (
 )
 from megamod.kernel.kernel_image import kernel_release, unpacked_kernel
 from megamod.modules.kernel_files import KernelFiles
-from megamod.prelink.distance import ImageSymbol, KernelImage
+from megamod.prelink.distance import KernelImage
 from megamod.prelink.exports import reserved
 from megamod.prelink.member import Member
 
@@ -90,15 +90,7 @@ def kernel_image_of(files: KernelFiles) -> Path | None:
 
 def image_of(exports: KernelExports | None) -> KernelImage | None:
     """What the linker may bind by distance; None for an image without a build id, or if no addresses are known."""
-    if exports is None or exports.build_id is None:
-        return None
-    build_id, note = exports.build_id
-    symbols = {
-        name: ImageSymbol(address=export.address, crc=export.crc, namespace=export.namespace)
-        for name, export in exports.symbols.items()
-        if export.address is not None
-    }
-    return KernelImage(build_id=build_id, note=note, symbols=symbols)
+    return exports.image if exports is not None else None
 
 
 def why_reserved(member: Member, exports: KernelExports | None) -> str | None:

@@ -7,9 +7,6 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.machine.device_tree import STORAGE, DeviceTree, Node, read_device_tree
@@ -91,6 +88,9 @@ def _cells(modules: Iterable[str], tree: ModuleTree) -> list[tuple[str, str]]:
 
 def _strings(path: Path) -> set[str]:
     """The read-only strings of a module file, in the spelling of alias tables; none if it cannot be read."""
+    from elftools.common.exceptions import ELFError  # for multi-function chips alone
+    from elftools.elf.elffile import ELFFile
+
     try:
         file = ELFFile(io.BytesIO(read_module_bytes(path)))
         sections = [s.data() for s in file.iter_sections() if s.name.startswith(".rodata")]

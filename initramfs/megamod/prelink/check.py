@@ -120,11 +120,8 @@ def _check_relocations(member: Member) -> None:
 
 
 def _check_overlaps(rows: Array, where: str, architecture: Architecture) -> None:
-    widths = np.zeros(WIDEST + 1, np.int64)
-    for kind, known in architecture.relocations.items():
-        widths[kind] = 0 if known.stacks else known.width
     start = rows["r_offset"].astype(np.int64)
-    end = start + widths[np.minimum(rows["r_type"], WIDEST)]
+    end = start + architecture.own_widths[np.minimum(rows["r_type"], WIDEST)]
     if (start[1:] >= end[:-1]).all():
         return
     order = np.lexsort((end, start))

@@ -21,8 +21,9 @@ kernel, by name. Source: kernel/module/main.c load_module(), arch/x86/kernel/mod
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -100,7 +101,8 @@ def choose_distances(
         spaces = {"", *member.infos("import_ns")}
         named |= {name for name in own.values() if name in fitting and image.symbols[name].namespace not in spaces}
         named |= {own[symbol] for symbol in _used_early(member) if symbol in own}
-    by_address = sorted((address, name) for name, address in fitting.items() if not _KERNELS_OWN.match(name))
+        named |= {name for name in own.values() if _is_kernels_own(name)}
+    by_address = sorted((address, name) for name, address in fitting.items() if not _is_kernels_own(name))
     if len(by_address) <= 2 * _CHECKS:
         return None
     step = (len(by_address) - 1) / (_CHECKS - 1)
@@ -117,21 +119,31 @@ def choose_distances(
     return Distances(build_id=image.build_id, check=check, far=far)
 
 
-def _used_early(member: Member) -> Iterator[int]:
-    """Symbols that the kernel may follow before the module's init has run."""
-    yield from member.weak_imports
-    yield from (symbol for symbol, name in member.imports.items() if _KERNELS_OWN.match(name))
+@cache
+def _is_kernels_own(name: str) -> bool:
+    return _KERNELS_OWN.match(name) is not None
+
+
+@cache
+def _is_plain(section: str) -> bool:
+    return _PLAIN.fullmatch(section) is not None
+
+
+def _used_early(member: Member) -> list[int]:
+    """Symbols that the kernel may follow before the module's init has run, those of its own names apart."""
+    used = np.zeros(len(member.symbols), bool)
+    used[list(member.weak_imports)] = True
     places: list[tuple[int, int, int]] = []
     for target, rows in member.relas:
         section = member.sections[target]
         if not section.alloc:
             continue
-        if not _PLAIN.fullmatch(section.name):
-            yield from np.unique(rows["r_sym"]).tolist()
+        if not _is_plain(section.name):
+            used[rows["r_sym"]] = True
         if section.name in _SITES:
             homes, values = _targets(member, rows)
-            pairs = np.unique(np.stack([homes, values], axis=1), axis=0)
-            places += [(home, value, value + _REACH) for home, value in pairs.tolist()]
+            pairs = set(zip(homes.tolist(), values.tolist(), strict=True))
+            places += [(home, value, value + _REACH) for home, value in pairs]
     places += _setters(member)
     relas = dict(member.relas)
     by_home: dict[int, list[tuple[int, int]]] = {}
@@ -143,7 +155,8 @@ def _used_early(member: Member) -> Iterator[int]:
         offset = rows["r_offset"].astype(np.int64)
         before = np.searchsorted(starts, offset, side="right") - 1
         inside = (before >= 0) & (offset < np.maximum.accumulate(ends)[before])
-        yield from np.unique(rows["r_sym"][inside]).tolist()
+        used[rows["r_sym"][inside]] = True
+    return list(map(int, np.flatnonzero(used)))
 
 
 def _targets(member: Member, rows: Array) -> tuple[Array, Array]:

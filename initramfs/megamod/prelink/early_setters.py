@@ -76,6 +76,7 @@ class _Program:
     exporters: Mapping[str, tuple[Member, Export]]
     members: dict[str, Member] = field(default_factory=dict)
     starts: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    fields: dict[tuple[str, int], tuple[Array, Array]] = field(default_factory=dict)
 
     def reach(self, places: Iterable[tuple[Member, int, int]]) -> frozenset[_Object]:
         """Everything that may be touched from *places* (member, section, offset) on."""
@@ -108,41 +109,47 @@ class _Program:
             self.starts[key] = sorted({0, *(symbols["st_value"][inside].tolist() if known else ())})
         return self.starts[key]
 
+    def _fields(self, member: Member, section: int) -> tuple[Array, Array]:
+        """The relocations of a section in the order of their offsets, and these."""
+        key = member.name, section
+        if key not in self.fields:
+            rows = next((rows for target, rows in member.relas if target == section), np.zeros(0, elf.RELA64))
+            rows = rows[np.argsort(rows["r_offset"], kind="stable")]
+            self.fields[key] = rows["r_offset"].astype(np.int64), rows
+        return self.fields[key]
+
     def _targets(self, found: _Object) -> Iterable[_Object]:
         member = self.members[found.module]
         starts = self._starts(member, found.section)
         at = bisect_right(starts, found.start)
         end = starts[at] if at < len(starts) else member.sections[found.section].size
+        offsets, rows = self._fields(member, found.section)
         if member.sections[found.section].sh_flags & SHF_EXECINSTR and member.machine in _BRANCHES:
             content = np.frombuffer(member.sections[found.section].data, np.uint8)
             fields, leads_to = _BRANCHES[member.machine](content, found.start, end)
-            for target, rows in member.relas:
-                if target == found.section:
-                    leads_to = leads_to[~np.isin(fields, rows["r_offset"].astype(np.int64))]
-                    break
+            # A field may begin behind the last opcode.
+            near = offsets[slice(*np.searchsorted(offsets, (found.start, end + 4)))]
+            leads_to = leads_to[~np.isin(fields, near)]
             for value in np.intersect1d(leads_to, starts).tolist():
                 yield _Object(found.module, found.section, value)
-        for target, rows in member.relas:
-            if target != found.section:
+        first, last = np.searchsorted(offsets, (found.start, end))
+        for _offset, kind, symbol, addend in rows[first:last].tolist():
+            if symbol in member.imports:
+                if (found_export := self.exporters.get(member.imports[symbol])) is not None:
+                    other, export = found_export
+                    yield self.object_at(other, export.section, export.value)
                 continue
-            inside = rows[(rows["r_offset"] >= found.start) & (rows["r_offset"] < end)]
-            for _offset, kind, symbol, addend in inside.tolist():
-                if symbol in member.imports:
-                    if (found_export := self.exporters.get(member.imports[symbol])) is not None:
-                        other, export = found_export
-                        yield self.object_at(other, export.section, export.value)
-                    continue
-                home = int(member.symbols["st_shndx"][symbol])
-                if not 0 < home < min(SHN_LORESERVE, len(member.sections)):
-                    continue
-                section = member.sections[home]
-                if section.name in _NOT_FOLLOWED:
-                    continue
-                value = int(member.symbols["st_value"][symbol]) + addend
-                ends: tuple[int, ...] = (0,)
-                if member.machine == elf.EM_X86_64 and kind in _X86_RELATIVE:
-                    ends = _X86_BRANCH if section.sh_flags & SHF_EXECINSTR else _X86_ENDS
-                yield from (self.object_at(member, home, value + more) for more in ends)
+            home = int(member.symbols["st_shndx"][symbol])
+            if not 0 < home < min(SHN_LORESERVE, len(member.sections)):
+                continue
+            section = member.sections[home]
+            if section.name in _NOT_FOLLOWED:
+                continue
+            value = int(member.symbols["st_value"][symbol]) + addend
+            ends: tuple[int, ...] = (0,)
+            if member.machine == elf.EM_X86_64 and kind in _X86_RELATIVE:
+                ends = _X86_BRANCH if section.sh_flags & SHF_EXECINSTR else _X86_ENDS
+            yield from (self.object_at(member, home, value + more) for more in ends)
 
 
 def _branches_x86_64(content: Array, start: int, end: int) -> tuple[Array, Array]:

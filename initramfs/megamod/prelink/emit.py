@@ -37,11 +37,19 @@ class _File:
     architecture: Architecture
     names: list[str] = field(default_factory=list)
     headers: list[list[int]] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
+    bodies: list[bytes | memoryview] = field(default_factory=list)
     room: Mapping[str, int] = field(default_factory=dict)
 
     def add(
-        self, name: str, sh_type: int, flags: int, body: bytes, *, align: int = 1, entsize: int = 0, size: int = -1
+        self,
+        name: str,
+        sh_type: int,
+        flags: int,
+        body: bytes | memoryview,
+        *,
+        align: int = 1,
+        entsize: int = 0,
+        size: int = -1,
     ) -> int:
         self.names.append(name)
         self.headers.append([sh_type, flags, len(body) if size < 0 else size, 0, 0, max(align, 1), entsize])
@@ -70,7 +78,8 @@ class _File:
             out += bytes(align_up(len(out), align) - len(out))
             headers[index] = (name_offset, sh_type, flags, 0, len(out), size, sh_link, sh_info, align, entsize)
             name_offset += len(name.encode()) + 1
-            out += body + bytes(max(self.room.get(name, 0) - len(body), 0))
+            out += body
+            out += bytes(max(self.room.get(name, 0) - len(body), 0))
         out += bytes(-len(out) % 8)
         shoff = len(out)
         out += headers.tobytes()
@@ -91,37 +100,32 @@ def emit(
     found: Classes,
     resolution: Resolution,
     options: PrelinkOptions,
+    functions: Functions,
     *,
     beside: bytes | None = None,
 ) -> bytes:
-    """Write the megamodule. *beside*: the same in its names form, which has more symbols: what both have lies at the
-    same places, so a patch is small (names_form.py)."""
+    """Write the megamodule. *functions*: of `function_symbols`. *beside*: the same in its names form, which has more
+    symbols: what both have lies at the same places, so a patch is small (names_form.py)."""
     architecture = tables.architecture
     records = elf.CLASSES[architecture.bits // 32]
     file = _File(architecture=architecture)
     outputs: list[int] = []
     for number, output in enumerate(tables.outputs):
-        body = contents[number].tobytes()
         size = layout.sizes[number]
-        outputs.append(
-            file.add(
-                output.name,
-                output.sh_type,
-                output.sh_flags,
-                body,
-                align=output.sh_addralign,
-                entsize=output.sh_entsize,
-                size=size,
-            )
-        )
+        kind, content = (output.sh_type, output.sh_flags), contents[number].data
+        index = file.add(output.name, *kind, content, align=output.sh_addralign, entsize=output.sh_entsize, size=size)
+        outputs.append(index)
     for number, output in zip(outputs, tables.outputs, strict=True):
         if output.sh_type == elf.SHT_ARM_EXIDX:
             code = output.name.removeprefix(elf.EXIDX) or ".text"
             file.order(number, next(n for n, o in zip(outputs, tables.outputs, strict=True) if o.name == code))
     _add_crcs(file, layout, tables.members)
-    symbols = _Symbols.build(tables, layout, found, options, outputs)
+    symbols = _Symbols.build(tables, layout, found, functions, outputs)
+    kept = np.flatnonzero(found.kernel)
+    kept = kept[np.lexsort((found.place[kept], found.output[kept]))]
+    bounds = np.searchsorted(found.output[kept], np.arange(len(tables.outputs) + 1))
     for number, output in enumerate(tables.outputs):
-        for table in _relocations_of(number, tables, found, symbols):
+        for table in _relocations_of(number, kept[bounds[number] : bounds[number + 1]], tables, found, symbols):
             body, entry = _encode(table, records.relocation), records.relocation.itemsize
             index = file.add(
                 f"{records.prefix}{output.name}",
@@ -194,6 +198,37 @@ def _add_versions(file: _File, imports: Sequence[str], resolution: Resolution, g
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Functions:
+    """Function symbols. output: number of their section; name: where *strings* has it."""
+
+    output: Array
+    value: Array
+    size: Array
+    name: Array
+    strings: bytes
+
+
+def function_symbols(tables: Tables, layout: Layout, options: PrelinkOptions) -> Functions:
+    """The members' functions, all local: names repeat between members, and exports are found through __ksymtab."""
+    parts, strings = [np.zeros((0, 4), np.int64)], bytearray()
+    for position, member in enumerate(tables.members if options.symbols == Symbols.KEEP else ()):
+        symbols = member.symbols
+        home = tables.symbol_section[int(tables.symbol_base[position]) :][: len(symbols)]
+        functions = (symbols["st_info"] & 15 == elf.STT_FUNC) & (symbols["st_shndx"] != elf.SHN_UNDEF) & (home >= 0)
+        picked = np.flatnonzero(functions)
+        picked = picked[tables.section_output[home[picked]] >= 0]
+        names, text = [], member.strings
+        for at in symbols["st_name"][picked].tolist():
+            names.append(len(strings))
+            strings += text[at : text.index(b"\0", at) + 1]
+        value = layout.offset[home[picked]] + symbols["st_value"][picked].astype(np.int64)
+        size = symbols["st_size"][picked].astype(np.int64)
+        parts.append(np.stack((tables.section_output[home[picked]], value, size, np.array(names, np.int64)), axis=1))
+    output, values, sizes, places = np.concatenate(parts).T
+    return Functions(output=output, value=values, size=sizes, name=places, strings=bytes(strings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Symbols:
     """The symbol table. symbol, addend: per relocation, what it says in the file if it is left to the kernel."""
 
@@ -204,12 +239,10 @@ class _Symbols:
     addend: Array
 
     @staticmethod
-    def build(
-        tables: Tables, layout: Layout, found: Classes, options: PrelinkOptions, outputs: Sequence[int]
-    ) -> _Symbols:
+    def build(tables: Tables, layout: Layout, found: Classes, functions: Functions, outputs: Sequence[int]) -> _Symbols:
         sections = np.full(len(tables.outputs), -1, np.int64)
         named: list[tuple[int, int, int, int, int]] = []  # st_info, shndx, value, size, name
-        strings = bytearray(1)
+        strings = bytearray(1) + functions.strings
         targets = np.unique(found.target[found.kernel & (found.target >= 0)])
         for position, target in enumerate(targets.tolist(), start=1):
             sections[target] = position
@@ -218,24 +251,28 @@ class _Symbols:
         places = np.unique(np.stack([found.target[exact], values[exact]], axis=1), axis=0)
         first = len(named) + 1
         named += [(elf.STT_NOTYPE, outputs[target], value, 0, 0) for target, value in places.tolist()]
-        if options.symbols == Symbols.KEEP:
-            _add_functions(tables, layout, outputs, named, strings)
+        before = len(named)
+        shift = before + len(functions.output)
         _add_codetags(tables, layout, outputs, named, strings)
-        local_count = len(named) + 1
+        local_count = shift + len(named) - before + 1
         imports = np.full(len(tables.imports), -1, np.int64)
         weak = {m.imports[i] for m in tables.members for i in m.weak_imports}
         for number in np.flatnonzero(found.used).tolist():
-            imports[number] = len(named) + 1
+            imports[number] = shift + len(named) - before + 1
             name = tables.imports[number]
             strings += bytes(-len(strings) % tables.architecture.name_alignment)
             binding = elf.STB_WEAK if name in weak else elf.STB_GLOBAL
             named.append((binding << 4, elf.SHN_UNDEF, 0, 0, len(strings)))
             strings += name.encode("utf-8", "backslashreplace") + b"\0"
-        table = np.zeros(len(named) + 1, elf.SYM64)
-        if named:
-            info, shndx, value, size, name_at = (np.array(column) for column in zip(*named, strict=True))
-            table["st_info"][1:], table["st_shndx"][1:], table["st_value"][1:] = info, shndx, value
-            table["st_size"][1:], table["st_name"][1:] = size, name_at
+        table = np.zeros(shift + len(named) - before + 1, elf.SYM64)
+        rows = np.array(named, np.int64).reshape(-1, 5)
+        own = np.concatenate((table[1 : before + 1], table[shift + 1 :]))
+        for column, name in enumerate(("st_info", "st_shndx", "st_value", "st_size", "st_name")):
+            own[name] = rows[:, column]
+        table[1 : before + 1], table[shift + 1 :] = own[:before], own[before:]
+        block = table[before + 1 : shift + 1]
+        block["st_info"], block["st_shndx"] = elf.STT_FUNC, np.array(outputs, np.int64)[functions.output]
+        block["st_value"], block["st_size"], block["st_name"] = functions.value, functions.size, functions.name + 1
 
         # Per relocation: symbol and addend.
         symbol = np.zeros(len(found.target), np.int64)
@@ -259,31 +296,6 @@ def _exact(tables: Tables, found: Classes) -> tuple[Array, Array]:
     if not architecture.addends_in_place:
         inside &= np.isin(found.type, [kind for kind, known in architecture.relocations.items() if known.label])
     return np.flatnonzero(inside), values
-
-
-def _add_functions(
-    tables: Tables,
-    layout: Layout,
-    outputs: Sequence[int],
-    named: list[tuple[int, int, int, int, int]],
-    strings: bytearray,
-) -> None:
-    """Function symbols, all local: names repeat between members, and exports are found through __ksymtab."""
-    for position, member in enumerate(tables.members):
-        symbols = member.symbols
-        home = tables.symbol_section[int(tables.symbol_base[position]) :][: len(symbols)]
-        functions = (symbols["st_info"] & 15 == elf.STT_FUNC) & (symbols["st_shndx"] != elf.SHN_UNDEF) & (home >= 0)
-        picked = np.flatnonzero(functions)
-        output = tables.section_output[home[picked]]
-        value = layout.offset[home[picked]] + symbols["st_value"][picked].astype(np.int64)
-        for number, place, size, name_at in zip(
-            output.tolist(), value.tolist(), symbols["st_size"][picked].tolist(), symbols["st_name"][picked].tolist(),
-            strict=True,
-        ):  # fmt: skip
-            if number < 0:
-                continue
-            named.append((elf.STT_FUNC, outputs[number], place, size, len(strings)))
-            strings += member.strings[name_at : member.strings.index(b"\0", name_at) + 1]
 
 
 def _add_codetags(
@@ -310,10 +322,9 @@ def _add_codetags(
             strings += f"{prefix}alloc_tags".encode() + b"\0"
 
 
-def _relocations_of(number: int, tables: Tables, found: Classes, symbols: _Symbols) -> Iterable[Array]:
-    """The relocation tables of one output section, in the order of their places; mostly one, none without rows."""
-    rows = np.flatnonzero(found.kernel & (found.output == number))
-    rows = rows[np.argsort(found.place[rows], kind="stable")]
+def _relocations_of(number: int, rows: Array, tables: Tables, found: Classes, symbols: _Symbols) -> Iterable[Array]:
+    """The relocation tables of one output section, whose *rows* are in the order of their places; mostly one, none
+    without rows."""
     target = found.target[rows]
     if (target == ABSOLUTE).any():
         raise MegamodError(f"{site(tables, int(rows[np.argmax(target == ABSOLUTE)]))}: absolute value")

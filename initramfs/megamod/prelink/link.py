@@ -13,7 +13,7 @@ from megamod.common.compression import read_module_bytes
 from megamod.common.errors import MegamodError
 from megamod.prelink.classify import classify
 from megamod.prelink.distance import KernelImage, bind_by_distance, choose_distances, skip_check
-from megamod.prelink.emit import emit
+from megamod.prelink.emit import emit, function_symbols
 from megamod.prelink.exports import Export
 from megamod.prelink.glue import make_glue
 from megamod.prelink.kernel_crcs import find_glue_crcs, neighbours
@@ -33,6 +33,7 @@ from megamod.prelink.sort_unwind import sort_unwind
 from megamod.prelink.unwind import gather
 from megamod.prelink.veneers import call_veneers, choose_veneers
 from megamod.prelink.verify.checks import verify
+from megamod.prelink.verify.imports import expected_imports
 from megamod.prelink.verify.other_form import verify_names_form
 from megamod.prelink.waiting import waiting_ranks
 from megamod.prelink.warnings import cost_notes
@@ -191,21 +192,24 @@ def _link(
     # All offsets are fixed.
     found = classify(tables, places, options)
     contents = sort_unwind(relocate(tables, places, found), tables, places, unwind)
-    names = None
+    names, functions = None, function_symbols(tables, places, options)
     if distances is not None:
-        names = emit(skip_check(contents, tables, places, glue), tables, places, found, resolution, options)
+        other = skip_check(contents, tables, places, glue)
+        names = emit(other, tables, places, found, resolution, options, functions)
         found = bind_by_distance(tables, found, distances)
-    data = emit(contents, tables, places, found, resolution, options, beside=names)
+    data = emit(contents, tables, places, found, resolution, options, functions, beside=names)
     link_map = make_map(data, tables, places, depends, options, unwind, distances)
+    expected = expected_imports(placed, link_map)
     remarks = verify(
         data,
         placed,
         link_map,
         percpu_reserve=options.percpu_reserve,
         image=image if distances is not None else None,
+        expected=expected,
     )
     if names is not None:
-        verify_names_form(data, names, placed, link_map)
+        verify_names_form(data, names, placed, link_map, expected)
     return Megamodule(
         name=options.name,
         data=data,

@@ -34,10 +34,12 @@ def entries_to_keep(member: Member, home: Array, address: Array, state: Array) -
     """Per entry of *member*, whether it stays. home, address: section and offset it points to; state: its bytes."""
     kept = np.ones(len(home), bool)
     wanted = _wanted(member)
-    whole = state.view("V6")
-    for index in np.unique(home).tolist():
-        rows = np.flatnonzero(home == index)
-        rows = rows[np.argsort(address[rows], kind="stable")]
+    # Integers are compared at once, structures one by one.
+    halves = state.view("<u2").reshape(-1, 3).astype(np.uint64)
+    whole = halves[:, 0] | halves[:, 1] << np.uint64(16) | halves[:, 2] << np.uint64(32)
+    order = np.lexsort((address, home))
+    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1) if len(order) else ():
+        index = int(home[rows[0]])
         section = member.sections[index]
         kept[rows] = _kept_in(section, address[rows], whole[rows], wanted.get(index, np.empty((0, 2), np.int64)))
     return kept
@@ -50,9 +52,12 @@ def _kept_in(section: Section, address: Array, state: Array, wanted: Array) -> A
     if section.size > len(code):  # code without bytes
         return np.ones(len(address), bool)
     short = end - address < _CALL_SIZE
-    zero = state == np.zeros(1, "V6")[0]
-    padding = zero & (_count(_PADDING[code], address, end) == end - address)
-    gone = padding | (short & (_count(_trapping(code), address, end) == 0))
+    gone = short & (_count(_trapping(code), address, end) == 0)
+    zero = np.flatnonzero(state == 0)
+    if len(zero):
+        start, stop = address[zero], end[zero]
+        others = np.flatnonzero(~_PADDING[code])
+        gone[zero] |= _count(others, start, stop) == 0
     # Addresses that are looked up exactly, as [first, last] byte.
     first = np.searchsorted(address, wanted[:, 0], side="right") - 1
     last = np.searchsorted(address, wanted[:, 1], side="right") - 1
@@ -68,19 +73,18 @@ def _kept_in(section: Section, address: Array, state: Array, wanted: Array) -> A
     return kept
 
 
-def _count(mask: Array, start: Array, end: Array) -> Array:
-    """How many of the bytes in each [start, end) are set in *mask*."""
-    total = np.concatenate([[0], np.cumsum(mask)])
-    counts: Array = total[end] - total[start]
+def _count(places: Array, start: Array, end: Array) -> Array:
+    """How many of *places*, which are sorted, lie in each [start, end)."""
+    counts: Array = np.searchsorted(places, end) - np.searchsorted(places, start)
     return counts
 
 
 def _trapping(code: Array) -> Array:
-    """Bytes where an indirect call (FF /2, FF /3) or a ud2 (0F 0B) could start, whatever instruction they belong to."""
-    following = np.append(code[1:], 0)
-    operation = (following >> 3) & 7
-    mask: Array = ((code == 0xFF) & ((operation == 2) | (operation == 3))) | ((code == 0x0F) & (following == 0x0B))
-    return mask
+    """Where an indirect call (FF /2, FF /3) or a ud2 (0F 0B) could start, whatever instruction the bytes belong to."""
+    calls, traps = np.flatnonzero(code[:-1] == 0xFF), np.flatnonzero(code[:-1] == 0x0F)
+    operation = (code[calls + 1] >> 3) & 7
+    found: Array = np.sort(np.concatenate((calls[(operation == 2) | (operation == 3)], traps[code[traps + 1] == 0x0B])))
+    return found
 
 
 def _wanted(member: Member) -> dict[int, Array]:

@@ -61,7 +61,8 @@ def read_member(image: bytes, *, file: str, lenient: bool = False) -> Member:
         raise MegamodError(f"{file}: no {THIS_MODULE} section", hint="this is an object file, not a kernel module")
     versions, has_versions, extended = _read_versions(sections, architecture.word, file)
     undefined = np.flatnonzero((symbols["st_shndx"] == elf.SHN_UNDEF) & (symbols["st_name"] != 0))
-    imports = {int(i): string_at(strings, int(symbols["st_name"][i])) for i in undefined}
+    named = zip(undefined.tolist(), symbols["st_name"][undefined].tolist(), strict=True)
+    imports = {index: string_at(strings, at) for index, at in named}
     weak = symbols["st_info"][undefined] >> 4 == elf.STB_WEAK
     reasons: list[MegamodError] = []
 
@@ -93,7 +94,7 @@ def read_member(image: bytes, *, file: str, lenient: bool = False) -> Member:
         has_versions=has_versions,
         has_extended_versions=extended,
         imports=imports,
-        weak_imports=frozenset(int(i) for i in undefined[weak]),
+        weak_imports=frozenset(undefined[weak].tolist()),
         exports=read_exports(sections, symbols, strings, relas, architecture, file),
         init=init[1:] if init else None,
         init_at=init[0] if init else None,

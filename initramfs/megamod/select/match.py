@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from megamod.common.errors import MegamodError, fail
@@ -18,6 +19,8 @@ from megamod.profile.selectors import ParsedSelector, SelectorKind, parse_select
 from megamod.select.gone_names import answer_for
 from megamod.select.module_list import listed_modules
 from megamod.select.sets import shipped_set
+
+_MODULE_ENDING = re.compile(r"\.ko(\.\w+)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +132,15 @@ def _globbed(names: Iterable[str], pattern: str) -> tuple[str, ...]:
 def _is_below(relpath: str, parts: list[str]) -> bool:
     """Whether the module file *relpath* is the folder (or file) *parts*, or below it; each part may be a glob."""
     path = _path_parts(relpath)
-    return len(path) >= len(parts) and all(fnmatchcase(have, want) for have, want in zip(path, parts, strict=False))
+    return len(path) >= len(parts) and all(
+        have == want or fnmatchcase(have, want) for have, want in zip(path, parts, strict=False)
+    )
 
 
-def _path_parts(relpath: str) -> list[str]:
-    plain = re.sub(r"\.ko(\.\w+)?$", "", relpath).removeprefix("kernel/")
-    return plain.replace("-", "_").split("/")
+@cache
+def _path_parts(relpath: str) -> tuple[str, ...]:
+    plain = _MODULE_ENDING.sub("", relpath).removeprefix("kernel/")
+    return tuple(plain.replace("-", "_").split("/"))
 
 
 def _nothing(selector: ParsedSelector, tree: ModuleTree) -> MegamodError:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+
+import numpy as np
 
 from megamod.prelink.arch.encoder import Encoder
 from megamod.prelink.elf import Array
@@ -83,7 +86,7 @@ class Veneer:
     fields: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One architecture. name: the kernel's word; loader: the loader's; bits: of a pointer.
 
@@ -126,6 +129,14 @@ class Architecture:
     area: int = 1 << 30
     checks_image: bool = False
     veneer: Veneer | None = None
+
+    @cached_property
+    def own_widths(self) -> Array:
+        """Relocation type → bytes of its field that no other may have, 0 for those that add to it."""
+        widths = np.zeros(WIDEST + 1, np.int64)
+        for kind, known in self.relocations.items():
+            widths[kind] = 0 if known.stacks else known.width
+        return widths
 
     @property
     def word(self) -> int:

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -61,11 +62,17 @@ class ArchFacts:
 
     def width_of(self, types: Array) -> Array:
         """The width of each relocation type, 0 for one that the kernel does not know."""
-        known = np.zeros(2048, np.int64)
-        for kind, width in self.widths.items():
-            known[kind] = width
-        widths: Array = known[np.minimum(types, 2047)]
+        widths: Array = _by_type(tuple(self.widths.items()))[np.minimum(types, 2047)]
         return widths
+
+
+@cache
+def _by_type(widths: tuple[tuple[int, int], ...]) -> Array:
+    known = np.zeros(2048, np.int64)
+    for kind, width in widths:
+        known[kind] = width
+    known.setflags(write=False)
+    return known
 
 
 def _x86_calls(code: bytes, base: int) -> Iterator[tuple[int, int]]:

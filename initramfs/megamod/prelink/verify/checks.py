@@ -1,8 +1,8 @@
 """Pass 10, verify: read the finished bytes again, with other eyes, and check what the kernel would trip over.
 
 Needs: the file, the members in init order, the map. Guarantees: the checks of KERNEL-FACTS that can be made without a
-kernel hold; each is one function below. Shares no code with emit: headers come from pyelftools, tables from numpy, and
-expectations from the members' own files. A megamodule that fails here is never written.
+kernel hold; each is one function below. Shares no code with emit: the file is read by elf_reader.py alone, and
+expectations come from the members' own files. A megamodule that fails here is never written.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from megamod.prelink.elf import Array
 from megamod.prelink.member import Member
 from megamod.prelink.section_rules import is_packed
 from megamod.prelink.verify.arch_facts import ARCH_FACTS, ArchFacts
-from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, reread, symbol_name, text_at
+from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of, places_of, reread, symbol_name, text_at
 from megamod.prelink.verify.entry import check_entry
-from megamod.prelink.verify.imports import check_imports
+from megamod.prelink.verify.imports import Expected, check_imports, expected_imports
 from megamod.prelink.verify.unwind import check_unwind
 
 # Functions that call request_module() for their caller: crypto/api.c (crypto_alloc_*), fs/nls/nls_base.c,
@@ -38,9 +38,10 @@ def verify(
     *,
     percpu_reserve: int = 8192,
     image: KernelImage | None = None,
+    expected: Expected | None = None,
 ) -> tuple[str, ...]:
     """Check the finished file; raise MegamodError at the first thing wrong, return remarks for the user. image: the one
-    kernel that it is for, if imports are bound by distance."""
+    kernel that it is for, if imports are bound by distance. expected: of `expected_imports`."""
     name = str(link_map["name"])
     read = reread(data, name)
     facts = ARCH_FACTS[members[0].machine]
@@ -56,7 +57,7 @@ def verify(
     check_unwind(read, members, link_map)
     _check_bytes(read, members, link_map, facts)
     _check_order(read, members, link_map, facts)
-    check_imports(read, members, link_map, image, facts)
+    check_imports(read, members, expected or expected_imports(members, link_map), image, facts)
     return _remarks(members)
 
 
@@ -162,12 +163,9 @@ def _value(member: Member, row: np.void) -> int:
 
 def _check_modinfo(read: Written, members: Sequence[Member]) -> None:
     section = read.by_name.get(".modinfo")
-    entries = [
-        e.decode("utf-8", "backslashreplace").partition("=")
-        for e in bytes(section.data if section else b"").split(b"\0")
-    ]
     info: dict[str, list[str]] = {}
-    for key, _, value in entries:
+    for entry in bytes(section.data if section else b"").split(b"\0"):
+        key, _, value = entry.decode("utf-8", "backslashreplace").partition("=")
         info.setdefault(key, []).append(value)
     if info.get("name") != [read.name] or info.get("license") != ["GPL"]:
         raise failure(read.name, ".modinfo: name or license")
@@ -189,7 +187,8 @@ def _check_exports(read: Written, members: Sequence[Member], facts: ArchFacts) -
         rows = read.relocations.get(section.index, np.empty(0, RELA))
         entry = facts.entry(table)
         named = rows[rows["offset"] % entry == entry // 3]
-        names = {int(r["offset"]) // entry: text_at(read, *place_of(read, r)) for r in named}
+        places = (named["offset"] // entry).tolist()
+        names = {place: text_at(read, *at) for place, at in zip(places, places_of(read, named), strict=True)}
         ordered = [names.get(i, "") for i in range(section.size // entry)]
         encoded = [n.encode() for n in ordered]
         if any(a >= b for a, b in pairwise(encoded)) or "" in names.values():
@@ -255,7 +254,7 @@ def _check_parameters(read: Written, members: Sequence[Member]) -> None:
         return
     rows = read.relocations[section.index]
     rows = rows[np.argsort(rows["offset"], kind="stable")]
-    names = [text_at(read, *place_of(read, r)) for r in rows[rows["offset"] % entry == 0]]
+    names = [text_at(read, *place) for place in places_of(read, rows[rows["offset"] % entry == 0])]
     permissions = [
         struct.unpack_from("<H", section.data, at + 3 * read.bits // 8)[0] for at in range(0, section.size, entry)
     ]
@@ -338,9 +337,11 @@ def _check_changed(
         width = facts.width_of(rows["r_type"])
         at = np.searchsorted(starts, changed, side="right") - 1
         inside = (at >= 0) & (changed < starts[at] + width[at])
-        if link_map["options"]["tracing"] == "off":
-            traced = [i for i, name in member.imports.items() if name == facts.trace_symbol]
-            inside |= np.isin(changed + facts.trace_opcode, starts[np.isin(rows["r_sym"], traced)])
+        left = np.flatnonzero(~inside)
+        if len(left) and link_map["options"]["tracing"] == "off":
+            traced = np.zeros(len(member.symbols), bool)
+            traced[[i for i, name in member.imports.items() if name == facts.trace_symbol]] = True
+            inside[left] = np.isin(changed[left] + facts.trace_opcode, starts[traced[rows["r_sym"]]])
     else:
         inside = np.zeros(len(changed), bool)
     if not inside.all():
@@ -353,11 +354,10 @@ def _check_order(read: Written, members: Sequence[Member], link_map: Mapping[str
     output = read.by_name[".init.text"]
     rows = read.relocations.get(output.index, np.empty(0, RELA))
     first_call: dict[tuple[int, int], int] = {}
-    for row in rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]:
-        section, offset = place_of(read, row)
-        at = int(row["offset"])
+    rows = rows[(rows["offset"] >= glue["offset"]) & (rows["offset"] < glue["offset"] + glue["size"])]
+    for row, (section, offset), at in zip(rows, places_of(read, rows), rows["offset"].tolist(), strict=True):
         if section and output.data[at - len(facts.call_opcode) : at] == facts.call_opcode:
-            first_call.setdefault((section, offset + facts.call_bias(output.data, row)), int(row["offset"]))
+            first_call.setdefault((section, offset + facts.call_bias(output.data, row)), at)
     start = glue["offset"]
     pointers = read.relocations.get(read.by_name[".gnu.linkonce.this_module"].index, np.empty(0, RELA))
     if len(pointers):

@@ -1,15 +1,13 @@
-"""The finished file, read again with other code than the one that wrote it: headers by pyelftools, tables by numpy."""
+"""The finished file, read again with other code than the one that wrote it, by ELF records of its own."""
 
 from __future__ import annotations
 
-import io
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from megamod.common.errors import MegamodError
 from megamod.prelink.elf import Array
@@ -17,6 +15,11 @@ from megamod.prelink.elf import Array
 # ELF64 and, below, ELF32: what verify reads is always the 64-bit form.
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
+_NULL, _NOBITS = 0, 8
+_KINDS = {
+    **{_NULL: "SHT_NULL", 1: "SHT_PROGBITS", 2: "SHT_SYMTAB", 3: "SHT_STRTAB", 4: "SHT_RELA", 7: "SHT_NOTE"},
+    **{_NOBITS: "SHT_NOBITS", 9: "SHT_REL"},
+}
 REL32 = np.dtype([("offset", "<u4"), ("info", "<u4")])
 SYM32 = np.dtype(
     [("name", "<u4"), ("value", "<u4"), ("size", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2")]
@@ -57,37 +60,44 @@ def failure(read_name: str, text: str) -> MegamodError:
 
 
 def reread(data: bytes, name: str) -> Written:
-    try:
-        file = ELFFile(io.BytesIO(data))
-        view = memoryview(data)
-        sections = []
-        for index, section in enumerate(file.iter_sections()):
-            header = section.header
-            stored = header["sh_type"] not in ("SHT_NOBITS", "SHT_NULL")
-            end = header["sh_offset"] + header["sh_size"] if stored else header["sh_offset"]
-            if end > len(data):
-                raise failure(name, f"section {section.name} ends beyond the file")
-            sections.append(
-                WrittenSection(
-                    index=index,
-                    name=section.name,
-                    kind=str(header["sh_type"]),
-                    flags=int(header["sh_flags"]),
-                    align=int(header["sh_addralign"]),
-                    data=view[header["sh_offset"] : end],
-                    size=int(header["sh_size"]),
-                    link=int(header["sh_link"]),
-                    info=int(header["sh_info"]),
-                )
+    """Headers by struct, tables by numpy; raises MegamodError for what is no relocatable with one symbol table."""
+    if len(data) < 64 or data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] != 1:
+        raise failure(name, "not readable: no little-endian ELF file")
+    bits = 32 * data[4]
+    # Elf32_Ehdr, Elf64_Ehdr behind e_ident, and the section headers (System V gABI, chapter 4).
+    header = struct.unpack_from("<HHIQQQIHHHHHH" if bits == 64 else "<HHIIIIIHHHHHH", data, 16)
+    kind, machine, shoff, flags, entry, count, names_at = (header[n] for n in (0, 1, 5, 6, 10, 11, 12))
+    record = struct.Struct("<IIQQQQIIQQ" if bits == 64 else "<IIIIIIIIII")
+    if kind != 1 or entry != record.size or shoff + count * entry > len(data) or names_at >= count:
+        raise failure(name, "not readable: its section headers")
+    view = memoryview(data)
+    rows = [record.unpack_from(data, shoff + number * entry) for number in range(count)]
+    sections = []
+    for index, (sh_name, sh_type, sh_flags, _, offset, size, link, info, align, _) in enumerate(rows):
+        end = offset + size if sh_type not in (_NULL, _NOBITS) else offset
+        at = rows[names_at][4] + sh_name
+        stop = data.find(b"\0", at, rows[names_at][4] + rows[names_at][5])
+        text = data[at:stop].decode("utf-8", "backslashreplace")
+        if stop < 0 or end > len(data) or link >= count:
+            raise failure(name, f"section {index} ends beyond the file, has no name, or a link to nowhere")
+        sections.append(
+            WrittenSection(
+                index=index,
+                name=text,
+                kind=_KINDS.get(sh_type, hex(sh_type)),
+                flags=sh_flags,
+                align=align,
+                data=view[offset:end],
+                size=size,
+                link=link,
+                info=info,
             )
-    except ELFError as error:
-        raise failure(name, f"not readable: {error}") from error
+        )
     symtabs = [s for s in sections if s.kind == "SHT_SYMTAB"]
     if len(symtabs) != 1:
         raise failure(name, f"{len(symtabs)} symbol tables")
-    bits = int(file.elfclass)
-    # The kernel's search or sort is shorter in smaller tables there.
-    several = file.header["e_machine"] in ("EM_RISCV", "EM_AARCH64")
+    # The kernel's search or sort is shorter in smaller tables there: EM_AARCH64, EM_RISCV.
+    several = machine in (183, 243)
     parts: dict[int, list[Array]] = {}
     for table in sections:
         if table.kind in ("SHT_RELA", "SHT_REL"):
@@ -100,7 +110,7 @@ def reread(data: bytes, name: str) -> Written:
     return Written(
         name=name,
         bits=bits,
-        flags=int(file.header["e_flags"]),
+        flags=flags,
         sections=tuple(sections),
         by_name={s.name: s for s in sections if s.flags & 2},
         symbols=_widened(np.frombuffer(symtabs[0].data, SYM if bits == 64 else SYM32), SYM),
@@ -143,6 +153,16 @@ def place_of(read: Written, row: np.void) -> tuple[int, int]:
     return int(symbol["shndx"]), int(symbol["value"]) + int(row["addend"])
 
 
+def places_of(read: Written, rows: Array) -> list[tuple[int, int]]:
+    """The same for each of *rows*."""
+    symbols = read.symbols[rows["symbol"]]
+    values = symbols["value"].astype(np.int64) + rows["addend"]
+    return list(zip(symbols["shndx"].tolist(), values.tolist(), strict=True))
+
+
 def text_at(read: Written, section: int, offset: int) -> str:
-    data = bytes(read.sections[section].data[offset : offset + 4096])
-    return data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    for size in (64, 4096):
+        text, nul, _ = bytes(read.sections[section].data[offset : offset + size]).partition(b"\0")
+        if nul:
+            break
+    return text.decode("utf-8", "backslashreplace")

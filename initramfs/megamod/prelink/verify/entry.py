@@ -13,7 +13,7 @@ import numpy as np
 
 from megamod.prelink.member import Member
 from megamod.prelink.verify.arch_facts import ArchFacts
-from megamod.prelink.verify.elf_reader import RELA, Written, failure, place_of
+from megamod.prelink.verify.elf_reader import RELA, Written, failure, places_of
 
 _REACH = 96  # more than a hash with the widest padding, 64 bytes
 _MARKS = re.compile(rb"\0__(kcfi_typeid|cfi)_")
@@ -35,10 +35,9 @@ def check_entry(read: Written, members: Sequence[Member], home: int, offset: int
         if facts.is_landing_pad(found) and found not in facts.landing_pads:
             raise failure(read.name, f"{file}: its init starts with {found.hex()}, a landing pad that is not known")
 
-    before = _hash(bytes(read.sections[home].data[: offset - thumb]), facts)
+    before = _hash(read.sections[home].data[: offset - thumb], facts)
     hashes = {
-        member.file: _hash(bytes(member.sections[section].data[: value - thumb]), facts)
-        for member, section, value in inits
+        member.file: _hash(member.sections[section].data[: value - thumb], facts) for member, section, value in inits
     }
     checked = any(map(_shows_kcfi, members))
     for file, own in hashes.items():
@@ -55,9 +54,9 @@ def _shows_kcfi(member: Member) -> bool:
     return _MARKS.search(member.strings) is not None or any(section.size for section in tables)
 
 
-def _hash(code: bytes, facts: ArchFacts) -> bytes | None:
+def _hash(code: memoryview, facts: ArchFacts) -> bytes | None:
     """The type hash at the end of *code*, what carries it, and the NOPs behind it; None if there is none."""
-    found = facts.type_hash.search(code[-_REACH:])
+    found = facts.type_hash.search(bytes(code[-_REACH:]))
     return found[0] if found else None
 
 
@@ -67,6 +66,6 @@ def _check_sites(read: Written, members: Sequence[Member], home: int, place: int
     if not any(member.section(".cfi_sites") for member in members):
         return
     section = read.by_name.get(".cfi_sites")
-    rows = read.relocations.get(section.index, np.empty(0, RELA)) if section is not None else ()
-    if (home, place) not in [place_of(read, row) for row in rows]:
+    rows = read.relocations.get(section.index if section is not None else -1, np.empty(0, RELA))
+    if (home, place) not in places_of(read, rows):
         raise failure(read.name, f".cfi_sites does not list the glue's init, {read.sections[home].name}+{place:#x}")

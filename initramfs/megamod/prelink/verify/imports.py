@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from megamod.prelink.distance import KernelImage
 from megamod.prelink.elf import Array
 from megamod.prelink.member import Member
-from megamod.prelink.verify.arch_facts import ArchFacts
+from megamod.prelink.verify.arch_facts import ARCH_FACTS, ArchFacts
 from megamod.prelink.verify.elf_reader import Written, failure, symbol_name
 
 # Output sections that the kernel does not look into before the module's init.
@@ -23,15 +24,19 @@ _OWN_USE = re.compile(r"\.(init\.|exit\.|ref\.)?(text|rodata|data)(\.(?!\.percpu
 _ROW = np.dtype([("offset", "<u8"), ("type", "<u8"), ("addend", "<i8"), ("import", "<i8"), ("member", "<i8")])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """names: of kernel symbols; fields: by output section, the members' fields that refer to them."""
+
+    names: tuple[str, ...]
+    fields: Mapping[str, Array]
+
+
 def check_imports(
-    read: Written,
-    members: Sequence[Member],
-    link_map: Mapping[str, Any],
-    image: KernelImage | None,
-    facts: ArchFacts,
+    read: Written, members: Sequence[Member], expected: Expected, image: KernelImage | None, facts: ArchFacts
 ) -> None:
     """Compare all relocations against kernel symbols with the members'."""
-    names, wanted = _wanted(members, link_map, facts)
+    names = expected.names
     numbers = {name: number for number, name in enumerate(names)}
     undefined = np.flatnonzero((read.symbols["shndx"] == 0) & (read.symbols["name"] != 0))
     found = np.full(len(read.symbols), -1, np.int64)
@@ -42,8 +47,7 @@ def check_imports(
     symbols = image.symbols if image is not None else {}
     for name in numbers.keys() & symbols.keys():
         where[numbers[name]], known[numbers[name]] = symbols[name].address & (1 << 63) - 1, True
-    for output, parts in wanted.items():
-        rows = np.concatenate(parts)
+    for output, rows in expected.fields.items():
         table = read.relocations.get(read.by_name[output].index)
         if table is None:
             raise failure(read.name, f"{output}: its relocations are lost")
@@ -100,10 +104,9 @@ def _through_veneers(
     return np.array([right[pair] for pair in zip(goals.tolist(), calls["import"].tolist(), strict=True)], bool)
 
 
-def _wanted(
-    members: Sequence[Member], link_map: Mapping[str, Any], facts: ArchFacts
-) -> tuple[list[str], dict[str, list[Array]]]:
-    """Names of kernel symbols, and by output section the members' fields that refer to them."""
+def expected_imports(members: Sequence[Member], link_map: Mapping[str, Any]) -> Expected:
+    """What the members refer to of the kernel, at the places where *link_map* has put them."""
+    facts = ARCH_FACTS[members[0].machine]
     exported = {export.name for member in members for export in member.exports}
     numbers: dict[str, int] = {}
     ids = []
@@ -130,4 +133,5 @@ def _wanted(
         part["offset"], part["type"] = rows["r_offset"][kept] + np.uint64(chunk["offset"]), rows["r_type"][kept]
         part["addend"], part["import"], part["member"] = rows["r_addend"][kept], imported[kept], number
         wanted.setdefault(chunk["output"], []).append(part)
-    return list(numbers), wanted
+    fields = {output: np.concatenate(parts) for output, parts in wanted.items()}
+    return Expected(names=tuple(numbers), fields=fields)

@@ -14,16 +14,18 @@ from megamod.prelink.member import Member
 from megamod.prelink.verify.arch_facts import ARCH_FACTS
 from megamod.prelink.verify.checks import check_relocations, check_versions
 from megamod.prelink.verify.elf_reader import failure, reread
-from megamod.prelink.verify.imports import check_imports
+from megamod.prelink.verify.imports import Expected, check_imports
 
 
-def verify_names_form(data: bytes, names: bytes, members: Sequence[Member], link_map: Mapping[str, Any]) -> None:
+def verify_names_form(
+    data: bytes, names: bytes, members: Sequence[Member], link_map: Mapping[str, Any], expected: Expected
+) -> None:
     """Check *names* against *data*, which verify() has been through; raise MegamodError at the first thing wrong."""
     read, other = reread(names, str(link_map["name"])), reread(data, str(link_map["name"]))
     facts = ARCH_FACTS[members[0].machine]
     check_relocations(read, facts)
     check_versions(read, members)
-    check_imports(read, members, link_map, None, facts)
+    check_imports(read, members, expected, None, facts)
     changed = 0
     for section, same in zip(read.sections, other.sections, strict=True):
         if (section.name, section.kind, section.flags & 6, section.align) != (
