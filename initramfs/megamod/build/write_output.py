@@ -9,7 +9,6 @@ from pathlib import Path
 from megamod.build.uki_names import os_release, system_of
 from megamod.common.errors import MegamodError
 from megamod.common.files import atomic_write_all, read_file
-from megamod.image.uki import SecureBootKey, write_uki
 from megamod.kernel.exports import kernel_image_of
 from megamod.modules.tree import ModuleTree
 from megamod.profile.model import Profile, Uki
@@ -39,6 +38,8 @@ def write_output(
 
 
 def _write_uki(path: Path, image: Path, uki: Uki, tree: ModuleTree, profile: str) -> int:
+    from megamod.image.uki import SecureBootKey, write_uki  # with pefile, which few builds need
+
     kernel = Path(uki.vmlinuz) if uki.vmlinuz else kernel_of(tree)
     key = None
     if uki.key and uki.cert:

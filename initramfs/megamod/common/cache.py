@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +78,7 @@ def write_entry(kind: str, key: str, body: bytes, *, base: Path | None = None) -
     with contextlib.suppress(OSError, RuntimeError):
         (_base(base) / kind).mkdir(mode=0o700, parents=True, exist_ok=True)
         with _opened(base, kind) as folder:
-            fresh = f".new-{secrets.token_hex(8)}"
+            fresh = f".new-{os.urandom(8).hex()}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(fresh, flags, 0o600, dir_fd=folder)
             try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -77,7 +76,7 @@ def atomic_write_all(files: Sequence[tuple[Path, bytes]], *, private: bool = Fal
             with _errors_of(path):
                 target = _target_of(path)
                 # The name may be as long as the file system allows, so the temporary one does not contain it.
-                temporary = target.with_name(f".megamod-{secrets.token_hex(8)}.tmp")
+                temporary = target.with_name(f".megamod-{os.urandom(8).hex()}.tmp")
                 temporaries.callback(_remove, temporary)
                 _write_whole(temporary, data, 0o600 if private else 0o644)
                 ready.append((path, temporary, target))

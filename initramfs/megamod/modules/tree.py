@@ -31,6 +31,7 @@ _MADE = {"modules.softdep": "softdep", "modules.alias": "alias"}
 """Indexes that every depmod writes beside modules.dep, and the key in .modinfo that they copy: where one is missing,
 somebody has taken it away."""
 
+_ALIAS = re.compile(r"\s*alias\s+(\S|\S.*\S)\s+(\S+)\s*$")
 _MODULE_FILE = re.compile(r"([^/]+)\.ko(?:\.(?:xz|zst|gz))?$")
 
 
@@ -134,8 +135,8 @@ class ModuleTree:
     @cached_property
     def aliases(self) -> AliasTable:
         """The alias patterns of the loadable modules, from modules.alias; modules that are not there are left out."""
-        lines = self._dependency_lines("modules.alias", "alias", swap=True)
-        return parse_aliases((words[0], module) for module, words in lines if module in self.modules)
+        modules = self.modules
+        return parse_aliases((alias, module) for alias, module in self._alias_lines() if module in modules)
 
     @cached_property
     def builtin_aliases(self) -> AliasTable:
@@ -147,21 +148,31 @@ class ModuleTree:
     def _builtin_modinfo(self) -> tuple[str, ...]:
         return tuple(self._index("modules.builtin.modinfo").split("\0"))
 
-    def _dependency_lines(self, index: str, keyword: str, *, swap: bool = False) -> Iterable[tuple[str, list[str]]]:
-        """(canonical module name, other words) of `KEYWORD MODULE WORD…` lines, or of `KEYWORD TEXT MODULE` ones.
+    def _alias_lines(self) -> Iterable[tuple[str, str]]:
+        """(alias, canonical module name) of the `alias TEXT MODULE` lines of modules.alias, which has 25,000 of them.
 
         An alias may hold blanks: sound cards' names of 6.12 do ("mt8183_mt6358_ts3a227_max98357 soc card").
         """
+        known: dict[str, str] = {}
+        for number, line in enumerate(self._index("modules.alias").splitlines(), 1):
+            if (match := _ALIAS.match(line)) is not None:
+                alias, name = match.groups()
+                if name not in known:
+                    known[name] = canonical(name)
+                yield alias, known[name]
+            elif line.strip() and not line.lstrip().startswith("#"):
+                message = f"`{shorten(line)}` is not a line of modules.alias"
+                raise broken(self.folder / "modules.alias", number, message)
+
+    def _dependency_lines(self, index: str, keyword: str) -> Iterable[tuple[str, list[str]]]:
+        """(canonical module name, other words) of `KEYWORD MODULE WORD…` lines."""
         for number, line in enumerate(self._index(index).splitlines(), 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
-            if words[0] != keyword or len(words) < 2 or (swap and len(words) < 3):
+            if words[0] != keyword or len(words) < 2:
                 raise broken(self.folder / index, number, f"`{shorten(line)}` is not a line of {index}")
-            if swap:
-                yield canonical(words[-1]), [line.split(None, 1)[1].rsplit(None, 1)[0]]
-            else:
-                yield canonical(words[1]), words[2:]
+            yield canonical(words[1]), words[2:]
 
     def resolve(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(loadable modules, built-ins) that a module name or alias stands for, both empty if it stands for nothing.

@@ -64,33 +64,39 @@ class _File:
         self.headers[index - 1][1] |= elf.SHF_LINK_ORDER
         self.link(index, code, 0)
 
-    def finish(self, e_flags: int) -> bytearray:
+    def finish(self, e_flags: int, build_id: int) -> bytes:
+        """The file, with SHA-1 over all of it, the id being zero, in the note that is section *build_id* (ELF gABI:
+        a header of 16 bytes with the name GNU)."""
         bits = self.architecture.bits
         records = elf.CLASSES[bits // 32]
         shstrtab = len(self.names) + 1
         table = b"\0" + b"".join(name.encode() + b"\0" for name in [*self.names, ".shstrtab"])
         self.add(".shstrtab", elf.SHT_STRTAB, 0, table)
-        out = bytearray(records.header.itemsize)
+        parts: list[bytes | memoryview] = [b""]
         headers = np.zeros(len(self.names) + 1, records.section)
-        name_offset = 1
+        name_offset, end, note = 1, records.header.itemsize, 0
         for index, (name, header, body) in enumerate(zip(self.names, self.headers, self.bodies, strict=True), start=1):
             sh_type, flags, size, sh_link, sh_info, align, entsize = header
-            out += bytes(align_up(len(out), align) - len(out))
-            headers[index] = (name_offset, sh_type, flags, 0, len(out), size, sh_link, sh_info, align, entsize)
+            start = align_up(end, align)
+            headers[index] = (name_offset, sh_type, flags, 0, start, size, sh_link, sh_info, align, entsize)
             name_offset += len(name.encode()) + 1
-            out += body
-            out += bytes(max(self.room.get(name, 0) - len(body), 0))
-        out += bytes(-len(out) % 8)
-        shoff = len(out)
-        out += headers.tobytes()
+            parts += [bytes(start - end), body, bytes(max(self.room.get(name, 0) - len(body), 0))]
+            note = len(parts) - 2 if index == build_id else note
+            end = start + len(body) + len(parts[-1])
+        parts += [bytes(-end % 8), headers.tobytes()]
         ident = np.zeros(1, records.header)
         ident["e_ident"] = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
         ident["e_type"], ident["e_machine"], ident["e_version"] = elf.ET_REL, self.architecture.machine, 1
-        ident["e_shoff"], ident["e_flags"] = shoff, e_flags
+        ident["e_shoff"], ident["e_flags"] = align_up(end, 8), e_flags
         ident["e_ehsize"], ident["e_shentsize"] = records.header.itemsize, records.section.itemsize
         ident["e_shnum"], ident["e_shstrndx"] = len(headers), shstrtab
-        out[: records.header.itemsize] = ident.tobytes()
-        return out
+        parts[0] = ident.tobytes()
+        digest = hashlib.sha1(usedforsecurity=False)
+        for part in parts:
+            digest.update(part)
+        body = bytes(parts[note])
+        parts[note] = body[:16] + digest.digest() + body[36:]
+        return b"".join(parts)
 
 
 def emit(
@@ -151,10 +157,8 @@ def emit(
         largest = max(tables.members, key=lambda member: len(member.sections))
         count = f"{len(file.names) + 2} sections, the kernel reads {MOST_SECTIONS}"
         raise LimitError(f"{largest.file}: with it the megamodule has {count}", hint="split the stage in two")
-    out = file.finish(tables.members[0].e_flags)
     build_id = next(n for n, output in zip(outputs, tables.outputs, strict=True) if output.name == BUILD_ID)
-    _write_build_id(out, build_id, records)
-    return bytes(out)
+    return file.finish(tables.members[0].e_flags, build_id)
 
 
 def _add_crcs(file: _File, layout: Layout, members: Sequence[Member]) -> None:
@@ -352,16 +356,9 @@ def _encode(table: Array, dtype: np.dtype[Any]) -> bytes:
     return rows.tobytes()
 
 
-def _write_build_id(out: bytearray, section: int, records: elf.Layouts) -> None:
-    """SHA-1 over the file with a zero id, into our own note (ELF gABI, note header of 16 bytes with the name GNU)."""
-    at = _headers(out, records)[section]["sh_offset"] + 16
-    out[at : at + 20] = hashlib.sha1(out, usedforsecurity=False).digest()
-
-
-def _headers(out: bytes | bytearray, records: elf.Layouts) -> Array:
-    header = np.frombuffer(out, records.header, count=1)[0]
-    # A copy: a view would keep a bytearray from being changed.
-    return np.frombuffer(out, records.section, count=int(header["e_shnum"]), offset=int(header["e_shoff"])).copy()
+def _headers(data: bytes, records: elf.Layouts) -> Array:
+    header = np.frombuffer(data, records.header, count=1)[0]
+    return np.frombuffer(data, records.section, count=int(header["e_shnum"]), offset=int(header["e_shoff"]))
 
 
 def _section(data: bytes, name: str) -> Array:

@@ -46,8 +46,8 @@ def read_member(image: bytes, *, file: str, lenient: bool = False) -> Member:
     lenient: what is wrong for the linker alone, and perhaps not for the kernel, is told in Member.refused instead; such
     a member may be loaded on its own.
     """
-    image = strip_signature(image, file=file)
-    architecture, e_flags, sections = _read_sections(image, file)
+    # A view: a copy of each module would double what a build keeps in memory.
+    architecture, e_flags, sections = _read_sections(memoryview(image)[: signature_at(image, file=file)], file)
     symtab = _only(sections, elf.SHT_SYMTAB, "symbol table", file)
     strings = _strings(sections, symtab, file)
     symbols = _read_symbols(symtab, architecture, file)
@@ -111,18 +111,24 @@ def without_file(error: MegamodError, file: str) -> str:
 
 
 def strip_signature(image: bytes, *, file: str) -> bytes:
-    """Cut an appended signature off (KERNEL: scripts/sign-file.c, struct module_signature, then the magic line)."""
+    """Cut an appended signature off."""
+    return image[: signature_at(image, file=file)]
+
+
+def signature_at(image: bytes, *, file: str) -> int:
+    """Where an appended signature begins (KERNEL: scripts/sign-file.c, struct module_signature, then the magic line);
+    without one the end of the file."""
     if not image.endswith(SIGNATURE_MAGIC):
-        return image
+        return len(image)
     body = len(image) - len(SIGNATURE_MAGIC) - 12
     (length,) = struct.unpack_from(">I", image, body + 8) if body >= 0 else (len(image),)
     if length > body:
         raise MegamodError(f"{file}: the appended signature claims {length} bytes, more than the file has")
-    return image[: body - length]
+    return body - int(length)
 
 
-def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Section, ...]]:
-    if len(image) < elf.EHDR32.itemsize or image[:4] != b"\x7fELF":
+def _read_sections(image: memoryview, file: str) -> tuple[Architecture, int, tuple[Section, ...]]:
+    if len(image) < elf.EHDR32.itemsize or bytes(image[:4]) != b"\x7fELF":
         raise MegamodError(f"{file}: not an ELF file ({len(image)} bytes)", hint="a kernel module (.ko) is expected")
     records = elf.CLASSES.get(image[4])
     if records is None or image[5] not in (1, 2):
@@ -154,7 +160,7 @@ def _read_sections(image: bytes, file: str) -> tuple[Architecture, int, tuple[Se
             hint="the file is truncated",
         )
     rows = np.frombuffer(image, records.section, count=count, offset=shoff).tolist()
-    sections = tuple(_sections_of(memoryview(image), rows, int(header["e_shstrndx"]), file))
+    sections = tuple(_sections_of(image, rows, int(header["e_shstrndx"]), file))
     return architecture, int(header["e_flags"]), sections
 
 
