@@ -43,12 +43,17 @@ echo END
 """
 
 
+def guest_busybox(arch: str) -> Path:
+    """A static busybox for guests of *arch*, as QEMU calls it."""
+    if arch == "x86_64":
+        return host_busybox()
+    tree = fetch_package_files("busybox-static", "trixie", architecture=_DEBIAN[arch], cache=cache_folder())
+    return next(path for path in (tree / "bin/busybox", tree / "usr/bin/busybox") if path.is_file())
+
+
 def kallsyms(vmlinuz: Path, arch: str) -> str:
     """The global symbols of a kernel, booted without KASLR, as /proc/kallsyms lists them."""
-    busybox = host_busybox()
-    if arch != "x86_64":
-        tree = fetch_package_files("busybox-static", "trixie", architecture=_DEBIAN[arch], cache=cache_folder())
-        busybox = next(path for path in (tree / "bin/busybox", tree / "usr/bin/busybox") if path.is_file())
+    busybox = guest_busybox(arch)
     with tempfile.TemporaryDirectory(prefix="megamod-kallsyms-") as folder:
         image = Path(folder) / "image"
         entries = [
