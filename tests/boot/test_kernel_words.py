@@ -2,7 +2,7 @@
 
 Seen in a boot are those that Debian's kernel can be given on its command line, where they do what the configuration
 would do (CONFIG_CMDLINE, CONFIG_MODULE_SIG_FORCE, CONFIG_LOCK_DOWN_KERNEL_FORCE_*, IMA's), and decompressors that a
-self-built kernel has not. The others are known from the source alone: tests/kernels/README.md lists each with its place.
+self-built kernel has not. The others are known from the source alone: tests/kernels/README.md has the place of each.
 """
 
 from __future__ import annotations
