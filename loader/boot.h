@@ -9,17 +9,20 @@
 #include "cmdline.h"
 #include "plan.h"
 
+/* How long to wait for a keeper to be ready; it needs about a millisecond. */
+enum { KEEPER_SECONDS = 5 };
+
 struct boot {
 	int argc;
 	char **argv, **envp;
 	int dev, proc, sys, run; /* folders, or a negative errno each */
 	int image;		 /* /megamod, where plan and files lie */
 	int alive;		 /* its closing tells the keeper that init was executed; -1 without a keeper */
-	int ready;		 /* its end tells that the keeper has written mask and status; -1: no waiting */
-	bool first;		 /* this is process 1, or a child of it */
-	int control;		 /* the keeper's FIFO, -1 none */
-	int token;		 /* a pipe with one byte: who reads it goes on with the critical stage; -1 none */
-	int probes;		 /* its end tells that the critical stage's probes are over; -1 none */
+	int ready;   /* its end tells that the keeper's mask, status and control are there; -1: no waiting */
+	bool first;  /* this is process 1, or a child of it */
+	int control; /* the keeper's FIFO, -1 none */
+	int token;   /* a pipe with one byte: who reads it goes on with the critical stage; -1 none */
+	int probes;  /* its end tells that the critical stage's probes are over; -1 none */
 	void (*report)(struct boot *boot); /* what the keeper does after a stage; NULL in process 1 */
 	bool kept;			   /* the keeper needs /megamod, and empties it */
 	char cmdline[CMDLINE_ROOM];

@@ -83,7 +83,7 @@ static void prepare_keeper(void)
 	keeper.boot = keeper.watches.boot = &boot;
 	boot.report = report_stage;
 	keeper.alive = keeper.watches.inotify = keeper.watches.mounts = boot.control = -1;
-	boot.token = boot.probes = -1;
+	boot.token = boot.probes = boot.ready = -1;
 }
 
 /* Started by the loader: handles come with it, the file systems may have moved already. */
@@ -110,7 +110,7 @@ static int keeper_main(void)
 	write_mask(&boot, false);
 	write_status(&boot);
 	sys_symlinkat("image/ctl", boot.run, "megamod/ctl");
-	sys_close(PASS_READY); /* PID 1 may hand over */
+	boot.ready = PASS_READY;
 	run_keeper(&keeper);
 	return 0;
 }
@@ -175,8 +175,10 @@ static bool have_files(const struct stage *s)
 /* A stage that was being loaded when its keeper was killed is begun again; what already exists is found. */
 static int take_over(void)
 {
+	struct pollfd poll = { .fd = -1, .events = POLLIN };
 	u32 i, waiting = 0;
 	struct stage *s;
+	int ready[2];
 	long child;
 
 	if (!read_plan_and_state())
@@ -198,13 +200,21 @@ static int take_over(void)
 	}
 	if (!waiting)
 		return 0;
-	child = sys_fork();
+	child = sys_pipe(ready);
+	if (child >= 0)
+		child = sys_fork();
 	if (child < 0) {
-		log_error("fork: %s", errno_name(child));
+		log_error("no keeper can be started: %s", errno_name(child));
 		return 1;
 	}
-	if (child)
+	if (child) {
+		/* Whoever asks for a stage after this finds a keeper that hears it. */
+		poll.fd = ready[0];
+		sys_close(ready[1]);
+		sys_ppoll(&poll, 1, &(struct timespec64){ .sec = KEEPER_SECONDS });
 		return 0;
+	}
+	boot.ready = ready[1];
 	log_to(boot.dev);
 	detach(&keeper);
 	run_keeper(&keeper);

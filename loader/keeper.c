@@ -325,9 +325,10 @@ void run_keeper(struct keeper *k)
 	if (!is_over(k)) {
 		open_watches(&k->watches);
 		open_control(k);
-		if (k->boot->plan.dependents_count)
-			write_mask(k->boot, true); /* it takes longer than PID 1 should wait for */
 	}
+	sys_close(k->boot->ready); /* PID 1 may hand over, and whoever took over may ask for stages */
+	if (!is_over(k) && k->boot->plan.dependents_count)
+		write_mask(k->boot, true); /* it takes longer than PID 1 should wait for */
 	for (s = first_deferred(k->boot); s < end_of_stages(k->boot); s++) {
 		if (!is_pending(s))
 			continue;

@@ -15,8 +15,6 @@
 
 #define PROGRAM "/megamod/ctl"
 
-enum { KEEPER_SECONDS = 5 }; /* it needs about a millisecond */
-
 static void bind_image(const struct boot *boot)
 {
 	long err;

@@ -182,7 +182,6 @@ def slow_stage(tree: Path) -> Plan:
 def test_keeper_that_is_killed_during_a_call_leaves_nothing_half_done(run, tree):
     """Its child brings the stage to its end: modprobe's path, mask, status, and no process is left."""
     script = f"""
-    until [ -p /run/megamod/control ]; do sleep 0.1; done
     {CTL} trigger slow; until [ -n "$({CHILD})" ] && [ -d /sys/module/megamod_slow ]; do sleep 0.1; done
     kill -9 $({KEEPER}); sleep 1
     {show("killed", LOOK)}
@@ -200,7 +199,6 @@ def test_keeper_that_is_killed_during_a_call_leaves_nothing_half_done(run, tree)
 
 def test_take_over_mends_what_a_keeper_and_its_child_left_that_were_killed_together(run, tree):
     script = f"""
-    until [ -p /run/megamod/control ]; do sleep 0.1; done
     {CTL} trigger slow; until [ -n "$({CHILD})" ] && [ -d /sys/module/megamod_slow ]; do sleep 0.1; done
     kill -9 $({KEEPER}) $({CHILD}); sleep 12
     {show("killed", LOOK + "; ls /run/megamod/modprobe")}
