@@ -10,12 +10,14 @@ from tests.fuzz.damage import (
     some_archive,
     some_bytes,
     some_elf,
+    some_journal,
     some_json,
     some_tail,
     some_text,
     some_tree,
     some_yaml,
 )
+from tests.unit.boot_systems import TOKEN
 from tests.unit.module_trees import RELEASE
 
 TREE = f"root/lib/modules/{RELEASE}"
@@ -111,10 +113,56 @@ def _profiles() -> Iterator[tuple[str, Damaged]]:
     yield "schema manifest", []
 
 
+def _systems() -> Iterator[tuple[str, Damaged]]:
+    """What changes a system: hook, deploy, install. The status of `--status` and of what was damaged is 0 or 1."""
+    module, dep = f"lib/modules/{RELEASE}/kernel/fuzz/core.ko", f"lib/modules/{RELEASE}/modules.dep"
+    entry = (f"boot/efi/loader/entries/{TOKEN}-{RELEASE}.conf", some_text)
+    options = ("etc/modprobe.d/options.conf", some_text)
+    own = f"-k {RELEASE} -p system/etc/megamod/own.yaml"
+    tree: list[tuple[str, Damage]] = [(module, some_elf), (dep, some_text), options]
+
+    def below(name: str, damaged: Damaged) -> Damaged:
+        return [(f"{name}/{path}", how) for path, how in damaged]
+
+    words = [
+        ("etc/kernel/cmdline", some_text),
+        ("boot/grub/grub.cfg", some_text),
+        ("usr/sbin/grub-mkconfig", some_text),
+    ]
+    yield "hook install initramfs-tools --edit-cmdline --root system", below("system", words)
+    record = [("var/lib/megamod/hooks/initramfs-tools.json", some_json)]
+    more = [("etc/megamod/hooks/initramfs-tools.conf", some_text), entry, ("boot/grub/grub.cfg", some_text)]
+    yield "hook status --root hooked", below("hooked", [*record, *more])
+    yield "hook remove initramfs-tools --root hooked", below("hooked", record)
+    image: list[tuple[str, Damage]] = [
+        (f"image/{module}", some_elf),
+        (f"image/lib/modules/{RELEASE}/modules.builtin", some_text),
+    ]
+    image += [*tree, ("image/.megamod-journal.redo", some_journal), ("image/.megamod-journal.undo", some_journal)]
+    run = f"--image-root system/image --kernel {RELEASE} --modules-dir system/lib/modules/{RELEASE} --machine machine"
+    yield f"hook run initramfs-tools {run} --select all", below("system", image)
+    yield f"hook run dracut {run} --select all --strict", below("system", image)
+    yield f"hook run dracut {run} --select all", [("machine/proc/self/mountinfo", some_text)]
+    linked = [("etc/megamod/own.yaml", some_yaml), (f"boot/initrd.img-{RELEASE}", some_archive), *tree]
+    yield f"deploy --root system {own}", below("system", linked)
+    record = [("var/lib/megamod/deploy.json", some_json), ("var/lib/megamod/journal.redo", some_journal)]
+    for action in ("--status", "--remove", f"--update -k {RELEASE}"):
+        yield f"deploy --root deployed {action}", below("deployed", [*record, *tree])
+    files = [("etc/os-release", some_text), ("etc/machine-id", some_text), ("etc/kernel/cmdline", some_text)]
+    files += [("etc/megamod/own.yaml", some_yaml), ("etc/kernel/install.conf", some_text), entry, *tree]
+    yield f"install --root system --layout bls {own}", below("system", files)
+    yield f"install --root system --layout bls {own} --dry-run", below("system", files)
+    record = [("var/lib/megamod/install.json", some_json), entry, ("var/lib/megamod/journal.undo", some_journal)]
+    for action in ("--status", "--remove", f"--update -k {RELEASE}", f"--forget -k {RELEASE}"):
+        yield f"install --root booted {action}", below("booted", record)
+    yield "boot image --vmlinuz bzImage", [("image", some_archive), ("bzImage", some_bytes), ("boot.log", some_text)]
+    yield "boot image --vmlinuz bzImage --budget critical=100ms", [("boot.log", some_text)]
+
+
 def _commands() -> Iterator[Command]:
     for words, damaged in _images():
         yield Command(words=words.split(), damaged=damaged, raw=words.startswith("cat"))
-    for words, damaged in _judged():
+    for words, damaged in (*_judged(), *_systems()):
         yield Command(words=words.split(), damaged=damaged, status=(0, 1))
     for group in (_modules, _outputs, _profiles):
         for words, damaged in group():

@@ -96,6 +96,13 @@ def some_text(data: bytes, rng: random.Random) -> bytes:
     return (out * (1 + (60_000 // max(len(out), 1)))) if rng.random() < 0.02 else out
 
 
+def some_journal(_data: bytes, rng: random.Random) -> bytes:
+    """What an interrupted command has left (hooks/transaction.py), whole or damaged."""
+    lines = ["put\t.megamod-0-0\tinit", "put\tetc/.megamod-0-1\tetc/x", "remove\tinit", "made\tetc/new", "prune\tetc"]
+    text = "".join(f"{line}\n" for line in rng.sample(lines, rng.randrange(1, len(lines))))
+    return some_text(text.encode(), rng) if rng.random() < 0.7 else text.encode()
+
+
 def some_value(value: Any, rng: random.Random, depth: int = 0) -> Any:
     """The value with one of its parts exchanged, left out or doubled; or another one altogether."""
     if isinstance(value, dict) and value and rng.random() < 0.85:

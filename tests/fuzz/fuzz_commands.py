@@ -30,9 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import megamod
+from megamod.boot import qemu
 from megamod.build import recipe
+from megamod.hooks.deploy import deployment
+from megamod.hooks.generators import run as hook_run
 from tests.fuzz.commands import COMMANDS, KERNELS, Command
-from tests.fuzz.samples import ELF, make_samples
+from tests.fuzz.samples import ELF, SYSTEMS, make_samples
 from tests.unit.module_trees import RELEASE
 
 MEMORY = 500 << 20
@@ -66,7 +69,8 @@ def make_case(samples: Path, seed: int, number: int) -> Case:
     command = COMMANDS[number % len(COMMANDS)] if number < len(COMMANDS) else rng.choice(COMMANDS)
     files = {}
     for name, how in rng.sample(list(command.damaged), min(len(command.damaged), rng.choice((1, 1, 1, 2)))):
-        data = (samples / name).read_bytes()
+        # A journal is there only where a command was interrupted.
+        data = (samples / name).read_bytes() if (samples / name).exists() else b""
         made = how(data, rng)
         files[name] = made
         if name in KERNELS and "--vmlinuz" not in command.words:
@@ -81,7 +85,17 @@ def load_everything() -> None:
             importlib.import_module(module.name)
     importlib.import_module("megamod.cli.main")
     # Compiling the loader is not what is looked at.
-    recipe.loader_binary = recipe.ctl_binary = lambda _arch: ELF  # type: ignore[assignment]
+    for module in (recipe, hook_run, deployment):
+        module.loader_binary = module.ctl_binary = lambda _arch: ELF  # type: ignore[attr-defined]
+    # What a guest prints is the log among the samples; no guest is started. This machine gets no map.
+    qemu.choose_accelerator = lambda *_arguments: "tcg"  # type: ignore[assignment]
+    qemu._run = _printed  # type: ignore[assignment]
+    hook_run.keep_maps = lambda *_arguments: ""  # type: ignore[assignment]
+
+
+def _printed(_command: Sequence[str], **_options: object) -> qemu.QemuResult:
+    text = Path("boot.log").read_text(errors="replace")
+    return qemu.QemuResult(console=text, returncode=0, timed_out=False, stopped=True, seconds=1.0, accel="tcg")
 
 
 def run_case(case: Case, samples: Path, scratch: Path) -> Verdict:
@@ -121,6 +135,11 @@ def _restore(case: Case, samples: Path, scratch: Path) -> None:
     for path in scratch.iterdir():
         if path.name not in known:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    # A command changes the system below the folder that it names.
+    for name in SYSTEMS:
+        if any(word == name or word.startswith(f"{name}/") for word in case.command.words):
+            shutil.rmtree(scratch / name)
+            copy_samples(samples / name, scratch / name)
     words = [word for word in case.command.words if (samples / word).is_file()]
     for name in {*case.files, *words}:
         (scratch / name).unlink(missing_ok=True)

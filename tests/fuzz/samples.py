@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
+import os
+import shutil
 import stat
 import struct
 from collections.abc import Iterable
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from megamod.build import recipe
 from megamod.build.manifest import MANIFEST_PATH
 from megamod.common.compression import compress
 from megamod.common.flat_tree import TreeNode, tree_bytes, words_bytes
@@ -24,6 +29,7 @@ from megamod.prelink.options import PrelinkOptions
 from megamod.profile.schema import load_profile
 from tests.fuzz.fuzz_prelink import small_sets
 from tests.unit.boot_logs import LOG, PLAIN, STATUS
+from tests.unit.boot_systems import ENTRY, KERNEL, OS_RELEASE, TOKEN, put
 from tests.unit.machine_records import ALIASES, MODULES, fake_machine
 from tests.unit.machine_records import disk as disk_record
 from tests.unit.machine_records import mounted as mounts_record
@@ -85,6 +91,7 @@ def make_samples(folder: Path) -> None:
         (folder / name).write_text(text)
     (folder / "oops.txt").write_text(OOPS)
     _machine(folder / "machine")
+    _systems(folder)
 
 
 OOPS = """\
@@ -129,8 +136,6 @@ def _linked(folder: Path) -> None:
 
 def _image(folder: Path) -> None:
     """An image as `megamod build` makes it, with the loader replaced by a few bytes, and one of somebody else."""
-    from megamod.build import recipe
-
     loader_binary, ctl_binary = recipe.loader_binary, recipe.ctl_binary
     try:
         # Compiling the loader is not what is looked at; both are an ELF header of x86_64.
@@ -204,6 +209,68 @@ def _kernels(folder: Path) -> None:
     payload = gzip.compress(ELF, mtime=0)
     struct.pack_into("<II", setup, 0x248, 0, len(payload))
     (folder / "bzImage").write_bytes(bytes(setup) + payload)
+
+
+SYSTEMS = ("system", "hooked", "deployed", "booted")
+"""Systems with the tree's kernel: as it was, with the hook of initramfs-tools, with a deployment, with an own image."""
+
+
+def _systems(folder: Path) -> None:
+    """Only where it is root's may root read a profile; so it lies in the system."""
+    system = folder / "system"
+    shutil.copytree(folder / "root", system, copy_function=os.link)
+    for name in ("usr/share/initramfs-tools", "etc/initramfs-tools/hooks", "etc/default/grub.d", "usr/sbin", "run"):
+        (system / name).mkdir(parents=True, exist_ok=True)
+    loader: dict[str, str | bytes] = {
+        f"boot/efi/loader/entries/{TOKEN}-{RELEASE}.conf": ENTRY.replace(KERNEL, RELEASE),
+        f"boot/efi/{TOKEN}/{RELEASE}/linux": "kernel",
+        "boot/efi/EFI/systemd/systemd-bootx64.efi": "",
+        "boot/grub/grub.cfg": f"menuentry 'x' {{\n linux /vmlinuz-{RELEASE} root=/dev/vda1 rdinit=/megamod-init\n}}\n",
+        "usr/sbin/grub-mkconfig": ". /etc/default/grub.d/*.cfg\n",
+        "usr/bin/kernel-install": "",
+        "usr/lib/kernel/install.d/90-loaderentry.install": "",
+        "usr/lib/systemd/systemd-bless-boot": "",
+        "etc/machine-id": f"{TOKEN}\n",
+        "etc/os-release": OS_RELEASE,
+        "etc/kernel/cmdline": "root=UUID=1234 ro quiet\n",
+        "etc/kernel/install.conf": "layout=bls\n",
+        "etc/megamod/own.yaml": (folder / "plain.yaml").read_bytes(),
+        "etc/modprobe.d/options.conf": "options disk debug=1\nblacklist busy\n",
+        "proc/cmdline": "root=UUID=1234 ro quiet\n",
+        f"boot/vmlinuz-{RELEASE}": (folder / "bzImage").read_bytes(),
+        f"boot/initrd.img-{RELEASE}": (folder / "plain.cpio").read_bytes(),
+        "image/init": "#!/bin/sh\n",
+        f"image/lib/modules/{RELEASE}/kernel/fuzz/core.ko": (folder / "core.ko").read_bytes(),
+        f"image/lib/modules/{RELEASE}/modules.builtin": "",
+    }
+    put(system, loader)
+    # What each of the others has been through.
+    own = ("-k", RELEASE, "-p")
+    through = {
+        "hooked": [("hook", "install", "initramfs-tools")],
+        "deployed": [("deploy", *own, "{}/etc/megamod/own.yaml")],
+        "booted": [("install", "--layout", "bls", *own, "{}/etc/megamod/own.yaml", "--quiet")],
+    }
+    for name, commands in through.items():
+        shutil.copytree(system, folder / name, copy_function=os.link)
+        for words in commands:
+            _megamod([word.format(folder / name) for word in words] + ["--root", str(folder / name)])
+
+
+def _megamod(words: list[str]) -> None:
+    from megamod.cli.main import cli
+    from megamod.hooks.deploy import deployment
+
+    pairs = [(recipe, name) for name in ("loader_binary", "ctl_binary")] + [(deployment, "ctl_binary")]
+    kept = [getattr(module, name) for module, name in pairs]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            for module, name in pairs:
+                setattr(module, name, lambda _arch: ELF)
+            cli.main(words, prog_name="megamod", standalone_mode=False)
+        finally:
+            for (module, name), function in zip(pairs, kept, strict=True):
+                setattr(module, name, function)
 
 
 def _machine(folder: Path) -> None:

@@ -1,6 +1,6 @@
 /*
  * Ends the process that it is loaded into (LD_PRELOAD) right before its n-th system call that changes something. Of a
- * write half of the bytes are written first.
+ * write half of the bytes are written first. Or delays each of these calls.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -8,11 +8,13 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 static long left = -1;
 static long counted;
+static unsigned seed, most;
 
 /* From now on the call number *step* (from 0) is not made; none is where *step* is negative. */
 void kill_arm(long step)
@@ -27,8 +29,17 @@ long kill_counted(void)
 	return counted;
 }
 
+/* Let each call wait, for *microseconds* at most. */
+void delay_arm(unsigned from, unsigned microseconds)
+{
+	seed = from;
+	most = microseconds;
+}
+
 static int due(void)
 {
+	if (most)
+		usleep((unsigned)rand_r(&seed) % most);
 	counted++;
 	return left >= 0 && left-- == 0;
 }

@@ -1,8 +1,9 @@
 """Ends a command at each of its system calls that change something, and has the next command settle what is left:
 ``python -m tests.hooks.killed_calls WORK KERNEL FOLDER [--every N]``, with kill_calls.c preloaded.
 
-WORK is ``install``, ``remove``, ``run``, ``deploy``, ``update`` or ``take-away``; KERNEL a lib/modules/KVER folder with
-its kernel image; FOLDER is new. Prints how many calls there were, and how many left the old and how many the new state.
+WORK is one of ``works()``: ``install``, ``remove``, ``run``, ``deploy``, ``update``, ``take-away``, ``image``,
+``image-away``. KERNEL is a lib/modules/KVER folder with its kernel image, some of whose modules are the system's; FOLDER
+is new. Prints how many calls there were, and how many left the old and how many the new state.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ import stat
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megamod.cli import hooks as cli_hooks
 from megamod.cli.main import cli
 from megamod.common.errors import MegamodError
+from megamod.common.host import find_program
 from megamod.common.progress import Steps
 from megamod.hooks.generators.run import HookRequest, run_hook
 from megamod.hooks.transaction import IMAGE_JOURNAL
 from megamod.image.archive import write_image
 from megamod.image.cpio import Entry
-from megamod.modules.tree import open_tree
+from megamod.modules.tree import ModuleTree, open_tree
+from tests.unit.boot_systems import ENTRY, KERNEL, OS_RELEASE, TOKEN, put
 
 GUARD = Path(__file__).resolve().parents[2] / "initramfs/megamod/hooks/generators/guard"
 PROFILE = """\
@@ -36,7 +39,9 @@ name: test
 critical: {modules: [ext4]}
 deferred: [{name: late, modules: [dummy, vfat], after: {delay: 20s}}]
 """
-_MADE_ANYWHERE = ("var/lib/megamod/lock", ".cache")
+# What the profile names, what the image has, and all that these need.
+_MODULES = ("ext4", "dummy", "vfat", "virtio_blk", "soundcore")
+_MADE_ANYWHERE = (".cache",)
 
 
 Act = Callable[[], object]
@@ -58,6 +63,7 @@ def works(root: Path, kernel: Path) -> dict[str, Work]:
     here = ("--root", str(root))
     deploy = _command("deploy", *here, "-k", release, "-p", str(root / "etc/megamod/test.yaml"))
     install = _command("hook", "install", "initramfs-tools", *here)
+    image = _command("install", *here, "-k", release, "-p", str(root / "etc/megamod/test.yaml"), "--quiet")
     return {
         "install": Work(before=None, act=install),
         "remove": Work(before=install, act=_command("hook", "remove", "initramfs-tools", *here)),
@@ -68,6 +74,8 @@ def works(root: Path, kernel: Path) -> dict[str, Work]:
             act=_command("deploy", *here, "--update", "-k", release),
         ),
         "take-away": Work(before=deploy, act=_command("deploy", *here, "--remove")),
+        "image": Work(before=None, act=image),
+        "image-away": Work(before=image, act=_command("install", *here, "--remove")),
     }
 
 
@@ -88,34 +96,57 @@ def _hook_run(root: Path, kernel: Path) -> None:
         run_hook(request, steps=Steps(nowhere))
 
 
-def make_system(root: Path, kernel: Path) -> None:
-    """What initramfs-tools, deploy and a hook's run look at, and nothing of megamod's."""
+def make_system(root: Path, kernel: Path) -> Path:
+    """What initramfs-tools, deploy and a hook's run look at, and nothing of megamod's; returns its lib/modules/KVER."""
     release = kernel.name
-    for folder in (
-        "usr/share/initramfs-tools",
-        "etc/initramfs-tools/hooks",
-        "etc/kernel/postinst.d",
-        "usr/lib/modules",
-    ):
+    for folder in ("usr/share/initramfs-tools", "etc/initramfs-tools/hooks", "etc/kernel/postinst.d", "usr/lib"):
         (root / folder).mkdir(parents=True)
-    for folder in ("boot", "var/lib", "etc/megamod"):
+    for folder in ("boot", "var/lib", "etc/megamod", "run"):
         (root / folder).mkdir(parents=True)
     (root / "lib").symlink_to("usr/lib")
-    (root / "usr/lib/modules" / release).symlink_to(kernel)
-    vmlinuz = next(path for up in kernel.parents[2:4] for path in (up / "boot").glob("vmlinuz-*"))
-    (root / f"boot/vmlinuz-{release}").symlink_to(vmlinuz)
+    own = root / "usr/lib/modules" / release
+    tree = open_tree(str(kernel))
+    _copy_modules(tree, _MODULES, own)
+    subprocess.run([find_program("depmod", package="kmod"), "-b", root, release], check=True)
+    boot = next(up / "boot" for up in kernel.parents[2:4] if (up / "boot").is_dir())
+    for name in ("vmlinuz", "config"):
+        (root / f"boot/{name}-{release}").symlink_to(boot / f"{name}-{release}")
     entry = Entry(path=f"usr/lib/modules/{release}/kernel/sound/soundcore.ko", mode=stat.S_IFREG | 0o644)
     write_image(root / f"boot/initrd.img-{release}", [entry], method="none")
     (root / "etc/megamod/test.yaml").write_text(PROFILE)
     image = root / "image/lib/modules" / release
-    tree = open_tree(str(kernel))
-    for name in ("virtio_blk", "virtio_ring", "virtio"):
-        place = image / tree.modules[name].relpath
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tree.modules[name].path, place)
-    shutil.copy(kernel / "modules.builtin", image)
+    _copy_modules(tree, ["virtio_blk"], image)
     (root / "image/init").write_text("#!/bin/sh\n")
     (root / "host").mkdir()
+    _add_boot_loader(root, release)
+    return own
+
+
+def _add_boot_loader(root: Path, release: str) -> None:
+    """systemd-boot, and the entry that kernel-install has written."""
+    files: dict[str, str | bytes] = {
+        f"boot/efi/loader/entries/{TOKEN}-{release}.conf": ENTRY.replace(KERNEL, release),
+        f"boot/efi/{TOKEN}/{release}/linux": "kernel",
+        "boot/efi/EFI/systemd/systemd-bootx64.efi": "",
+        "usr/bin/kernel-install": "",
+        "lib/systemd/systemd-bless-boot": "",
+        "etc/machine-id": f"{TOKEN}\n",
+        "etc/os-release": OS_RELEASE,
+        "proc/cmdline": "root=UUID=1234 ro quiet\n",
+    }
+    put(root, files)
+
+
+def _copy_modules(tree: ModuleTree, names: Sequence[str], folder: Path) -> None:
+    todo, done = list(names), set[str]()
+    while todo:
+        module = tree.modules[todo.pop()]
+        todo += [name for name in module.depends if name not in done]
+        done.add(module.name)
+        (folder / module.relpath).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(module.path, folder / module.relpath)
+    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        shutil.copy(tree.folder / name, folder)
 
 
 def everything(root: Path) -> dict[str, str]:
@@ -142,7 +173,8 @@ def in_child(work: Callable[[], object], *, step: int = -1) -> tuple[bool, int]:
             calls.kill_arm(ctypes.c_long(step))
             work()
             status = 0
-        except MegamodError as error:
+        except (MegamodError, OSError) as error:
+            # Of the latter main() makes a line, too.
             print(f"refused: {error}", file=sys.stderr)
             status = 4
         except BaseException:
@@ -163,6 +195,28 @@ def in_child(work: Callable[[], object], *, step: int = -1) -> tuple[bool, int]:
     return False, int(count)
 
 
+def status_of(work: Act) -> int:
+    """0, or 4 where it was refused with an error; nothing of it is ended."""
+    child = os.fork()
+    if child == 0:
+        status = 3
+        try:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+            work()
+            status = 0
+        except (MegamodError, OSError) as error:
+            print(f"refused: {error}", file=sys.stderr)
+            status = 4
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _child, code = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(code) in (0, 4), code
+    return os.waitstatus_to_exitcode(code)
+
+
 def restore(saved: Path, root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(saved, root, symlinks=True)
@@ -171,7 +225,7 @@ def restore(saved: Path, root: Path) -> None:
 def run(name: str, kernel: Path, folder: Path, *, every: int) -> str:
     """Do the work *name*, whole and then ended at each *every*-th call."""
     root, saved = folder / "root", folder / "saved"
-    make_system(root, kernel)
+    kernel = make_system(root, kernel)
     work = works(root, kernel)[name]
     if work.before is not None:
         in_child(work.before)
@@ -217,7 +271,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1)
     options = parser.parse_args()
     # What root executes is another test's; here nothing is.
-    cli_hooks._own_program = lambda _root: Path("/opt/megamod/bin/megamod")
+    cli_hooks.own_program = lambda _root: Path("/opt/megamod/bin/megamod")
     print(run(options.work, options.kernel.resolve(), options.folder, every=options.every))
     return 0
 

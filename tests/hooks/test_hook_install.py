@@ -261,7 +261,8 @@ def test_the_plugin_of_kernel_install_adds_one_word_to_the_entry(tmp_path: Path)
     install("dracut", root=root, entry="rdinit", program=PROGRAM)
     folder = root / "boot/efi/loader/entries"
     for name in ("token-6.1.0.conf", "token-6.1.0+3.conf", "token-5.9.conf"):
-        (folder / name).write_text("title      Debian\noptions    root=/dev/vda1 quiet\nlinux      /linux\n")
+        (folder / name).write_text("title      Debian\noptions    root=/dev/vda1\nlinux      /linux\noptions quiet\n")
+    (folder / "token-6.1.0+2.conf").write_text("title      Debian\nlinux      /linux\n")
     environment = {
         "PATH": "/usr/bin:/bin",
         "KERNEL_INSTALL_LAYOUT": "bls",
@@ -272,10 +273,19 @@ def test_the_plugin_of_kernel_install_adds_one_word_to_the_entry(tmp_path: Path)
         plugin = [root / "etc/kernel/install.d/95-megamod.install", "add", "6.1.0", "/boot/efi/token/6.1.0", "/linux"]
         subprocess.run(plugin, env=environment, check=True)
     for name in ("token-6.1.0.conf", "token-6.1.0+3.conf"):
+        # Of several such lines GRUB's blscfg reads the first.
+        assert (folder / name).read_text().splitlines()[1] == "options    root=/dev/vda1 rdinit=/megamod-init"
         assert (folder / name).read_text().count("rdinit=/megamod-init") == 1
+    assert (folder / "token-6.1.0+2.conf").read_text().splitlines()[2:] == ["options    rdinit=/megamod-init"]
+    assert not list(folder.glob("*.megamod"))
     assert "rdinit" not in (folder / "token-5.9.conf").read_text()
     found = {entry.file.name: entry.has_word for entry in status("dracut", root=root).entries}
-    assert found == {"token-5.9.conf": False, "token-6.1.0+3.conf": True, "token-6.1.0.conf": True}
+    assert found == {
+        "token-5.9.conf": False,
+        "token-6.1.0+2.conf": True,
+        "token-6.1.0+3.conf": True,
+        "token-6.1.0.conf": True,
+    }
 
 
 def test_the_status_reads_the_entries_of_grub(tmp_path: Path) -> None:
@@ -302,8 +312,53 @@ def test_unified_images_take_the_word_from_a_file_that_is_the_administrators(tmp
     assert any(line.endswith(asked) for line in install("dracut", root=root, entry="rdinit", program=PROGRAM))
     remove("dracut", root=root)
     assert tree_hash(root) == before
+    with pytest.raises(MegamodError, match=r"etc/kernel/cmdline: not there \(hint: without it kernel-install takes"):
+        install("dracut", root=root, entry=None, program=PROGRAM, edit_cmdline=True)
+    assert tree_hash(root) == before
     (root / "etc/kernel/cmdline").write_text("root=/dev/vda1 rdinit=/megamod-init\n")
     assert not any(line.endswith(asked) for line in install("dracut", root=root, entry="rdinit", program=PROGRAM))
+
+
+@pytest.mark.parametrize("by_shell", [False, True])
+@pytest.mark.parametrize("text", ["root=/dev/vda1 quiet\n", "root=/dev/vda1\nquiet", "a rdinit=/megamod-initial b\n"])
+def test_the_command_line_is_edited_where_that_is_asked_for_and_given_back(
+    text: str, by_shell: bool, tmp_path: Path
+) -> None:
+    root = make_root(tmp_path, grub=True)
+    (root / "etc/kernel").mkdir()
+    place = root / "etc/kernel/cmdline"
+    place.write_text(text)
+    place.chmod(0o640)
+    before = tree_hash(root)
+    for generator in ("dracut", "initramfs-tools"):
+        install(generator, root=root, entry=None, program=PROGRAM, edit_cmdline=True)  # type: ignore[arg-type]
+    assert place.read_text().split() == [*text.split(), "rdinit=/megamod-init"]
+    assert place.stat().st_mode & 0o777 == 0o640
+    for generator in ("dracut", "initramfs-tools"):
+        assert "rdinit=/megamod-init" in place.read_text().split()
+        remove_by_shell(root, generator) if by_shell else remove(generator, root=root)  # type: ignore[arg-type]
+    assert tree_hash(root) == before
+
+
+def test_the_command_line_stays_as_it_is_unless_that_is_asked_for(tmp_path: Path) -> None:
+    root = make_root(tmp_path, grub=True)
+    (root / "etc/kernel").mkdir()
+    (root / "etc/kernel/cmdline").write_text("root=/dev/vda1 rdinit=/megamod-init\n")
+    before = tree_hash(root)
+    install("dracut", root=root, entry=None, program=PROGRAM, edit_cmdline=True)
+    remove("dracut", root=root)
+    assert tree_hash(root) == before
+    with pytest.raises(MegamodError, match="--edit-cmdline: with --hook-points nothing needs"):
+        install("dracut", root=root, entry="hook-points", program=PROGRAM, edit_cmdline=True)
+    assert tree_hash(root) == before
+
+
+def test_the_script_that_removes_is_found_from_its_own_folder(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    before = tree_hash(root)
+    install("dracut", root=root, entry=None, program=PROGRAM)
+    subprocess.run(["sh", "dracut.remove"], cwd=root / "etc/megamod/hooks", check=True, capture_output=True)
+    assert tree_hash(root) == before
 
 
 def test_the_status_reads_the_command_lines_of_unified_images(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from megamod.hooks.contained import inside
 from megamod.hooks.transaction import (
     IMAGE_JOURNAL,
     SYSTEM_JOURNAL,
+    SYSTEM_LOCK,
     Changes,
     NewFile,
     apply_changes,
@@ -203,8 +205,28 @@ def test_a_folder_where_a_file_is_to_be_is_an_error_before_anything_is_changed(t
     assert everything(root) == before
 
 
-def test_the_lock_keeps_a_second_command_waiting(tmp_path: Path) -> None:
+def test_the_lock_is_nobody_elses_to_hold(tmp_path: Path) -> None:
+    """The folder itself can be opened and locked by anybody who may read it."""
     make_tree(tmp_path)
+    (tmp_path / "run").mkdir()
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with locked(tmp_path):
+            assert (tmp_path / SYSTEM_LOCK).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.close(descriptor)
+    assert not list(tmp_path.rglob("*lock*"))
+    (tmp_path / SYSTEM_LOCK).symlink_to("../elsewhere")
+    with pytest.raises(MegamodError, match=r"megamod\.lock: "), locked(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("place", ["", "run"])
+def test_the_lock_keeps_a_second_command_waiting(place: str, tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    (tmp_path / place).mkdir(exist_ok=True)
     inside_now, order = threading.Event(), []
 
     def second() -> None:

@@ -39,8 +39,9 @@ def hook() -> None:
 @click.argument("generator", required=False, type=click.Choice(_NAMES))
 @click.option("--rdinit", "entry", flag_value="rdinit", help="Start the loader before the image's init.")
 @click.option("--hook-points", "entry", flag_value="hook-points", help="Leave the kernel command line alone.")
+@click.option("--edit-cmdline", is_flag=True, help="Put the loader's word into /etc/kernel/cmdline, for UKIs.")
 @ROOT
-def hook_install(*, generator: Generator | None, entry: Entry | None, root: Path) -> None:
+def hook_install(*, generator: Generator | None, entry: Entry | None, edit_cmdline: bool, root: Path) -> None:
     """Install the hook of a generator.
 
     Its next images have a megamodule. Default: the generator that makes this system's images; --rdinit where GRUB or
@@ -51,7 +52,8 @@ def hook_install(*, generator: Generator | None, entry: Entry | None, root: Path
 
     with locked(root):
         chosen = generator or find_generator(root)
-        for line in install(chosen, root=root, entry=entry, program=own_program(root)):
+        program = own_program(root)
+        for line in install(chosen, root=root, entry=entry, program=program, edit_cmdline=edit_cmdline):
             say(line)
 
 

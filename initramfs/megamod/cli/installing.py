@@ -137,7 +137,7 @@ def _profile_of(root: Path, profile: Path | None, machine: Machine, kernel: str)
 def _update(root: Path, kernel: str, steps: Steps) -> list[str]:
     """The image of *kernel* made again; without one of these modules it boots as the generator has made it."""
     from megamod.cli.hooks import own_program
-    from megamod.hooks.installer.installer import InstallRequest, forget, layout_of, read_install
+    from megamod.hooks.installer.installer import InstallRequest, layout_of, read_install, withdraw
     from megamod.hooks.installer.installer import install as install_image
 
     record = read_install(root)
@@ -155,7 +155,7 @@ def _update(root: Path, kernel: str, steps: Steps) -> list[str]:
         return install_image(request, steps=steps)
     except (MegamodError, OSError):
         with contextlib.suppress(MegamodError, OSError):
-            forget(root, kernel)
+            withdraw(root, kernel)
         raise
 
 

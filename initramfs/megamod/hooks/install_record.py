@@ -28,7 +28,8 @@ class InstallRecord:
 
     *files* are the files themselves by path, *kernels* those that belong to one kernel each: release → path → digest.
     *folders* were made for them and go when they are empty. *entry* and *command_line* (the files that put the loader
-    on the kernel command line) are those of a hook; *settings* are each kernel's of `megamod deploy`, the latest last.
+    on the kernel command line) are those of a hook, as are *edited* files of the administrator's, which have a word of
+    ours as long as it is installed; *settings* are each kernel's of `megamod deploy`, the latest last.
     """
 
     version: Literal[1] = 1
@@ -36,6 +37,7 @@ class InstallRecord:
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     command_line: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
     kernels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
 
@@ -73,7 +75,12 @@ def load_record(path: Path) -> InstallRecord | None:
         # The first records of deployments had one list of settings for all kernels; what they installed must go, too.
         value["settings"] = {kernel: own for kernel, own in settings.items() if not isinstance(own, str)}
     record = typed(value, InstallRecord, source=str(path), hint=_HINT)
-    for name in [*(name for name, _digest in record.all_files()), *record.command_line, *record.folders]:
+    for name in [
+        *(name for name, _digest in record.all_files()),
+        *record.command_line,
+        *record.edited,
+        *record.folders,
+    ]:
         if not _is_inside(name):
             raise MegamodError(f"{path}: `{name}` is not a path below the root of the system", hint=_HINT)
     return record

@@ -9,7 +9,11 @@ from collections.abc import Iterable
 _SCRIPT = """\
 #!/bin/sh
 # Written by megamod. Takes away {what}, without megamod: sh /{own}
-root=$(CDPATH='' cd -- "${{0%/*}}/{up}" && pwd -P) || exit 1
+case $0 in
+*/*) root=${{0%/*}} ;;
+*) root=. ;; # `sh NAME`
+esac
+root=$(CDPATH='' cd -- "$root/{up}" && pwd -P) || exit 1
 cd -- "$root" || exit 1
 if [ -x {settler} ]; then
 	{settler} settle . {journal} || exit 1

@@ -34,6 +34,10 @@ IMAGE_JOURNAL = ".megamod-journal"
 SYSTEM_JOURNAL = "var/lib/megamod/journal"
 """Where that of a system lies."""
 
+IMAGE_LOCK, SYSTEM_LOCK = ".megamod-lock", "run/megamod.lock"
+"""What holds a tree while a command of ours changes it. A lock on the tree's folder itself, which anybody can open,
+would be anybody's to hold."""
+
 # The journal while it is written, while everything can be taken back, and once everything is to be completed.
 _DRAFT, _UNDO, _REDO = ".draft", ".undo", ".redo"
 _STAGED = ".megamod-"
@@ -61,20 +65,40 @@ class Changes:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, *, lock: str = SYSTEM_LOCK, journal: str = SYSTEM_JOURNAL) -> Iterator[None]:
     """Hold the tree *root* against other commands of ours; what one of them has left half done is settled first.
 
-    The lock is on the folder itself: nothing is left behind.
+    The file *lock* below it is nobody else's to open, and goes in the end. A tree without a folder for it is locked
+    itself.
     """
+    if not root.is_dir():
+        raise MegamodError(f"{root}: {os.strerror(errno.ENOTDIR if root.exists() else errno.ENOENT)}")
+    path = _place(root, lock)
+    own = path.parent.is_dir()
+    descriptor = _hold(path if own else root.resolve())
     try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise MegamodError(f"{root}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        recover(root, SYSTEM_JOURNAL)
+        recover(root, journal)
         yield
     finally:
+        if own:
+            # Who waits for it finds that it is not the file of that name any more, and takes the next one.
+            with contextlib.suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _hold(path: Path) -> int:
+    """A descriptor of *path*, a folder or a file that is made, locked."""
+    flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    while True:
+        try:
+            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MegamodError(f"{path}: {error.strerror}", hint="it keeps two commands from one change") from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
         os.close(descriptor)
 
 

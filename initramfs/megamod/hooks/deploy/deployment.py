@@ -153,6 +153,7 @@ def link_deployment(request: DeployRequest, *, steps: Steps) -> Deployment:
         "needed": _lines(needed),
         "files": _lines(paths.values()),
         "stamps": _lines(f"{stamps[name]} {path}" for name, path in paths.items()),
+        "sums": _lines(_sums(tree, stamps, paths)),
         "digests": _lines(f"{hashlib.sha256(files[name]).hexdigest()} {name}" for name in paths),
         "held": _lines(name for name in sorted(tree.modules) if deployed & {name, *tree.modules[name].depends}),
         "dep": _lines(line for line in dep if module_name(line.split(":")[0].rpartition("/")[2]) in deployed),
@@ -281,6 +282,12 @@ def _stamps(tree: ModuleTree) -> dict[str, str]:
             status = module.path.stat()
             found[name] = f"{status.st_size} {status.st_mtime_ns // 10**9}"
     return found
+
+
+def _sums(tree: ModuleTree, stamps: Mapping[str, str], paths: Mapping[str, str]) -> list[str]:
+    """SHA-256 and path of the files whose time says nothing: ostree gives all files the time 0, and Nix 1."""
+    old = [name for name in paths if int(stamps[name].split()[1]) <= 1]
+    return [f"{hashlib.sha256(tree.modules[name].path.read_bytes()).hexdigest()}  {paths[name]}" for name in old]
 
 
 def _placed(stage: BuiltStage, place: str) -> BuiltStage:

@@ -4,19 +4,21 @@ GRUB reads /etc/default/grub.d where its distribution's grub-mkconfig does (Debi
 that is looked up there. systemd has no folder of drop-ins for the command line: /etc/kernel/cmdline.d is read by
 nothing of it (90-loaderentry.install and 60-ukify.install, 257; systemd's issue 23308 asks for it). So a plugin of
 kernel-install(8), which runs after 90-loaderentry.install, edits the entry that has been written. Unified kernel
-images take the command line of /etc/kernel/cmdline, which is the administrator's own. Entries that exist are not
-touched.
+images take the command line of /etc/kernel/cmdline, which is the administrator's own: it is edited only where
+that is asked for. Entries that exist are not touched.
 """
 
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.common.files import read_file
+from megamod.hooks.contained import inside
 from megamod.hooks.generators.run import LOADER_PATH
 from megamod.hooks.transaction import NewFile
 
@@ -32,7 +34,7 @@ _LOADER_ENTRY = ("usr/lib/kernel/install.d/90-loaderentry.install", "lib/kernel/
 _BOOT = ("efi", "boot/efi", "boot")
 _IMAGES = "EFI/Linux"  # unified kernel images (the Boot Loader Specification, type 2)
 _INSTALL_CONF = ("etc/kernel/install.conf", "run/kernel/install.conf", "usr/lib/kernel/install.conf")
-_COMMAND_LINE = "etc/kernel/cmdline"
+COMMAND_LINE = "etc/kernel/cmdline"
 _GRUB_CFG = ("boot/grub/grub.cfg", "boot/grub2/grub.cfg")
 
 
@@ -58,12 +60,35 @@ def drop_ins(root: Path) -> dict[str, NewFile]:
 
 def to_apply(root: Path, names: Mapping[str, NewFile]) -> Iterator[str]:
     """What has the boot loaders take over the drop-ins *names*, and what only the administrator can do."""
-    if _makes_images(root) and not any(WORD in line.split() for line in _lines(root / _COMMAND_LINE)):
-        yield f"kernel-install makes unified kernel images: add to /{_COMMAND_LINE}, or they start without it: {WORD}"
+    if _makes_images(root) and not any(WORD in line.split() for line in _lines(root / COMMAND_LINE)):
+        yield f"kernel-install makes unified kernel images: add to /{COMMAND_LINE}, or they start without it: {WORD}"
+        yield "or let --edit-cmdline do so when you install the hook"
     if f"{GRUB}/megamod.cfg" in names:
         yield "then: update-grub"
     if PLUGIN in names:
         yield "then, for each kernel: kernel-install add KVER /boot/vmlinuz-KVER"
+
+
+def with_word(root: Path) -> NewFile | None:
+    """/etc/kernel/cmdline with the word after all others; None if it has it. Raises MegamodError if it is not there."""
+    path = inside(root, COMMAND_LINE)
+    if not path.is_file():
+        hint = "without it kernel-install takes the running kernel's words: write down those that are to stay"
+        raise MegamodError(f"{root / COMMAND_LINE}: not there", hint=hint)
+    text = path.read_bytes()
+    if WORD.encode() in text.split():
+        return None
+    words = text.rstrip()
+    return NewFile(data=words + f" {WORD}".encode() + text[len(words) :], mode=stat.S_IMODE(path.stat().st_mode))
+
+
+def without_word(root: Path) -> NewFile | None:
+    """/etc/kernel/cmdline without the word; None if it does not have it."""
+    path = inside(root, COMMAND_LINE)
+    if not path.is_file() or WORD.encode() not in path.read_bytes().split():
+        return None
+    text = re.sub(rb"(^|[ \t]+)" + re.escape(WORD.encode()) + rb"(?=\s|$)", b"", path.read_bytes(), flags=re.MULTILINE)
+    return NewFile(data=text, mode=stat.S_IMODE(path.stat().st_mode))
 
 
 def boot_entries(root: Path) -> list[BootEntry]:

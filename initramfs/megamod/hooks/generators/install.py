@@ -17,7 +17,17 @@ from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.hooks.contained import inside
-from megamod.hooks.generators.boot_entries import GRUB, WORD, BootEntry, boot_entries, drop_ins, to_apply
+from megamod.hooks.generators.boot_entries import (
+    COMMAND_LINE,
+    GRUB,
+    WORD,
+    BootEntry,
+    boot_entries,
+    drop_ins,
+    to_apply,
+    with_word,
+    without_word,
+)
 from megamod.hooks.generators.program_trust import trust_list
 from megamod.hooks.generators.run import LOADER_PATH, Generator
 from megamod.hooks.install_record import Entry, InstallRecord, load_record
@@ -98,11 +108,14 @@ def generate_command(generator: Generator) -> str:
     return _GENERATE[generator]
 
 
-def install(generator: Generator, *, root: Path, entry: Entry | None, program: Path) -> list[str]:
+def install(
+    generator: Generator, *, root: Path, entry: Entry | None, program: Path, edit_cmdline: bool = False
+) -> list[str]:
     """Write the hook's files below *root*; returns lines that tell what was done and what is left to do.
 
     *entry* None takes rdinit where a boot loader's drop-in can be written. *program* is the `megamod` that the hook is
-    to call. Raises MegamodError, with nothing written, where the generator is not there or a path is taken.
+    to call. *edit_cmdline* also puts the word into /etc/kernel/cmdline. Raises MegamodError, with nothing written,
+    where the generator is not there or a path is taken.
     """
     if not (root / _SIGNS[generator]).is_dir():
         raise MegamodError(f"{root / _SIGNS[generator]}: no such folder", hint=f"is {generator} installed?")
@@ -112,7 +125,9 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     drops = drop_ins(root)
     # Without a folder for drop-ins it is the user who names the hook in mkinitcpio.conf: until then no image has it.
     by_hand = generator == "mkinitcpio" and not (root / _MKINITCPIO_CONF).is_dir()
-    entry = entry or ("rdinit" if drops and not by_hand else "hook-points")
+    entry = entry or ("rdinit" if edit_cmdline or (drops and not by_hand) else "hook-points")
+    if edit_cmdline and entry != "rdinit":
+        raise MegamodError(f"--edit-cmdline: with --hook-points nothing needs {WORD} on the kernel command line")
     own = drops if entry == "rdinit" else {}
     files = {path: NewFile(data=_packed(name), mode=mode) for path, (name, mode) in _PLACES[generator].items()}
     files |= _own_files(generator, entry, trust_list(program, root=root), program)
@@ -127,16 +142,21 @@ def install(generator: Generator, *, root: Path, entry: Entry | None, program: P
     needed = {str(folder) for path in (*files, record_name, _removal_name(generator)) for folder in Path(path).parents}
     missing = {name for name in needed if not os.path.lexists(inside(root, name))}
     folders = tuple(sorted(missing | {name for other in others for name in other.folders if name in needed}))
-    files[_removal_name(generator)] = _removal(generator, entry, (*files, _removal_name(generator)), folders)
+    edited = {COMMAND_LINE: new} if edit_cmdline and (new := with_word(root)) is not None else {}
+    # Nothing to edit where another hook has done so; the last one takes the word off.
+    ours = bool(edited) or (edit_cmdline and any(COMMAND_LINE in other.edited for other in others))
+    files[_removal_name(generator)] = _removal(generator, entry, (*files, _removal_name(generator)), folders, ours=ours)
     record = InstallRecord(
         entry=entry,
         files={path: _digest(new.data) for path, new in files.items()},
         command_line=tuple(sorted(own)),
+        edited=(COMMAND_LINE,) if ours else (),
         folders=folders,
     )
     files[record_name] = NewFile(data=record.to_json())
-    apply_changes(root, Changes(write=files), journal=SYSTEM_JOURNAL, durable=True)
+    apply_changes(root, Changes(write={**files, **edited}), journal=SYSTEM_JOURNAL, durable=True)
     first = ["first add `megamod` to the end of HOOKS=(…) in /etc/mkinitcpio.conf"] if by_hand else []
+    first += [f"{root / name}: has {WORD} now" for name in edited]
     return [f"{root / path}" for path in sorted(files)] + first + list(_left_to_do(generator, entry, own, root))
 
 
@@ -147,7 +167,7 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
     if record is None:
         raise MegamodError(f"{generator}: the hook is not installed")
     # What another hook needs, too, goes with that.
-    kept = {name for other in _others(generator, root) for name in other.files}
+    kept = {name for other in _others(generator, root) for name in (*other.files, *other.edited)}
     gone, lines = [], []
     for name, digest in record.files.items():
         file = inside(root, name, follow=False)
@@ -156,9 +176,12 @@ def remove(generator: Generator, *, root: Path) -> list[str]:
         if file.is_symlink() or not file.is_file() or _digest(file.read_bytes()) != digest:
             lines.append(f"{root / name} has changed since; removed anyway")
         gone.append(root / name)
-    changes = Changes(remove=[*gone, path], prune=sorted(record.folders, reverse=True))
+    ours = COMMAND_LINE in record.edited and COMMAND_LINE not in kept
+    write = {COMMAND_LINE: new} if ours and (new := without_word(root)) is not None else {}
+    changes = Changes(write=write, remove=[*gone, path], prune=sorted(record.folders, reverse=True))
     apply_changes(root, changes, journal=SYSTEM_JOURNAL, durable=True)
     lines += [f"{file}: removed" for file in gone]
+    lines += [f"{root / name}: {WORD} was taken off" for name in write]
     if record.entry == "rdinit":
         update = " (update-grub)" if any(name.startswith(GRUB) for name in record.files) else ""
         lines.append(
@@ -235,10 +258,19 @@ def _own_files(generator: Generator, entry: Entry, trusted: Sequence[str], progr
     }
 
 
-def _removal(generator: Generator, entry: Entry, names: Sequence[str], folders: Sequence[str]) -> NewFile:
+def _removal(
+    generator: Generator, entry: Entry, names: Sequence[str], folders: Sequence[str], *, ours: bool
+) -> NewFile:
     word = f"take {WORD} off the kernel command line, " if entry == "rdinit" else ""
-    more = """\
-set -- var/lib/megamod/hooks/*.json
+    edited = f"""\
+if grep -qsF {WORD} {COMMAND_LINE} && ! shared {COMMAND_LINE}; then
+	cp -p {COMMAND_LINE} {COMMAND_LINE}.megamod &&
+		sed -E 's@(^|[[:space:]]+){WORD}([[:space:]]|$)@\\2@' {COMMAND_LINE} >{COMMAND_LINE}.megamod &&
+		mv -f {COMMAND_LINE}.megamod {COMMAND_LINE} || exit 1
+fi
+"""
+    more = f"""\
+{edited if ours else ""}set -- var/lib/megamod/hooks/*.json
 [ -e "$1" ] || [ -e var/lib/megamod/deploy.json ] || rm -rf var/lib/megamod/maps"""
     script = removal_script(
         what=f"the hook of {generator}",

@@ -28,7 +28,7 @@ from megamod.hooks.contained import inside
 from megamod.hooks.link_set import Merge, merge_choice
 from megamod.hooks.map_store import keep_maps
 from megamod.hooks.select_modules import Choice, ImageModules, choose, chosen_modules, read_image_modules
-from megamod.hooks.transaction import IMAGE_JOURNAL, Changes, NewFile, apply_changes, recover
+from megamod.hooks.transaction import IMAGE_JOURNAL, IMAGE_LOCK, Changes, NewFile, apply_changes, locked
 from megamod.image.signing.sign import Signer
 from megamod.loader.programs import ctl_binary, loader_binary
 from megamod.machine.machine import Machine, open_machine
@@ -88,7 +88,11 @@ class HookReport:
 
 def run_hook(request: HookRequest, *, steps: Steps) -> HookReport:
     """Change the image root; raises MegamodError with the image root untouched."""
-    recover(request.image_root, IMAGE_JOURNAL)
+    with locked(request.image_root, lock=IMAGE_LOCK, journal=IMAGE_JOURNAL):
+        return _run(request, steps)
+
+
+def _run(request: HookRequest, steps: Steps) -> HookReport:
     if (done := _done_before(request)) is not None:
         return done
     tree = open_tree(str(request.modules))

@@ -141,6 +141,16 @@ def forget(root: Path, kernel: str) -> list[str]:
     return [f"{root / name}: removed" for name in gone]
 
 
+def withdraw(root: Path, kernel: str) -> None:
+    """See to it that the image of *kernel* is not started; needs no space."""
+    try:
+        forget(root, kernel)
+    except (MegamodError, OSError):
+        files = forgotten_files(root, layout_of(root, read_install(root)), kernel)
+        for name in files.remove:
+            inside(root, name, follow=False).unlink(missing_ok=True)
+
+
 def remove(root: Path) -> list[str]:
     """Take everything away that `install` has written below *root*; a profile that was edited since stays."""
     record = load_record(root / RECORD)
