@@ -2,8 +2,8 @@
 ``python -m tests.hooks.killed_calls WORK KERNEL FOLDER [--every N]``, with kill_calls.c preloaded.
 
 WORK is one of ``works()``: ``install``, ``remove``, ``run``, ``deploy``, ``update``, ``take-away``, ``image``,
-``image-away``. KERNEL is a lib/modules/KVER folder with its kernel image, some of whose modules are the system's; FOLDER
-is new. Prints how many calls there were, and how many left the old and how many the new state.
+``image-away``. KERNEL is a lib/modules/KVER folder with its kernel image, some of whose modules are the system's;
+FOLDER is new. Prints how many calls there were, and how many left the old and how many the new state.
 """
 
 from __future__ import annotations

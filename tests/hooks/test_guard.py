@@ -17,6 +17,7 @@ from megamod.hooks.generators.program_trust import trust_list
 from tests.hooks.debian_systems import need_root
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+GUARD = Path(__file__).resolve().parents[2] / "initramfs/megamod/hooks/generators/guard"
 WARNING = "megamod: warning: the image is as dracut made it: "
 SETTLED = """\
 case "$*" in *--image-root*) while [ "$1" != --image-root ]; do shift; done ;; esac
@@ -251,3 +252,37 @@ def test_the_hook_of_a_generator_fails_only_when_strict(
         assert (tmp_path / "image/megamod-init").readlink() == Path("init")
     started = "inst_hook pre-udev" in done.stdout or (tmp_path / "image/conf/conf.d/megamod").exists()
     assert started == (state == "merged")
+
+
+@pytest.mark.parametrize("fault", ["missing", "fails"])
+def test_an_image_of_older_modules_is_not_started_where_no_other_can_be_made(fault: str, tmp_path: Path) -> None:
+    """Whatever the boot loader, and with nothing but the shell; other kernels' images and entries stay."""
+    ours = {
+        "boot/megamod/6.1.0-5-0123456789ab.img",
+        "boot/efi/loader/entries/token-6.1.0-5.megamod.conf",
+        "boot/efi/loader/entries/token-6.1.0-5.megamod+2-1.conf",
+        "efi/EFI/Linux/token-6.1.0-5.megamod-old.efi",
+    }
+    others = {
+        "boot/megamod/6.1.0-57-0123456789ab.img",
+        "boot/megamod/entries",
+        "boot/efi/loader/entries/token-6.1.0-5.conf",
+        "boot/efi/loader/entries/token-6.1.0-57.megamod.conf",
+        "efi/EFI/Linux/token-6.1.0-5.efi",
+    }
+    for name in (*ours, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    guard_file = tmp_path / "usr/lib/megamod/image-guard"
+    guard_file.parent.mkdir(parents=True)
+    guard_file.write_bytes(GUARD.read_bytes())
+    (tmp_path / "etc/megamod").mkdir(parents=True)
+    if fault == "fails":
+        program(tmp_path, "exit 1\n")
+    (tmp_path / "etc/megamod/image.conf").write_text(f"MEGAMOD={tmp_path}/program\n")
+    command = ["sh", guard_file, "image", "--update", "--menu", "-k", "6.1.0-5"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "megamod: warning: this kernel boots as the generator has made it: " in done.stderr
+    assert not [name for name in ours if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)

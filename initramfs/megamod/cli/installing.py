@@ -114,8 +114,10 @@ def _install(
 
 
 def _machine(root: Path, recorded: Path | None) -> Machine:
+    from megamod.common.trust import require_trusted
     from megamod.machine.machine import Machine, open_machine
 
+    require_trusted(recorded, "a recorded machine")
     return open_machine(recorded) if recorded is not None else Machine(root=root)
 
 

@@ -27,6 +27,7 @@ from megamod.cli.schemas import schema
 from megamod.cli.signing import sign, verify
 from megamod.common.errors import MegamodError
 from megamod.common.signals import ended_by_signals
+from megamod.common.trust import own_temporary_folder
 
 _SECTIONS = {
     "Everyday": [help_command, init, build, boot, install, hook, deploy, detect, profile, explain],
@@ -54,6 +55,7 @@ def main() -> int:
 
 def _run() -> int:
     try:
+        own_temporary_folder()
         cli.main(prog_name="megamod", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code

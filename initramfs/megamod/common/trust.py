@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from megamod.common.errors import MegamodError
 
 _MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # what tempfile.gettempdir() looks at
 WAY_OUT = "python3 -m venv /opt/megamod && /opt/megamod/bin/pip install megamod"
 """What gives root a program of its own."""
 
@@ -72,6 +74,29 @@ def first_untrusted(paths: Iterable[Path]) -> str | None:
                 return why
             checked.add(step)
     return None
+
+
+def is_anothers(folder: Path) -> bool:
+    """Whether another user than root, or everybody, decides what the names in *folder* are.
+
+    Less than `first_untrusted`: groups that the system has made for it may write, as Debian's `staff` to /usr/local.
+    """
+    for step in way_to(folder):
+        status = step.lstat()
+        everybody = status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode)
+        if status.st_uid != 0 or (everybody and not status.st_mode & stat.S_ISVTX):
+            return True
+    return False
+
+
+def own_temporary_folder() -> None:
+    """Have root make its temporary files where nobody else can exchange them: sudo -E keeps a user's TMPDIR."""
+    if os.geteuid() != 0 or not any(os.environ.get(name) for name in _TEMPORARY):
+        return
+    if first_untrusted([Path(tempfile.gettempdir()).absolute()]) is not None:
+        tempfile.tempdir = "/tmp"
+        for name in _TEMPORARY:
+            os.environ.pop(name, None)
 
 
 def require_trusted(path: Path | None, what: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from megamod.build.link_map import write_map
 from megamod.build.link_stages import BuiltStage
 from megamod.common.errors import MegamodError
+from megamod.hooks.contained import inside
 
 Part = Literal["image", "deployment"]
 
@@ -28,7 +29,7 @@ def keep_maps(root: Path, kernel: str, part: Part, stages: Iterable[BuiltStage])
 
     Nobody needs a map to boot, so it is not an error.
     """
-    path = root / FOLDER / f"{kernel}.map"
+    path = inside(root, FOLDER) / f"{kernel}.map"
     fresh = {load.load.module: load.merged.map for stage in stages for load in stage.loads if load.merged}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,8 @@ def keep_maps(root: Path, kernel: str, part: Part, stages: Iterable[BuiltStage])
 
 def drop_maps(root: Path, kernel: str | None, part: Part) -> None:
     """Take away that *part* of the file of *kernel*, or of all (None), and what is empty then."""
-    for path in sorted((root / FOLDER).glob("*.map")):
+    folder = inside(root, FOLDER)
+    for path in sorted(folder.glob("*.map")):
         if kernel is not None and path.stem != kernel:
             continue
         left = _others(path, part)
@@ -48,9 +50,9 @@ def drop_maps(root: Path, kernel: str | None, part: Part) -> None:
             write_map(path, kernel=path.stem, profile="hooks", megamodules=left)
         else:
             path.unlink()
-    for folder in (root / FOLDER, (root / FOLDER).parent):
+    for each in (folder, folder.parent):
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            each.rmdir()
 
 
 def _others(path: Path, part: Part) -> Mapping[str, Any]:
