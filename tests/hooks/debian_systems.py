@@ -25,7 +25,7 @@ from megamod.common.host import cache_folder, file_lock, find_program, run_progr
 from tests.conftest import missing
 
 TOP = Path(__file__).resolve().parents[2]
-PYTHONS = {"bookworm": "311", "trixie": "313"}
+PYTHONS = {"bookworm": "311", "trixie": "313", "sid": "314"}
 _PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_27_x86_64")
 _FIRST = "initramfs-tools busybox"
 _PACKAGES = (
@@ -33,7 +33,7 @@ _PACKAGES = (
     "python3-venv libarchive13 iproute2 dbus e2fsprogs binutils dmsetup"
 )
 # Of what Debian's systemd has beyond that, bookworm knows nothing.
-_MORE = {"bookworm": "", "trixie": "systemd-cryptsetup"}
+_MORE = {"bookworm": "", "trixie": "systemd-cryptsetup", "sid": "systemd-cryptsetup"}
 _MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
     "e2scrub_reap.service getty@tty1.service serial-getty@ttyS0.service"

@@ -29,7 +29,7 @@ MACHINE = (
     *("-device", "e1000e,mac=52:54:00:00:00:01", "-device", "virtio-net-pci,mac=52:54:00:00:00:02"),
     *("-device", "qemu-xhci", "-device", "usb-kbd", "-device", "virtio-rng-pci"),
 )
-_PROLOGUE = """\
+PROLOGUE = """\
 dmesg -n 1
 show() { name=$1; shift; echo "[[[ $name"; "$@" 2>&1; echo "]]] $name $?"; }
 send() { tar -c "$@" >/dev/disk/by-id/virtio-out; sync; }
@@ -50,7 +50,7 @@ _EPILOGUE = "\nsync\npoweroff -f\nexit 0\n"
 _SECTION = re.compile(r"^\[\[\[ (?P<name>.+)\n(?P<body>(?:.*\n)*?)\]\]\] (?P=name) (?P<status>\d+)$", re.MULTILINE)
 _OUT_MIB = 160
 # A guest of a busy machine stands still at times, which is neither a lockup nor a stall.
-_QUIET = "nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+QUIET = "nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def boot_system(
 ) -> GuestRun:
     """Boot *system* with *image* on *disk* (its own by default), whose changes are lost; run *script* in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{_PROLOGUE}{script}{_EPILOGUE}".encode()
+    text = f"{PROLOGUE}{script}{_EPILOGUE}".encode()
     (folder / "script.img").write_bytes(text + b"\n" * (-len(text) % 4096))
     out = folder / "out.img"
     with out.open("wb") as file:
@@ -116,7 +116,7 @@ def boot_system(
     result = run_qemu(
         image=image,
         vmlinuz=vmlinuz or system.vmlinuz,
-        append=f"root={root} ro systemd.show_status=0 {_QUIET} {append}",
+        append=f"root={root} ro systemd.show_status=0 {QUIET} {append}",
         extra=[
             *MACHINE,
             *disk_options(disk or system.disk, "root", ",snapshot=on"),
@@ -154,14 +154,14 @@ def type_and_boot(
     *disks* are attached by their serial numbers; changes of them are lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{_PROLOGUE}{script}{_EPILOGUE}".encode()
+    text = f"{PROLOGUE}{script}{_EPILOGUE}".encode()
     (folder / "script.img").write_bytes(text + b"\n" * (-len(text) % 4096))
     options = [word for serial, path in disks.items() for word in disk_options(path, serial, ",snapshot=on")]
     command = [
         *("timeout", "1800", find_program("qemu-system-x86_64", package="qemu-system-x86"), "-accel", "tcg"),
         *("-m", "1024", "-smp", "2", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"),
         *("-kernel", str(system.vmlinuz), "-initrd", str(image)),
-        *("-append", f"console=ttyS0 panic=-1 ro systemd.show_status=0 {_QUIET} {append}"),
+        *("-append", f"console=ttyS0 panic=-1 ro systemd.show_status=0 {QUIET} {append}"),
         *MACHINE,
         *options,
         *disk_options(folder / "script.img", "script", ",readonly=on"),

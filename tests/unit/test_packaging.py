@@ -21,6 +21,7 @@ TOP = Path(__file__).parents[2]
 SOURCE = Path(backend.__file__).parents[2]
 
 _SDIST = "import sys; from megamod.loader import backend; backend.build_sdist(sys.argv[1])"
+_SDIST_COMPILED = _SDIST.replace("argv[1])", "argv[1], {'loaders': 'compiled'})")
 _OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "-qq")
 
 
@@ -98,6 +99,30 @@ def test_a_wheel_of_the_sdist_has_all_data_and_man_finds_its_pages(
     path = f"{prefix / 'bin'}:{os.environ['PATH']}"
     for page in ("megamod", "megamod-build", "megamod-profile", "megamod-ctl"):
         assert run(*man, page, PATH=path).startswith(str(prefix))
+
+
+@pytest.mark.heavy
+def test_an_sdist_with_loaders_needs_neither_network_nor_compiler(tmp_path: Path) -> None:
+    """No compiler is found on PATH, and zig's package is hidden."""
+    run(sys.executable, "-c", _SDIST_COMPILED, tmp_path, PYTHONPATH="initramfs")
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive}
+    loaders = {f"loader/bin/{arch}/{name}" for arch in programs.ARCHITECTURES for name in programs.PROGRAMS}
+    assert loaders <= names
+    (tmp_path / "hidden/ziglang").mkdir(parents=True)
+    (tmp_path / "hidden/ziglang/__init__.py").write_text("raise SystemExit('there is no zig')\n")
+    (tmp_path / "empty").mkdir()
+    nothing = {"PATH": str(tmp_path / "empty"), "PYTHONPATH": str(tmp_path / "hidden")}
+    run(sys.executable, "-m", "pip", "wheel", *_OFFLINE, "-w", tmp_path / "out", sdist, **nothing)
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    made = zipfile.ZipFile(wheel)
+    with tarfile.open(sdist) as archive:
+        title = sdist.name.removesuffix(".tar.gz")
+        for name in loaders:
+            theirs = archive.extractfile(f"{title}/{name}")
+            assert theirs is not None
+            assert made.read(name.replace("loader/", "megamod/_loader/", 1)) == theirs.read()
 
 
 def test_an_editable_install_sees_edits_and_compiles_the_loader(

@@ -38,8 +38,8 @@ _MADE = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothe
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """What pyproject.toml leaves out as it is large: zig, unless MEGAMOD_CC names a compiler."""
-    return [] if os.environ.get("MEGAMOD_CC") else [_programs().ZIGLANG]
+    """What pyproject.toml leaves out as it is large: zig, unless MEGAMOD_CC names a compiler or nothing is compiled."""
+    return [] if os.environ.get("MEGAMOD_CC") or _came_compiled() else [_programs().ZIGLANG]
 
 
 def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -48,8 +48,8 @@ def get_requires_for_build_editable(config_settings: dict[str, Any] | None = Non
 
 
 def get_requires_for_build_sdist(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """Nothing: whoever makes a wheel of the sources compiles the loaders."""
-    return []
+    """Nothing, but for the loaders if they are to be in it: else whoever makes a wheel of the sources compiles them."""
+    return get_requires_for_build_wheel() if _with_loaders(config_settings) else []
 
 
 def build_wheel(
@@ -88,14 +88,22 @@ def _digest(data: bytes) -> str:
 
 
 def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
-    """The sources, all of them: with the tests, without what was compiled. Equal trees give equal bytes."""
+    """The sources, all of them: with the tests, without what was compiled. Equal trees give equal bytes.
+
+    With the setting ``loaders=compiled`` the loaders are in it, compiled, and whoever installs it needs no compiler.
+    """
+    if _with_loaders(config_settings):
+        compile_loaders()
+        compiled = sorted(path for path in (_TREE / "loader/bin").rglob("*") if path.is_file())
+    else:
+        compiled = []
     with tempfile.TemporaryDirectory(prefix="megamod-build-") as folder:
         info = Path(folder) / prepare_metadata_for_build_wheel(folder, config_settings)
         metadata = (info / "METADATA").read_bytes()
     title = info.name.removesuffix(".dist-info")
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path in source_files():
+        for path in sorted([*source_files(), *compiled]):
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             _add(archive, f"{title}/{path.relative_to(_TREE)}", path.read_bytes(), mode)
         _add(archive, f"{title}/PKG-INFO", metadata, 0o644)
@@ -143,6 +151,9 @@ def prepare_metadata_for_build_editable(metadata_directory: str, config_settings
 
 def compile_loaders() -> None:
     """Fill loader/bin: every architecture with zig, those that MEGAMOD_CC compiles for with that."""
+    if not os.environ.get("MEGAMOD_CC") and _came_compiled():
+        print("the loaders came compiled")
+        return
     build = _programs()
     only = build.compiler_targets()
     folder = _TREE / "loader" / "bin"
@@ -154,6 +165,28 @@ def compile_loaders() -> None:
         else:
             _remove(folder / arch)
             print(f"left out the loader for {arch}: MEGAMOD_CC compiles for {', '.join(sorted(only))}")
+
+
+def _with_loaders(config_settings: dict[str, Any] | None) -> bool:
+    wanted = (config_settings or {}).get("loaders", "")
+    if wanted not in ("", "compiled"):
+        raise SystemExit(f"megamod: error: -C loaders={wanted}: not known (hint: loaders=compiled)")
+    return bool(wanted)
+
+
+def _came_compiled() -> bool:
+    """Whether this is an unpacked sdist that has the loaders in it, compiled from these very sources."""
+    build = _programs()
+    if not (_TREE / "PKG-INFO").is_file():
+        return False
+    for arch in build.ARCHITECTURES:
+        folder = _TREE / "loader" / "bin" / arch
+        stamp = folder / "source.sha256"
+        if not stamp.is_file() or stamp.read_text() != build.source_hash(arch):
+            return False
+        if not all((folder / name).is_file() for name in build.PROGRAMS):
+            return False
+    return True
 
 
 def _remove(folder: Path) -> None:

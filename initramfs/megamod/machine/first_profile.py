@@ -10,12 +10,16 @@ from megamod.common.errors import MegamodError
 from megamod.common.text import did_you_mean
 from megamod.machine.detect import detect
 from megamod.machine.detected_yaml import detected_profile
-from megamod.machine.device_tree import STORAGE, read_device_tree
+from megamod.machine.device_tree import STORAGE, DeviceTree, read_device_tree
 from megamod.machine.dtb_modules import match_device_tree
 from megamod.machine.machine import Machine
 from megamod.modules.tree import ModuleTree
 
 _ROOTS = ("ext4", "btrfs", "xfs", "f2fs", "squashfs", "erofs")
+# The drivers of disks that a bus has behind it: on virtio's two, and on a board's PCI.
+_VIRTIO_MMIO = ("virtio_mmio", "virtio_blk")
+_VIRTIO_PCI = ("virtio_pci", "nvme")
+_PCI = ("nvme", "ahci")
 _UCODE = ("lib/firmware/intel-ucode", "lib/firmware/amd-ucode", "usr/lib/firmware/intel-ucode")
 # Where packages have the device trees of a kernel, below the root of its tree: Debian, Fedora (the modules' own folder
 # too), Arch Linux ARM, Alpine.
@@ -66,6 +70,7 @@ def board_profile(dtb: Path, tree: ModuleTree, *, name: str, beside: Path) -> st
         file = str(dtb.absolute())
     storage, _built_in = _storage(dtb, tree)
     root = next((module for module in _ROOTS if any(tree.resolve(module))), "ext4")
+    unseen = list(_unseen(devices, dtb, file, tree))
     others = match_device_tree(str(dtb), Path(), tree)[0].keys() - storage
     lines = [
         f"# {', '.join(compatible) or dtb.name}, as its device tree says, for {tree.release}.",
@@ -74,7 +79,8 @@ def board_profile(dtb: Path, tree: ModuleTree, *, name: str, beside: Path) -> st
         "critical: # before user space: the way to the root",
         "  modules:",
         *([f'    - "@dtb:{file}#{STORAGE}" # the board\'s storage: {_listed(storage)}'] if storage else []),
-        *([] if storage else ["    # all that the device tree says of storage is built into the kernel"]),
+        *([] if storage or unseen else ["    # all that the device tree says of storage is built into the kernel"]),
+        *(f"    - {entry} # {why}" for entry, why in unseen),
         f"    - {root} # the root's file system: name yours",
     ]
     if others:
@@ -86,6 +92,28 @@ def board_profile(dtb: Path, tree: ModuleTree, *, name: str, beside: Path) -> st
         ]
     lines += ["root: {from: cmdline} # root= names it; or {exec: /usr/bin/PROGRAM}"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _unseen(devices: DeviceTree, dtb: Path, file: str, tree: ModuleTree) -> Iterator[tuple[str, str]]:
+    """(entry, reason) of disks that no device tree names, as they are found behind a bus when the kernel runs."""
+    virtual = next((node for node in devices.devices() if "virtio,mmio" in node.compatible), None)
+    host = next((node for node in devices.devices() if node.device_type == "pci"), None)
+    entries = []
+    if virtual is not None:
+        entries += [(name, "a virtual machine's disks, which its device tree does not name") for name in _VIRTIO_MMIO]
+    if host is not None:
+        why = f"disks behind {host.path}, which the device tree does not name"
+        try:
+            drivers, _built_in = match_device_tree(f"{dtb}#{host.path}", Path(), tree)
+        except MegamodError:
+            drivers = {}
+        if drivers:
+            entries.append((f'"@dtb:{file}#{host.path}"', f"the way to disks on PCI: {_listed(drivers)}"))
+        entries += [(name, why) for name in (_VIRTIO_PCI if virtual is not None else _PCI)]
+    for name, why in entries:
+        # What is built in needs no line.
+        if name.startswith('"') or tree.resolve(name)[0]:
+            yield name, why
 
 
 def _storage(dtb: Path, tree: ModuleTree) -> tuple[set[str], frozenset[str]]:
