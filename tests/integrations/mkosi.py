@@ -2,8 +2,8 @@
 
     python -m tests.integrations.mkosi WORK [--wheel WHEEL]
 
-makes a copy of Debian 13's system (`tests/hooks/debian_systems.py`) with mkosi and megamod in it, and runs there what the
-README of that folder says. Needs root, debootstrap, ovmf, qemu-system-x86 and a Debian mirror. WORK/image.raw stays.
+makes a copy of Debian 13's system (`tests/hooks/debian_systems.py`) with mkosi and megamod in it, and runs there what
+the README of that folder says. Needs root, debootstrap, ovmf, qemu-system-x86 and a Debian mirror.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from tests.hooks.firmware_disks import OVMF
 from tests.hooks.system_boots import disk_options
 
 RECIPE = Path(__file__).resolve().parents[2] / "initramfs/integrations/mkosi"
-_PACKAGES = (
-    "mkosi systemd-repart systemd-boot-efi systemd-ukify dosfstools mtools e2fsprogs apt cpio zstd kmod xz-utils"
-)
+_PACKAGES = "mkosi systemd-repart systemd-boot-efi systemd-ukify dosfstools mtools e2fsprogs apt cpio zstd xz-utils"
 # In a root of its own and not in a chroot: mkosi makes user namespaces, which no process in a chroot may.
 _MOUNTS = """\
 m=$(mktemp -d)
