@@ -31,7 +31,8 @@ def chosen_tree(
     except MegamodError as error:
         if kernel is not None:
             raise
-        raise MegamodError(f"the running kernel: {error.message}", hint="name another one with -k") from None
+        hint = f"name another one with -k; {error.hint}" if error.hint else "name another one with -k"
+        raise MegamodError(f"the running kernel: {error.message}", hint=hint) from None
 
 
 _DEBIAN = "debian:"
