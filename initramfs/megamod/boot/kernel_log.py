@@ -68,7 +68,15 @@ def _last_boot(text: str) -> str:
 
 def marks(text: str) -> Iterable[Line]:
     """The lines that the chart reads, in the order of the log."""
+    return (line for line in _all_lines(text) if _MARK.match(line.text))
+
+
+def whole_log(text: str) -> tuple[Line, ...]:
+    """All lines of the last boot in a log."""
+    return tuple(_all_lines(_last_boot(text)))
+
+
+def _all_lines(text: str) -> Iterable[Line]:
     for seconds, words in kernel_lines(text):
         words = _JOURNAL.sub("", words, count=1) if seconds is not None and _JOURNAL.match(words) else words
-        if _MARK.match(words):
-            yield Line(time=None if seconds is None else round(seconds * 1e6) * 1000, text=words)
+        yield Line(time=None if seconds is None else round(seconds * 1e6) * 1000, text=words)

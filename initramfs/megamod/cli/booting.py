@@ -87,6 +87,7 @@ def _check_budget(
     """0 if every limit holds, 1 if one does not or a boot fails. Runs are under icount, asked for or not."""
     import json
 
+    from megamod.analyze.chart.advice import advice_lines
     from megamod.analyze.chart.budget import BOOT, USER_SPACE, judge, parse_budget, verdicts_text
     from megamod.analyze.chart.junit import junit_xml
     from megamod.analyze.chart.record import BootRecord
@@ -112,6 +113,9 @@ def _check_budget(
         say(json.dumps(_as_dict(verdicts), indent=2))
     else:
         say(verdicts_text(verdicts))
+        if any(verdict.over for verdict in verdicts):
+            record, _report = boot_record(image, events=False, initcalls=True, wait_for=(), **options)
+            say("".join(f"\n{line}" for line in advice_lines(record.advice)))
         say(f"\n{counted(runs, 'run')}, one instruction per nanosecond of guest time; the fastest counts")
     return 1 if any(verdict.over for verdict in verdicts) else 0
 

@@ -72,7 +72,8 @@ def _folded(record: BootRecord, theme: str) -> Iterator[str]:
         (KIND_WORDS[kind], human_seconds(value / 1e9)) for kind, value in sorted(totals.items(), key=lambda e: -e[1])
     ]
     yield _details("Sums before user space", "", _rows(("part", "time"), rows))
-    for title, texts in (("Failures", record.failures), ("Notes", record.notes)):
+    beyond = ("What else would shorten it", record.advice)
+    for title, texts in (("Failures", record.failures), ("Notes", record.notes), beyond):
         if texts:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
             yield _details(title, str(len(texts)), f"<ul>{items}</ul>")

@@ -105,7 +105,7 @@ class BootRecord:
     None if it was not, or if the source has no times. *clock*: whether it had times; without, the spans are laid out
     one after the other. *loader* is when the loader started. *before*: how long the processor's counter had run when
     the kernel's clock began: firmware, decompression, an earlier kernel. *units* are systemd's, each while it was
-    starting; they overlap. *marks* are moments of user space, in order.
+    starting; they overlap. *marks* are moments of user space, in order. *advice*: what else would shorten it.
     """
 
     title: str
@@ -120,6 +120,7 @@ class BootRecord:
     before: int | None = None
     units: tuple[Span, ...] = ()
     marks: tuple[Mark, ...] = ()
+    advice: tuple[str, ...] = ()
 
     @property
     def end(self) -> int:

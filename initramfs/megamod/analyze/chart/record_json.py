@@ -56,6 +56,7 @@ class ChartDocument:
     marks: tuple[ChartMark, ...]
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
 
 def record_json(record: BootRecord) -> str:
@@ -81,6 +82,7 @@ def record_dict(record: BootRecord) -> dict[str, object]:
         marks=tuple(ChartMark(name=mark.name, time=mark.time) for mark in record.marks),
         failures=record.failures,
         notes=record.notes,
+        advice=record.advice,
     )
     return dict(plain(document))
 
@@ -114,6 +116,7 @@ def record_from(value: Mapping[str, Any], *, source: str) -> BootRecord:
         marks=tuple(Mark(name=mark.name, time=mark.time) for mark in document.marks),
         failures=document.failures,
         notes=document.notes,
+        advice=document.advice,
     )
 
 

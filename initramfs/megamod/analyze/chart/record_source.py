@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from megamod.analyze.chart.advice import advice_of
 from megamod.analyze.chart.journal import is_journal, read_journal
 from megamod.analyze.chart.log_to_record import record_of
 from megamod.analyze.chart.one_record import one_record
@@ -86,7 +88,8 @@ def _marks(text: str, texts: Sequence[str]) -> list[Mark]:
 
 def record_from_log(text: str, *, name: str, texts: Sequence[str] = ()) -> BootRecord:
     """The record of a log's text; *name* is the log's in messages and titles, *texts* those of `read_source`."""
-    return with_marks(record_of(read_lines(text, name=name), title=name), _marks(text, texts))
+    record = record_of(read_lines(text, name=name), title=name)
+    return with_marks(replace(record, advice=advice_of(record, text)), _marks(text, texts))
 
 
 def _read(path: Path) -> bytes:

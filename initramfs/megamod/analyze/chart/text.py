@@ -82,7 +82,8 @@ def _lines(record: BootRecord) -> list[tuple[str, Kind | None]]:
     if record.marks:
         lines += [("", None), ("marks:", None)]
         lines += [(f"  {milliseconds(mark.time)} ms  {mark.name}", None) for mark in record.marks]
-    for title, texts in (("failures", record.failures), ("notes", record.notes)):
+    beyond = ("what else would shorten it", record.advice)
+    for title, texts in (("failures", record.failures), ("notes", record.notes), beyond):
         if texts:
             lines += [("", None), (f"{title}:", None), *((f"  {text}", None) for text in texts)]
     return lines

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megamod.analyze.chart.advice import advice_lines
 from megamod.analyze.chart.budget import USER_SPACE, spent
 from megamod.analyze.chart.record import BootRecord
 from megamod.analyze.chart.record_boot import boot_record
@@ -59,7 +60,7 @@ class Boots:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What was found: *patch* is empty if there is nothing to move. *before* and *after* are nanoseconds from the
-    loader's start to user space, *after* None without a boot to prove it."""
+    loader's start to user space, *after* None without a boot to prove it. *advice*: what else would shorten it."""
 
     usage: Usage
     stage: str
@@ -67,6 +68,7 @@ class Proposal:
     text: str
     before: int
     after: int | None
+    advice: tuple[str, ...] = ()
 
 
 def tune(
@@ -109,10 +111,14 @@ def tune(
         seen = _machine(console, machine, folder / "machine", str(recorded or path))
         usage = find_usage(selection, tree, seen, needs=needs, record=record, sizes=sizes)
         before = spent(record, USER_SPACE).counted
+        advice = record.advice
+        if boots is not None:
+            with steps.step("boot, with the kernel's initcalls"):
+                advice = _boot(image, boots, append=boots.append, initcalls=True)[0].advice
         move = find_move(profile, path, tree, usage)
         text = path.read_bytes().decode("utf-8-sig")
         if move is None:
-            return Proposal(usage=usage, stage="", patch="", text=text, before=before, after=None)
+            return Proposal(usage=usage, stage="", patch="", text=text, before=before, after=None, advice=advice)
         changed = moved(text, move)
         after = None
         with _beside(path, changed, folder) as candidate:
@@ -131,6 +137,7 @@ def tune(
             text=changed,
             before=before,
             after=after,
+            advice=advice,
         )
 
 
@@ -180,7 +187,9 @@ def _proof(image: Path, boots: Boots) -> int:
     return spent(record, USER_SPACE).counted
 
 
-def _boot(image: Path, boots: Boots, *, append: str, log: Path | None = None) -> tuple[BootRecord, BootReport]:
+def _boot(
+    image: Path, boots: Boots, *, append: str, log: Path | None = None, initcalls: bool = False
+) -> tuple[BootRecord, BootReport]:
     return boot_record(
         image,
         vmlinuz=boots.vmlinuz,
@@ -189,6 +198,7 @@ def _boot(image: Path, boots: Boots, *, append: str, log: Path | None = None) ->
         memory=boots.memory,
         timeout=boots.timeout,
         events=False,
+        initcalls=initcalls,
         wait_for=(),
         log=log,
     )
@@ -218,7 +228,11 @@ def _beside(path: Path, text: str, folder: Path) -> Iterator[Path]:
 
 
 def proposal_text(proposal: Proposal) -> str:
-    """What was found, the patch, and what it saves."""
+    """What was found, the patch, what it saves, and what else would."""
+    return "\n".join([_found_text(proposal), *advice_lines(proposal.advice)])
+
+
+def _found_text(proposal: Proposal) -> str:
     usage = proposal.usage
     total = counted(len(usage.used) + len(usage.idle), "module")
     lines = [
