@@ -143,8 +143,20 @@ def test_a_profile_of_very_many_levels_is_refused(piece: bytes, limited: Run) ->
 
 
 def test_the_memory_of_a_case_is_limited(limited: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With hardly any even good input does not fit."""
+    """With hardly any even good input does not fit; one large file, as small ones find room that others have left."""
     monkeypatch.setattr("tests.fuzz.fuzz_commands.MEMORY", 0)
     monkeypatch.setattr("tests.fuzz.fuzz_commands.ROOM", 4 << 20)
-    verdict = limited(["explain", "board.yaml", "-k", TREE], {"board.dtb": many_nodes(100_000, deep=False)})
+    archive = write_cpio([Entry(path="large", mode=0o100644, data=bytes(200 << 20))], mtime=0)
+    verdict = limited(["inspect", "plain.cpio"], {"plain.cpio": gzip.compress(archive, 1)})
     assert verdict.kind in ("out of memory", "traceback")
+
+
+def test_a_case_changes_nothing_in_this_process(limited: Run) -> None:
+    """What a child does without, such as the loader's compiler, the tests that come after need."""
+    from megamod.boot import qemu
+    from megamod.build import recipe
+    from megamod.loader import programs
+
+    limited(["explain", "board.yaml", "-k", TREE], {})
+    assert (recipe.loader_binary, recipe.ctl_binary) == (programs.loader_binary, programs.ctl_binary)
+    assert qemu._run.__module__ == "megamod.boot.qemu"

@@ -1,5 +1,5 @@
-"""A kernel's modules change, and the update of their deployment works, fails or never comes: at the next boot nothing is
-loaded that is older than the files on the disk. What `start` decides is asked of the script itself."""
+"""A kernel's modules change, and the update of their deployment works, fails or never comes: at the next boot nothing
+is loaded that is older than the files on the disk. What `start` decides is asked of the script itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What `sudo -E` leads root to: files, folders, links and programs of the user who calls. A table of cases, each refused
-or passed over by name; nothing of the system changes."""
+"""What `sudo -E` leads root to: files, folders, links and programs of the user who calls. A table of cases, each
+refused or passed over by name; nothing of the system changes."""
 
 from __future__ import annotations
 
