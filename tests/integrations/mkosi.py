@@ -37,16 +37,20 @@ mount --make-rprivate /
 pivot_root . old
 exec chroot . /bin/sh -ec 'umount -l /old; eval "$script"'
 """
+_MAIN = "import sys; from megamod.cli.main import main; sys.exit(main())"
 _BUILD = f"""\
 echo 'deb http://deb.debian.org/debian trixie main' >/etc/apt/sources.list
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends {_PACKAGES}
+cp -a /opt/megamod /usr/local/megamod # of the host a script of mkosi's sees /usr alone
+printf '#!/bin/sh\nexec /usr/local/megamod/bin/python -c "{_MAIN}" "$@"\n' >/usr/local/bin/megamod
+chmod 755 /usr/local/bin/megamod
+megamod --version
 cd /src
-export MEGAMOD=/opt/megamod/bin/megamod
 mkosi --version
 mkosi summary | grep -i 'kernel command line'
-mkosi --environment=MEGAMOD --workspace-directory=/src/space --cache-directory= build
+mkosi --workspace-directory=/src/space build
 ls -l /src
 """
 _SEEN = ("megamod: root", " login:")
