@@ -55,7 +55,7 @@ def main() -> int:
         profile = Path(name) / "set.yaml"
         modules = "".join(f'    - "?{word}"\n' for word in set_names(options.set))
         profile.write_text(f"critical:\n  modules:\n{modules}unwind: drop\nsymbols: trim\nfirmware: none\n")
-        for what in ("vm", str(profile)):
+        for what in ("camera", "vm", "desktop", str(profile)):
             command = ["build", "-q", "-k", str(kernel.tree.folder), "-o", str(image), what]
             text = f"`megamod build {Path(what).stem}`"
             table.append(_row(f"{text}, `--no-cache`", [*command, "--no-cache"], options.runs))

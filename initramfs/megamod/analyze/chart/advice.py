@@ -22,6 +22,8 @@ _LEAST = 5_000_000
 # (Documentation/admin-guide/serial-console.rst, 6.1).
 _PORT = re.compile(r"\bconsole=(tty(?:S|AMA|O|LP|mxc|MSM|SC|PS|AS|SAC|UL)\d+)(?:,(\d+))?")
 _BITS, _STAMP, _USUAL = 10, 17, 115200
+# What initcall_debug and the tracer say, for which the chart has asked.
+_MEASURING = re.compile(r"calling  |initcall |probe of |copied: |module_load: ")
 
 # Function of an initcall → the word or option, and what is given up. Source: crypto/algapi.c crypto_start_tests(),
 # lib/raid6/algos.c, crypto/xor.c, drivers/input/serio/i8042.c,
@@ -130,7 +132,7 @@ def _console(lines: Sequence[tuple[int, str]], command: str) -> Iterator[Advice]
     if port is None or quiet:
         return
     baud = int(port[2] or _USUAL)
-    size = sum(len(words.encode()) + _STAMP for _, words in lines)
+    size = sum(len(words.encode()) + _STAMP for _, words in lines if not _MEASURING.match(words))
     costs = f"{human_bytes(size)} of messages go through {port[1]} at {baud} baud; they stay in dmesg"
     yield Advice(word="quiet", saves=round(size * _BITS * 1e9 / baud) if baud else 0, costs=costs, most=True)
 
