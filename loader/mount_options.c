@@ -132,6 +132,14 @@ void split_options(const char *s, u32 *flags, struct text *data)
 	}
 }
 
+const char *find_option(const char *s, const char *start)
+{
+	for (; *s; s = *end_of(s) ? end_of(s) + 1 : end_of(s))
+		if (starts_with(s, start))
+			return s;
+	return NULL;
+}
+
 bool has_option(const char *s, const char *word)
 {
 	const char *end;

@@ -109,10 +109,25 @@ static void set_source(struct mounting *m, const char *prefix, const char *name)
 	text_format(&source, "%s%s", prefix, name);
 }
 
+/* The kernel looks no names up: it wants the server's address among the options, as mount.nfs(8) gives it. */
+static void add_address(struct mounting *m)
+{
+	struct text data = { m->data, sizeof(m->data), length(m->data), false };
+	bool bracket = m->wanted[0] == '[';
+	const char *from = m->wanted + bracket, *end = find_char(from, bracket ? ']' : ':');
+
+	if (!starts_with(m->types, "nfs") || !end || find_option(m->data, "addr="))
+		return;
+	text_add(&data, data.used ? ",addr=" : "addr=");
+	text_add_bytes(&data, from, (size_t)(end - from));
+	look_every_second(); /* a link that comes up sends no event */
+}
+
 /* QEMU's manual calls the tag of a 9p root /dev/root; the kernel takes the `/dev/` off (mount_nodev_root). */
 static long mount_tag(struct mounting *m)
 {
 	set_source(m, "", m->wanted);
+	add_address(m);
 	if (mount_as_any(m, m->types) >= 0)
 		return 0;
 	if (!starts_with(m->wanted, "/dev/"))

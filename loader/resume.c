@@ -4,6 +4,11 @@
  * first page, or the page of resume_offset= in a swap file (struct swsusp_header, kernel/power/swap.c, 6.1). It is
  * asked through /sys/power/resume only if that is there: what it would say otherwise would frighten people at every
  * boot.
+ *
+ * The kernel takes the signature away before it looks whether the session is one of its own (swsusp_check(), then
+ * check_header() in snapshot.c). Where it finds another kernel's or another machine's, the signature is put back. A
+ * session that is still there rules out the root: it holds what was open there, and would write it over what came
+ * later.
  */
 #include "resume.h"
 #include "efi.h"
@@ -19,11 +24,16 @@ struct resuming {
 	struct boot *boot;
 	const char *wanted;
 	char name[NAME_ROOM];
+	u64 at;		    /* of the signature on the device */
+	char saver[80];	    /* the release of the kernel that saved it, if that is known */
+	char mismatch[160]; /* the kernel's line about it */
 };
 
-/* In JSON, UTF-16: {"uuid":"…","offset":N,…} (write_efi_hibernate_location, src/shared/hibernate-util.c, systemd 257).
- */
-static const char *find_location(const struct boot *boot, u64 *offset)
+static const char signature[] = "S1SUSPEND"; /* with its zero */
+
+/* In JSON, UTF-16: {"uuid":"…","offset":N,"kernelVersion":"…",…} (write_efi_hibernate_location,
+ * src/shared/hibernate-util.c, systemd 257). */
+static const char *find_location(const struct boot *boot, u64 *offset, struct text *saver)
 {
 	static char wanted[UUID_ROOM + 8];
 	struct text t = { wanted, sizeof(wanted), 0, false };
@@ -44,6 +54,9 @@ static const char *find_location(const struct boot *boot, u64 *offset)
 		number = at + 9;
 		if (starts_with(at, "\"offset\":"))
 			take_number(&number, offset);
+		if (starts_with(at, "\"kernelVersion\":\""))
+			for (number = at + 17; *number && *number != '"'; number++)
+				text_add_bytes(saver, number, 1);
 	}
 	return t.used ? wanted : NULL;
 }
@@ -63,9 +76,9 @@ static void log_waiting(void *context)
 }
 
 /* Pages have 4, 16 or 64 KiB; the signature ends the page. */
-static bool has_image(const struct resuming *r, u64 offset)
+static bool has_image(struct resuming *r, u64 offset)
 {
-	char signature[10];
+	char data[sizeof(signature)];
 	u64 size;
 	u32 shift;
 	bool found = false;
@@ -73,11 +86,50 @@ static bool has_image(const struct resuming *r, u64 offset)
 
 	if (fd < 0)
 		return false;
-	for (shift = 12; shift <= 16; shift += 2)
-		if (sys_pread((int)fd, signature, 10, ((offset + 1) << shift) - 10) == 10)
-			found |= !memcmp(signature, "S1SUSPEND", 9);
+	for (shift = 12; shift <= 16 && !found; shift += 2) {
+		r->at = ((offset + 1) << shift) - sizeof(data);
+		found = sys_pread((int)fd, data, sizeof(data), r->at) == sizeof(data) &&
+			!memcmp(data, signature, sizeof(data));
+	}
 	sys_close((int)fd);
 	return found;
+}
+
+/* Reads the kernel's log to its end; the last line about a session that does not fit is kept. */
+static void read_log(struct resuming *r, int log)
+{
+	static char record[1024];
+	struct text t = { r->mismatch, sizeof(r->mismatch), 0, false };
+	const char *at, *text;
+	long got;
+
+	text_reset(&t);
+	while ((got = sys_read(log, record, sizeof(record) - 1)) > 0) {
+		record[got] = 0;
+		text = find_char(record, ';');
+		for (at = text; at && *at && *at != '\n'; at++)
+			if (starts_with(at, "mismatch")) {
+				text_reset(&t);
+				for (text++; *text && *text != '\n'; text++)
+					text_add_bytes(&t, text, 1);
+				break;
+			}
+	}
+}
+
+static bool put_signature_back(const struct resuming *r)
+{
+	char path[NAME_ROOM];
+	long fd, wrote;
+
+	if (!set_name(r->name, path, sizeof(path)))
+		return false;
+	fd = sys_openat(r->boot->dev, path, O_WRONLY | O_SYNC, 0);
+	if (fd < 0)
+		return false;
+	wrote = sys_pwrite((int)fd, signature, sizeof(signature), r->at);
+	sys_close((int)fd);
+	return wrote == sizeof(signature);
 }
 
 static long write_value(const struct boot *boot, const char *path, const char *value)
@@ -91,14 +143,25 @@ static long write_value(const struct boot *boot, const char *path, const char *v
 	return err;
 }
 
-/* Returns if the kernel did not resume. */
-static void hand_image(const struct resuming *r, u64 offset)
+/* The session stays as it is, and so must the root. */
+static bool keep_session(const struct resuming *r, const char *why)
+{
+	log_error("the session on /dev/%s was not resumed: %s; it is kept, so the root is not touched: boot what saved "
+		  "it, or add noresume to the kernel command line, which gives the session up",
+		  r->name, why);
+	return false;
+}
+
+/* Returns if the kernel did not resume; true if nothing is left of the session. */
+static bool hand_image(struct resuming *r, u64 offset)
 {
 	TEXT(path, 96);
 	TEXT(number, 24);
 	char device[24];
-	long err;
+	long err, log = sys_openat(r->boot->dev, "kmsg", O_RDONLY | O_NONBLOCK, 0);
 
+	if (log >= 0)
+		read_log(r, (int)log);
 	text_format(&path, "class/block/%s/dev", r->name);
 	err = read_small(r->boot->sys, path.data, device, sizeof(device));
 	log_info("resuming from /dev/%s", r->name);
@@ -107,33 +170,57 @@ static void hand_image(const struct resuming *r, u64 offset)
 		err = write_value(r->boot, "power/resume_offset", number.data);
 	if (err >= 0 || err == -ENOENT)
 		err = write_value(r->boot, "power/resume", device);
-	log_error("the session on /dev/%s was not resumed: %s; it is lost when the root is used", r->name,
-		  err == -ENOENT  ? "this kernel cannot hibernate"
-		  : err == -EPERM ? "EPERM (nohibernate, or lockdown)"
-		  : err < 0	  ? errno_name(err)
-				  : "the kernel has said why, above");
+	r->mismatch[0] = 0;
+	if (log >= 0) {
+		read_log(r, (int)log);
+		sys_close((int)log);
+	}
+	if (has_image(r, offset))
+		return keep_session(r, err == -ENOENT  ? "this kernel cannot hibernate"
+				       : err == -EPERM ? "EPERM (nohibernate, or lockdown)"
+				       : err < 0       ? errno_name(err)
+						       : "the kernel has said why, above");
+	if (r->mismatch[0] && put_signature_back(r))
+		return keep_session(r, r->mismatch);
+	log_error("the session on /dev/%s was not resumed: the kernel has said why, above; it is lost", r->name);
+	return true;
 }
 
-void resume_session(struct boot *boot, u64 seconds)
+/* Of the kernel that the variable names; a kernel that nothing names is the kernel's business. */
+static bool is_of_this_kernel(const struct resuming *r)
+{
+	char release[80];
+	long size = read_small(r->boot->proc, "sys/kernel/osrelease", release, sizeof(release));
+
+	if (!r->saver[0] || size <= 0)
+		return true;
+	release[size - 1] = 0;
+	return streq(release, r->saver);
+}
+
+bool resume_session(struct boot *boot, u64 seconds)
 {
 	static struct resuming r;
+	struct text saver = { r.saver, sizeof(r.saver), 0, false };
 	const struct options *o = &boot->options;
 	u64 offset = o->resume_offset, until = monotonic_ns() + seconds * 1000000000ull;
 	const char *refusal;
+	TEXT(why, 160);
 	long err;
 
 	r.boot = boot;
 	r.wanted = o->resume;
+	text_reset(&saver);
 	if (o->no_resume)
-		return;
+		return true;
 	if (!o->resume[0])
-		r.wanted = find_location(boot, &offset);
+		r.wanted = find_location(boot, &offset, &saver);
 	if (!r.wanted)
-		return;
+		return true;
 	refusal = refusal_of(boot, r.wanted, false);
 	if (refusal) {
 		log_warning("resume=%s: %s; a session that was saved there is not resumed", r.wanted, refusal);
-		return;
+		return true;
 	}
 	err = retry(find_swap, log_waiting, &r, &until);
 	if (err < 0)
@@ -141,6 +228,10 @@ void resume_session(struct boot *boot, u64 seconds)
 			    err == -EINVAL   ? "not a form of a device's name"
 			    : err == -ENODEV ? "it did not appear"
 					     : "more than one");
-	else if (has_image(&r, offset))
-		hand_image(&r, offset);
+	if (err < 0 || !has_image(&r, offset))
+		return true;
+	if (is_of_this_kernel(&r))
+		return hand_image(&r, offset);
+	text_format(&why, "Linux %s has saved it, and this is another one", r.saver);
+	return keep_session(&r, why.data);
 }

@@ -63,7 +63,8 @@ bool mount_root(struct boot *boot, bool hurry)
 		log_debug("rootdelay: %llu s", (unsigned long long)o->delay_seconds);
 		sys_ppoll(NULL, 0, &(struct timespec64){ .sec = (s64)o->delay_seconds });
 	}
-	resume_session(boot, seconds && seconds < WAIT_SECONDS ? seconds : WAIT_SECONDS);
+	if (!resume_session(boot, seconds && seconds < WAIT_SECONDS ? seconds : WAIT_SECONDS))
+		return false;
 	memset(&m, 0, sizeof(m));
 	m.boot = boot;
 	m.what = "root";

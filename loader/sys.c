@@ -28,6 +28,11 @@ long sys_pread(int fd, void *data, size_t size, u64 offset)
 	return syscall6(NR_pread64, fd, P(data), (long)size, PREAD_OFFSET(offset));
 }
 
+long sys_pwrite(int fd, const void *data, size_t size, u64 offset)
+{
+	return syscall6(NR_pwrite64, fd, P(data), (long)size, PREAD_OFFSET(offset));
+}
+
 long sys_close(int fd)
 {
 	return syscall6(NR_close, fd, 0, 0, 0, 0, 0);
@@ -238,6 +243,11 @@ long sys_inotify_add_watch(int fd, const char *path, u32 mask)
 long sys_inotify_rm_watch(int fd, int watch)
 {
 	return syscall6(NR_inotify_rm_watch, fd, watch, 0, 0, 0, 0);
+}
+
+long sys_add_key(const char *type, const char *name, const void *data, size_t size, int keyring)
+{
+	return syscall6(NR_add_key, P(type), P(name), P(data), (long)size, keyring, 0);
 }
 
 long sys_set_nofile(const struct rlimit64 *limit)

@@ -81,7 +81,7 @@ enum { AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, AT_REMOVEDIR = 0x200, AT_EM
 
 enum { O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0100, O_TRUNC = 01000, O_NONBLOCK = 04000 };
 
-enum { O_CLOEXEC = 02000000 };
+enum { O_CLOEXEC = 02000000, O_SYNC = 04010000 };
 
 enum { X_OK = 1, S_IFMT = 0170000, S_IFIFO = 0010000, S_IFREG = 0100000, DT_DIR = 4, STATX_BASIC = 0x7ff };
 
@@ -171,6 +171,7 @@ struct rlimit64 {
 long sys_read(int fd, void *data, size_t size);
 long sys_write(int fd, const void *data, size_t size);
 long sys_pread(int fd, void *data, size_t size, u64 offset);
+long sys_pwrite(int fd, const void *data, size_t size, u64 offset);
 long sys_close(int fd);
 /* Always with O_CLOEXEC. */
 long sys_openat(int at, const char *path, int flags, int mode);
@@ -221,6 +222,8 @@ long sys_setsockopt(int fd, int level, int option, const void *value, size_t siz
 long sys_inotify_init(void);
 long sys_inotify_add_watch(int fd, const char *path, u32 mask);
 long sys_inotify_rm_watch(int fd, int watch);
+/* Into the special keyring with this (negative) number; the key's, or a negative errno. */
+long sys_add_key(const char *type, const char *name, const void *data, size_t size, int keyring);
 long sys_set_nofile(const struct rlimit64 *limit);
 long sys_get_nofile(struct rlimit64 *limit);
 /* Zeroed private memory, or NULL. The kernel backs it page by page on first touch, so generous sizes cost nothing. */

@@ -9,12 +9,16 @@
  * is none. With `-` for ROOT-HASH the hash is that of roothash= on the command line; with 0 DATA-BLOCKS all else is
  * read from veritysetup's superblock on the hash device, which may then be `roothash`: the partition whose UUID is the
  * second half of the hash, as the first half is that of the root (systemd-veritysetup-generator(8)). The fields become
- * the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst).
+ * the one line of the device's table (Documentation/admin-guide/device-mapper/verity.rst). If the options begin with
+ * `root_hash_sig_key_desc FILE`, FILE of the image is the signature of the root hash.
  */
 #include "verity.h"
 #include "find.h"
 #include "log.h"
+#include "root_hash_signature.h"
 #include "slot.h"
+
+#define SIGNATURE_OPTION "root_hash_sig_key_desc"
 
 enum { TABLE_ROOM = 1024 };
 
@@ -24,6 +28,8 @@ enum field { HASH_DEVICE, ALGORITHM, DATA_SIZE, HASH_SIZE, DATA_BLOCKS, HASH_STA
 struct table {
 	const char *field[VERITY_FIELDS];
 	struct fields options;
+	const char *signature; /* a file of the image, or "" */
+	bool is_signed;
 	char format[4], algorithm[33], data_size[12], hash_size[12], blocks[24], salt[513];
 };
 
@@ -110,6 +116,13 @@ static void cut_fields(const struct boot *boot, struct table *t)
 	t->format[0] = '1';
 	for (t->options = f; i && t->options.count; i--, t->options.count--)
 		t->options.first = next_field(t->options.first);
+	t->signature = "";
+	if (t->options.count < 2 || !streq(t->options.first, SIGNATURE_OPTION))
+		return;
+	t->signature = next_field(t->options.first);
+	t->options.count -= 2;
+	if (t->options.count)
+		t->options.first = next_field(t->signature);
 }
 
 /* `PARTUUID=` of one half of the root hash. */
@@ -172,8 +185,10 @@ static bool write_table(struct request *r, const char *data, const char *hash, c
 	text_format(&t, "%s /dev/%s /dev/%s %s %s %s %s %s %s %s", v->format, data, hash, field[DATA_SIZE],
 		    field[HASH_SIZE], field[DATA_BLOCKS], field[HASH_START], field[ALGORITHM], field[ROOT_HASH],
 		    field[SALT]);
-	if (f.count)
-		text_format(&t, " %u", f.count);
+	if (f.count || v->is_signed)
+		text_format(&t, " %u", f.count + 2 * v->is_signed);
+	if (v->is_signed)
+		text_format(&t, " %s %s", SIGNATURE_OPTION, SIGNATURE_KEY);
 	for (; f.count; f.count--, f.first = next_field(f.first))
 		text_format(&t, " %s", f.first);
 	at = field[DATA_SIZE];
@@ -240,12 +255,20 @@ long open_verity(const struct boot *boot, char *data, size_t room)
 		log_error("/dev/%s has no superblock of veritysetup", hash);
 		return -EIO;
 	}
-	if (err >= 0)
+	if (err >= 0) {
+		err = add_root_hash_signature(boot, t.signature);
+		if (err < 0)
+			return -EIO;
+		t.is_signed = err;
 		err = write_table(&r, data, hash, &t) ? make_device(boot, &r) : -E2BIG;
+	}
 	if (err < 0) {
 		log_error("no dm-verity device over /dev/%s with the hashes of %s: %s (%s)", data, t.field[HASH_DEVICE],
 			  errno_name(err),
-			  err == -ENOENT ? "is dm_mod in the critical stage?" : "the kernel may have said why, above");
+			  err == -ENOENT	 ? "is dm_mod in the critical stage?"
+			  : err == -ENOKEY	 ? "its root hash has no signature by a key that the kernel trusts"
+			  : err == -EKEYREJECTED ? "the signature of its root hash is wrong"
+						 : "the kernel may have said why, above");
 		return err == -ENODEV ? -EIO : err;
 	}
 	text_reset(&name);

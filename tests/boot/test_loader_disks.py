@@ -135,15 +135,25 @@ def test_device_number_in_hexadecimal_is_what_the_kernel_takes_it_for(start, roo
 
 
 @pytest.fixture
-def two_halves(tmp_path, tool):
-    """An empty btrfs on two devices: two files."""
+def btrfs_parts(tmp_path, tool):
+    """``btrfs_parts(3, "raid1c3")``: an empty btrfs on three devices: three files."""
     tool("mkfs.btrfs", package="btrfs-progs")
-    paths = [tmp_path / "half1.img", tmp_path / "half2.img"]
-    for path in paths:
-        with path.open("wb") as file:
-            file.truncate(256 << 20)
-    run(["mkfs.btrfs", "-q", "-U", UUID, "-d", "raid1", "-m", "raid1", *paths])
-    return paths
+
+    def make(count: int, profile: str) -> list[Path]:
+        paths = [tmp_path / f"part{number}.img" for number in range(count)]
+        for path in paths:
+            with path.open("wb") as file:
+                file.truncate(256 << 20)
+        run(["mkfs.btrfs", "-q", "-U", UUID, "-d", profile, "-m", profile, *paths])
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def two_halves(btrfs_parts):
+    """An empty btrfs on two devices: two files."""
+    return btrfs_parts(2, "raid1")
 
 
 _BTRFS = ("virtio_pci", "virtio_blk", "crc32c_generic", "btrfs")
@@ -154,6 +164,19 @@ _MOUNTED = ("btrfs mounted", "megamod: error: no init in the root file system")
 @pytest.mark.parametrize("root", [f"UUID={UUID}", "/dev/vda", "/dev/vdb"])
 def test_btrfs_on_two_devices_is_mounted_when_both_are_there(start, two_halves, root):
     after(start(two_halves, f"root={root}", critical=_BTRFS), *_MOUNTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("profile", "root"), [("raid1c3", f"UUID={UUID}"), ("raid0", "/dev/vdc")])
+def test_btrfs_on_three_devices_is_mounted_when_all_are_there(start, btrfs_parts, profile, root):
+    after(start(btrfs_parts(3, profile), f"root={root}", critical=_BTRFS), *_MOUNTED)
+
+
+@pytest.mark.slow
+def test_btrfs_of_three_devices_is_waited_for_until_the_last_is_named(start, btrfs_parts):
+    console = start(btrfs_parts(3, "raid1c3")[:2], f"root=UUID={UUID} rootwait=1", critical=_BTRFS)
+    rest = after(console, "2 of its 3 devices are there", "1 of its 3 devices did not appear within 1 s")
+    assert "btrfs mounted" not in rest
 
 
 def test_btrfs_without_its_second_device_is_waited_for_and_then_named(start, two_halves):

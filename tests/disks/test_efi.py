@@ -16,11 +16,14 @@ int main(int argc, char **argv, char **envp)
     const char *location;
     u64 offset = 0;
     TEXT(t, 512);
+    TEXT(saver, 80);
     (void)argc; (void)envp;
     boot.sys = (int)sys_openat(AT_FDCWD, argv[1], O_RDONLY | O_DIRECTORY, 0);
     text_format(&t, "%s|", find_boot_partition(&boot, uuid) ? uuid : "unknown");
-    location = find_location(&boot, &offset);
+    location = find_location(&boot, &offset, &saver);
     text_format(&t, "%s|%llu", location ? location : "none", (unsigned long long)offset);
+    if (saver.used)
+        text_format(&t, "|%s", saver.data);
     sys_write(1, t.data, t.used);
     return 0;
 }
@@ -72,4 +75,4 @@ def test_machine_without_variables_has_neither(reader, tmp_path):
 def test_hibernation_location_of_systemd_is_read(ask):
     """The fields come in this order (write_efi_hibernate_location, src/shared/hibernate-util.c, systemd 257)."""
     text = f'{{"uuid":"{_GUID.lower()}","offset":38912,"kernelVersion":"6.12.9","osReleaseId":"debian"}}'
-    assert ask({_LOCATION: _wide(text)}) == f"unknown|UUID={_GUID.lower()}|38912"
+    assert ask({_LOCATION: _wide(text)}) == f"unknown|UUID={_GUID.lower()}|38912|6.12.9"

@@ -110,6 +110,19 @@ def test_every_word_of_a_verity_table_can_be_given(root):
 
 
 @pytest.mark.parametrize(
+    ("device", "kind"), [("ubi0:root", "ubifs"), ("rootfs", "virtiofs"), ("10.0.0.1:/a", "nfs4"), ("mtd:root", "jffs2")]
+)
+def test_a_root_that_is_not_a_device_is_named_beside_its_type(root, device, kind):
+    assert records(root(f'{{device: "{device}", type: {kind}}}'))[1] == f"device {device} {kind} -"
+
+
+def test_the_signature_of_a_root_hash_comes_before_the_other_options(root):
+    text = "from: cmdline, signature: /etc/roothash.p7s, options: [panic_on_corruption]"
+    record = records(root(f"{{from: cmdline, verity: {{{text}}}}}"))[1]
+    assert record.endswith(" - - root_hash_sig_key_desc /etc/roothash.p7s panic_on_corruption")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("from: cmdline, overlay: disk", "overlay `disk`: only `tmpfs` is known"),
@@ -118,6 +131,11 @@ def test_every_word_of_a_verity_table_can_be_given(root):
         ("exec: /app, overlay: tmpfs", "overlay belongs to {from: cmdline}, not to exec"),
         (f"chain: /init, verity: {{{VERITY}}}", "verity belongs to {from: cmdline}, not to chain"),
         ("device: disk", "device `disk` is not a device such as"),
+        ("device: ubi0:root, type: ext4", "device `ubi0:root` is not a device such as"),
+        (
+            "from: cmdline, verity: {from: cmdline, signature: a.p7s}",
+            "verity: signature `a.p7s` is not an absolute path",
+        ),
         ("device: /dev/vda, slot-from: rauc.slot", "slot-from, but ${slot} is nowhere"),
         ('device: "LABEL=${slot}"', "${slot} without slot-from"),
         ("from: cmdline, before-mount: {timeout: 1s}", "before-mount: run is missing"),

@@ -130,7 +130,7 @@ def run_qemu(
         *_disk_options(disks, disk_mode),
         *extra,
     ]
-    result = _run([program, *options], timeout=timeout, until=until, linger=linger, accel=accel)
+    result = run_command([program, *options], timeout=timeout, until=until, linger=linger, accel=accel)
     # Once the guest runs, QEMU's own status is 0; 1 with nothing on the console is a refused option or file.
     if result.returncode == 1 and "Linux version" not in result.console:
         raise MegamodError(f"{machine.program}: {result.tail(3).strip() or 'does not start'}")
@@ -172,7 +172,7 @@ def _kvm_works(machine: Machine, vmlinuz: Path) -> bool:
         *("-m", "256", "-kernel", str(vmlinuz), "-append", f"console={machine.console} panic=-1"),
     ]
     until = "Kernel panic|KVM internal error|failed to initialize"
-    result = _run(command, timeout=_KVM_PROBE_SECONDS, until=until, linger=0.0, accel="kvm")
+    result = run_command(command, timeout=_KVM_PROBE_SECONDS, until=until, linger=0.0, accel="kvm")
     return "Kernel panic" in result.console
 
 
@@ -194,8 +194,13 @@ def _disk_options(disks: Sequence[Path], mode: DiskMode) -> list[str]:
     return options
 
 
-def _run(command: Sequence[str], *, timeout: float, until: str | None, linger: float, accel: str) -> QemuResult:
-    """Run *command* and collect what it writes, its errors included, until it ends or is ended."""
+def run_command(
+    command: Sequence[str], *, timeout: float, until: str | None = None, linger: float = 0.0, accel: str = "tcg"
+) -> QemuResult:
+    """Run *command*, a QEMU with its console on standard output, until it ends or is ended as with `run_qemu`.
+
+    For machines that `run_qemu` does not know; what the program writes as errors is on the console, too.
+    """
     start = time.monotonic()
     # QEMU ends with this process, however that ends: Ctrl-C may come before Popen() has returned. coreutils' timeout is
     # the safety net beside it; it is 30 s late on purpose.

@@ -133,6 +133,11 @@ RULES = (
     ),
     Rule(option="BLOCK", why="there are no block devices, and root.verity needs one", asked=_has_verity),
     Rule(
+        option="DM_VERITY_VERIFY_ROOTHASH_SIG",
+        why="dm_verity checks no signature of a root hash, and root.verity.signature gives one",
+        asked=lambda profile: profile.root.verity is not None and profile.root.verity.signature is not None,
+    ),
+    Rule(
         option="INOTIFY_USER",
         why="a stage with `after: {path: …}` and no timeout would never be loaded",
         asked=_waits_for_a_path_alone,

@@ -21,7 +21,8 @@ itself is written ``%XX``, an empty field is ``%`` alone; an unknown record or a
     verity HASH-DEVICE ALGORITHM DATA-BLOCK-SIZE HASH-BLOCK-SIZE DATA-BLOCKS HASH-START ROOT-HASH SALT [OPTION…]
                                      a dm-verity device below the root; HASH-DEVICE as root= is written, - for the same,
                                      `roothash` for the partition that the hash names; ROOT-HASH - and DATA-BLOCKS 0:
-                                     from the command line and from veritysetup's superblock
+                                     from the command line and from veritysetup's superblock; an OPTION
+                                     root_hash_sig_key_desc comes first and names a file of the image
     probe root|async                 only if asked for
     build-id HEX                     of the kernel that loads with a record names are for
     watchdog SECONDS                 a call in which nothing happens for so long is given up; 30 without it, 0 never
@@ -209,10 +210,11 @@ def _overlay(overlay: Overlay) -> bytes:
 
 def _verity(v: Verity) -> tuple[str, ...]:
     device = "-" if v.hash_device == SAME_DEVICE else v.hash_device
+    options = v.options if v.signature is None else ("root_hash_sig_key_desc", v.signature, *v.options)
     if v.source is not None:  # the command line and veritysetup's superblock
-        return (device, "-", "0", "0", "0", "0", "-", "-", *v.options)
+        return (device, "-", "0", "0", "0", "0", "-", "-", *options)
     numbers = (v.data_block_size, v.hash_block_size, v.data_blocks, v.hash_start)
-    return (device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *v.options)
+    return (device, v.algorithm, *map(str, numbers), v.root_hash, v.salt, *options)
 
 
 def _trigger(trigger: Trigger | None) -> tuple[str, str, str]:

@@ -59,11 +59,13 @@ def _check_device(selection: Selection) -> None:
         refusal = refusal_of_device(device) if device else None
         if refusal:
             raise MegamodError(f"{profile.source}: {what} {device}: {refusal}", hint=WAY_OUT)
-    if profile.root.type in ("nfs", "nfs4", "cifs"):
+    # A program that runs before the mount may set a network up.
+    if profile.root.type in ("nfs", "nfs4", "cifs") and profile.root.before is None:
         raise MegamodError(
             f"{profile.source}: root: type {profile.root.type}: the loader sets up no network, and the kernel's own "
             "ip= is over before a module is loaded",
-            hint=f"{WAY_OUT}; with the card's driver built in, rootfstype= and ip= on the command line do it",
+            hint=f"{WAY_OUT}; or have a program of `before-mount` set it up; with the card's driver built in, "
+            "rootfstype= and ip= on the command line do it",
         )
 
 

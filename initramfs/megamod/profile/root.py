@@ -19,10 +19,11 @@ from megamod.profile.root_layers import (
     SLOT,
     Overlay,
     Verity,
+    check_source,
     overlay_schema,
-    parse_device,
     parse_flags,
     parse_overlay,
+    parse_source,
     parse_type,
     parse_verity,
     verity_schema,
@@ -195,9 +196,10 @@ LAYERS = (
     Key(
         name="device",
         field="device",
-        parse=parse_device,
+        parse=parse_source,
         schema=TEXT,
-        values="a device as `root=` has it, which may have `${slot}` in it",
+        values="a device as `root=` has it, which may have `${slot}` in it; with the type of a file system without "
+        "a device what that is mounted from, such as `ubi0:root`",
         help="The root, unless `root=` is on the kernel command line.",
         default=None,
     ),
@@ -304,6 +306,8 @@ def parse_root(node: Node, path: Path, what: str) -> Root:
     if kind is RootKind.CMDLINE:
         values.pop(RootKind.CMDLINE, None)
         root = Root(kind=kind, **values)
+        if root.device is not None:
+            check_source(root.device, root.type, where(nodes["device"][1], file), what)
         _check_slot(root, where(node, file), what)
         return root
     program, *args = values[kind]
@@ -314,6 +318,7 @@ def _check_slot(root: Root, place: Location, what: str) -> None:
     """`${slot}` and the words that say what it is belong together."""
     verity = root.verity
     texts = [root.device, root.overlay and root.overlay.device, verity and verity.source, verity and verity.hash_device]
+    texts.append(verity and verity.signature)
     used = any(SLOT in text for text in texts if text)
     if used and not root.slot:
         raise fail(place, f"{what}: {SLOT} without slot-from", "slot-from: androidboot.slot_suffix, or rauc.slot")

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from yaml.nodes import MappingNode, Node
 
-from megamod.common.errors import fail
+from megamod.common.errors import Location, fail
 from megamod.common.text import shorten
 from megamod.profile.keys import TEXT, Json, Key, choice, code, keys_of_class, mapping_schema, parse_values, read_keys
 from megamod.profile.yaml_reader import items_of, text_of, where
@@ -33,6 +33,9 @@ DEVICE = r"/dev/\S+|(PART)?(UUID|LABEL)=\S+|[0-9]+:[0-9]+"
 _TEXT: Json = {"type": ["string", "integer"]}
 _SIZES = tuple(512 << n for n in range(8))
 _TMPFS = "tmpfs"
+_SOURCE_TYPES = frozenset({"9p", "virtiofs", "ubifs", "jffs2", "nfs", "nfs4", "cifs", "ceph", "afs"})
+_TYPE_NAMES = ", ".join(sorted(_SOURCE_TYPES))
+_IMAGE_PATH = r"/[A-Za-z0-9_./${}+-]+"
 
 
 def _word(node: Node, path: Path, what: str, pattern: str, form: str) -> str:
@@ -57,6 +60,19 @@ def _device(node: Node, path: Path, what: str) -> str:
 def parse_device(node: Node, path: Path, what: str) -> str:
     """A device as `root=` has it, which may have `${slot}` in it."""
     return _word(node, path, what, DEVICE, "a device such as /dev/vda2, UUID=… or PARTLABEL=…")
+
+
+def parse_source(node: Node, path: Path, what: str) -> str:
+    """A device, or what a file system without one is mounted from: a tag, a volume, another machine's folder."""
+    return _word(node, path, what, r"[!-~]+", "a device such as /dev/vda2, UUID=… or PARTLABEL=…")
+
+
+def check_source(source: str, types: str | None, place: Location, what: str) -> None:
+    """Raises MegamodError if *source* is not a device, and none of *types* is mounted from anything else."""
+    if re.fullmatch(DEVICE, source) or _SOURCE_TYPES.intersection((types or "").split(",")):
+        return
+    problem = f"{what}: device `{shorten(source)}` is not a device such as /dev/vda2, UUID=… or PARTLABEL=…"
+    raise fail(place, problem, f"with one of these as its type it may be a name of another kind: {_TYPE_NAMES}")
 
 
 def parse_type(node: Node, path: Path, what: str) -> str:
@@ -88,6 +104,10 @@ def _algorithm(node: Node, path: Path, what: str) -> str:
     return _word(node, path, what, r"[a-z0-9_-]+", "the name of a hash")
 
 
+def _path_in_the_image(node: Node, path: Path, what: str) -> str:
+    return _word(node, path, what, _IMAGE_PATH, "an absolute path in the image")
+
+
 def _size(node: Node, path: Path, what: str) -> int:
     sizes = [str(size) for size in _SIZES]
     return int(_word(node, path, what, "|".join(sizes), f"one of {', '.join(sizes)}"))
@@ -109,7 +129,8 @@ def _block_size(of: str) -> Key:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verity:
     """A dm-verity device below the root, in the words of `veritysetup format`. *hash_device* is written as `root=` is,
-    or `same`; *hash_start* counts hash blocks; *salt* is `-` if there is none; *options* are the target's.
+    or `same`; *hash_start* counts hash blocks; *salt* is `-` if there is none; *options* are the target's. *signature*
+    is that of the root hash, a file of the image.
 
     *source* says where the rest comes from: `cmdline`, or a file with what `veritysetup format` has printed, which has
     `${slot}` in its name if there is one for each slot; then *root_hash* is "" and *data_blocks* 0."""
@@ -177,6 +198,16 @@ class Verity:
             help="Optional arguments of the device-mapper target, such as `panic_on_corruption`.",
         ),
     ] = ()
+    signature: Annotated[
+        str | None,
+        Key(
+            parse=_path_in_the_image,
+            schema={"type": "string", "pattern": rf"^{_IMAGE_PATH}$"},
+            values="an absolute path in the image, which may have `${slot}` in it",
+            help="The signature of the root hash (PKCS #7, DER), for a kernel that checks it; `files` puts it into the "
+            "image. `roothashsig=` on the kernel command line counts more.",
+        ),
+    ] = None
 
 
 class Fallback(StrEnum):
