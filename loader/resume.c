@@ -95,20 +95,30 @@ static bool has_image(struct resuming *r, u64 offset)
 	return found;
 }
 
-/* Reads the kernel's log to its end; the last line about a session that does not fit is kept. */
+/*
+ * Reads the kernel's log to its end; the last line about a session that does not fit is kept ("Image mismatch: …",
+ * check_header(); "… hardware signature mismatch …", swsusp_check()). -EPIPE: lines were lost; -EINVAL: one is too
+ * long.
+ */
 static void read_log(struct resuming *r, int log)
 {
-	static char record[1024];
+	static char record[2048];
 	struct text t = { r->mismatch, sizeof(r->mismatch), 0, false };
 	const char *at, *text;
 	long got;
+	u32 lines; /* nobody writes as many meanwhile */
 
 	text_reset(&t);
-	while ((got = sys_read(log, record, sizeof(record) - 1)) > 0) {
+	for (lines = 0; lines < 1 << 20; lines++) {
+		got = sys_read(log, record, sizeof(record) - 1);
+		if (got == -EPIPE || got == -EINVAL)
+			continue;
+		if (got <= 0)
+			break;
 		record[got] = 0;
 		text = find_char(record, ';');
 		for (at = text; at && *at && *at != '\n'; at++)
-			if (starts_with(at, "mismatch")) {
+			if (starts_with(at, "mage mismatch") || starts_with(at, "ignature mismatch")) {
 				text_reset(&t);
 				for (text++; *text && *text != '\n'; text++)
 					text_add_bytes(&t, text, 1);

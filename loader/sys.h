@@ -62,6 +62,7 @@ enum {
 	EFBIG = 27,
 	ENOSPC = 28,
 	EROFS = 30,
+	EPIPE = 32,
 	ERANGE = 34,
 	EDEADLK = 35,
 	ENAMETOOLONG = 36,
