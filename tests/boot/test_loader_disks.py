@@ -130,7 +130,7 @@ def test_label_with_a_space_is_found_in_each_way_that_people_write_it(start, roo
 
 
 def test_device_number_in_hexadecimal_is_what_the_kernel_takes_it_for(start, root_disk):
-    console = start([root_disk(), root_disk()], "root=fe10")
+    console = start([root_disk(), root_disk()], "root=fe10 rootfstype=auto")
     after(console, "megamod: root /dev/vdb ext4 mounted", "the end")
 
 

@@ -6,26 +6,22 @@ NAME+2-1.conf when it is tried, and at 0 others go before it. Nobody blesses an 
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from megamod.boot.qemu import run_command
+from tests.boot.efi_guests import SYSTEMD_BOOT, boot_disk, need_firmware
 from tests.boot.image_fixtures import make_image
 from tests.boot.loader_images import POWER_OFF, after
 from tests.boot.partitioned_disks import ESP_TYPE, Partition, ext4_of_pages, write_gpt
-from tests.conftest import missing
 
 PROFILE = """
 name: slots
 critical: {modules: [virtio_pci, virtio_blk, ext4, vfat]}
 root: {device: "PARTLABEL=rootfs_${slot}", slot-from: rauc.slot, on-failure: reboot}
 """
-_FIRMWARE = Path("/usr/share/OVMF")
-_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 _ENTRY = "title slot {slot}\nversion {version}\nlinux /vmlinuz\ninitrd /image\noptions console=ttyS0 panic=-1 {words}\n"
 
 pytestmark = pytest.mark.slow
@@ -59,12 +55,10 @@ def entries_of(disk: Path) -> list[str]:
 
 
 def test_a_slot_that_does_not_boot_is_left_for_the_other_one(made_once, kernels, make_root, tool, tmp_path):
-    for path, package in ((_FIRMWARE / "OVMF_CODE_4M.fd", "ovmf"), (_BOOT, "systemd-boot-efi")):
-        if not path.exists():
-            missing(f"{path} (apt install {package})")
+    need_firmware()
     kernel = kernels("bookworm")
     files: dict[str, Path | str] = {
-        "EFI/BOOT/BOOTX64.EFI": _BOOT,
+        "EFI/BOOT/BOOTX64.EFI": SYSTEMD_BOOT,
         "loader/loader.conf": "timeout 0\n",
         # systemd-boot takes the newest version first.
         "loader/entries/a+3.conf": _ENTRY.format(slot="a", version=2, words="rauc.slot=a rootwait=1"),
@@ -83,15 +77,7 @@ def test_a_slot_that_does_not_boot_is_left_for_the_other_one(made_once, kernels,
             Partition(name="rootfs_b", content=good),
         ],
     )
-    variables = Path(shutil.copyfile(_FIRMWARE / "OVMF_VARS_4M.fd", tmp_path / "vars.fd"))
-    command = [tool("qemu-system-x86_64", package="qemu-system-x86"), "-machine", "q35", "-accel", "tcg", "-m", "512"]
-    command += ["-nodefaults", "-display", "none", "-serial", "stdio"]
-    command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE / 'OVMF_CODE_4M.fd'}"]
-    command += ["-drive", f"if=pflash,format=raw,file={variables}"]
-    command += ["-drive", f"file={disk},format=raw,if=none,id=disk", "-device", "virtio-blk-pci,drive=disk,bootindex=1"]
-    result = run_command(command, timeout=500)
-    console = re.sub(r"\x1b\[[0-9;=?]*[A-Za-z]", "", result.console)
-    print("\n".join(console.splitlines()[-80:]))
+    console, _result = boot_disk(disk, tmp_path, timeout=500, restart=True)
     failure = (
         "megamod: error: root PARTLABEL=rootfs_a: /dev/vda2 cannot be mounted",
         "the machine is restarted, as the image wants it",
