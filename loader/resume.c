@@ -24,7 +24,6 @@ struct resuming {
 	struct boot *boot;
 	const char *wanted;
 	char name[NAME_ROOM];
-	u64 at;		    /* of the signature on the device */
 	char saver[80];	    /* the release of the kernel that saved it, if that is known */
 	char mismatch[160]; /* the kernel's line about it */
 };
@@ -75,21 +74,23 @@ static void log_waiting(void *context)
 	log_info("waiting for resume=%s", r->wanted);
 }
 
-/* Pages have 4, 16 or 64 KiB; the signature ends the page. */
-static bool has_image(struct resuming *r, u64 offset)
+/* Where the signature is on the device; 0: nowhere. Pages have 4, 16 or 64 KiB, and it ends its page. */
+static u64 find_image(const struct resuming *r, u64 offset)
 {
 	char data[sizeof(signature)];
-	u64 size;
+	u64 size, at, found = 0;
 	u32 shift;
-	bool found = false;
 	long fd = open_device(r->boot, r->name, &size);
 
 	if (fd < 0)
-		return false;
+		return 0;
+	/* BLKFLSBUF: what the kernel has written past the page cache is to be seen */
+	sys_ioctl((int)fd, 0x12ul << 8 | 97, 0);
 	for (shift = 12; shift <= 16 && !found; shift += 2) {
-		r->at = ((offset + 1) << shift) - sizeof(data);
-		found = sys_pread((int)fd, data, sizeof(data), r->at) == sizeof(data) &&
-			!memcmp(data, signature, sizeof(data));
+		at = ((offset + 1) << shift) - sizeof(data);
+		if (sys_pread((int)fd, data, sizeof(data), at) == sizeof(data) &&
+		    !memcmp(data, signature, sizeof(data)))
+			found = at;
 	}
 	sys_close((int)fd);
 	return found;
@@ -127,7 +128,7 @@ static void read_log(struct resuming *r, int log)
 	}
 }
 
-static bool put_signature_back(const struct resuming *r)
+static bool put_signature_back(const struct resuming *r, u64 at)
 {
 	char path[NAME_ROOM];
 	long fd, wrote;
@@ -137,7 +138,7 @@ static bool put_signature_back(const struct resuming *r)
 	fd = sys_openat(r->boot->dev, path, O_WRONLY | O_SYNC, 0);
 	if (fd < 0)
 		return false;
-	wrote = sys_pwrite((int)fd, signature, sizeof(signature), r->at);
+	wrote = sys_pwrite((int)fd, signature, sizeof(signature), at);
 	sys_close((int)fd);
 	return wrote == sizeof(signature);
 }
@@ -163,7 +164,7 @@ static bool keep_session(const struct resuming *r, const char *why)
 }
 
 /* Returns if the kernel did not resume; true if nothing is left of the session. */
-static bool hand_image(struct resuming *r, u64 offset)
+static bool hand_image(struct resuming *r, u64 offset, u64 at)
 {
 	TEXT(path, 96);
 	TEXT(number, 24);
@@ -185,12 +186,12 @@ static bool hand_image(struct resuming *r, u64 offset)
 		read_log(r, (int)log);
 		sys_close((int)log);
 	}
-	if (has_image(r, offset))
+	if (find_image(r, offset))
 		return keep_session(r, err == -ENOENT  ? "this kernel cannot hibernate"
 				       : err == -EPERM ? "EPERM (nohibernate, or lockdown)"
 				       : err < 0       ? errno_name(err)
 						       : "the kernel has said why, above");
-	if (r->mismatch[0] && put_signature_back(r))
+	if (r->mismatch[0] && put_signature_back(r, at))
 		return keep_session(r, r->mismatch);
 	log_error("the session on /dev/%s was not resumed: the kernel has said why, above; it is lost", r->name);
 	return true;
@@ -213,7 +214,7 @@ bool resume_session(struct boot *boot, u64 seconds)
 	static struct resuming r;
 	struct text saver = { r.saver, sizeof(r.saver), 0, false };
 	const struct options *o = &boot->options;
-	u64 offset = o->resume_offset, until = monotonic_ns() + seconds * 1000000000ull;
+	u64 offset = o->resume_offset, until = monotonic_ns() + seconds * 1000000000ull, at;
 	const char *refusal;
 	TEXT(why, 160);
 	long err;
@@ -238,10 +239,11 @@ bool resume_session(struct boot *boot, u64 seconds)
 			    err == -EINVAL   ? "not a form of a device's name"
 			    : err == -ENODEV ? "it did not appear"
 					     : "more than one");
-	if (err < 0 || !has_image(&r, offset))
+	at = err < 0 ? 0 : find_image(&r, offset);
+	if (!at)
 		return true;
 	if (is_of_this_kernel(&r))
-		return hand_image(&r, offset);
+		return hand_image(&r, offset, at);
 	text_format(&why, "Linux %s has saved it, and this is another one", r.saver);
 	return keep_session(&r, why.data);
 }

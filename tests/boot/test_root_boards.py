@@ -82,7 +82,8 @@ def test_a_root_in_spi_nor_is_found_by_the_partitions_of_its_device_tree(made_on
     flash = write_flash(tmp_path / "flash.img", 2 * _MIB, {0x40000: squashed.read_bytes()})
     profile = f'name: sabrelite\ncritical: {{modules: ["@dtb:{board}#storage", mtdblock, squashfs]}}\n'
     image = make_image(made_once, kernel, profile + "root: {device: /dev/mtdblock1, type: squashfs}\n")
-    assert "ofpart" in {member.name for member in manifest_of(image).members()}
+    [critical] = manifest_of(image).stages
+    assert "ofpart" in {member.name for load in critical.loads for member in load.members}
     machine = [tool("qemu-system-arm", package="qemu-system-arm"), "-M", "sabrelite", "-m", "512", "-dtb", str(board)]
     machine += ["-serial", "null", "-serial", "stdio", "-drive", f"if=mtd,format=raw,file={flash}"]
     console = boot_board(kernel, image, machine, "console=ttymxc1,115200")
