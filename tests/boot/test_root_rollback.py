@@ -22,7 +22,10 @@ name: slots
 critical: {modules: [virtio_pci, virtio_blk, ext4, vfat]}
 root: {device: "PARTLABEL=rootfs_${slot}", slot-from: rauc.slot, on-failure: reboot}
 """
-_ENTRY = "title slot {slot}\nversion {version}\nlinux /vmlinuz\ninitrd /image\noptions console=ttyS0 panic=-1 {words}\n"
+_ENTRY = (
+    "title slot {slot}\nsort-key slots\nversion {version}\nlinux /vmlinuz\ninitrd /image\n"
+    "options console=ttyS0 panic=-1 {words}\n"
+)
 
 pytestmark = pytest.mark.slow
 
