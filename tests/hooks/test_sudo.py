@@ -109,6 +109,7 @@ def everything(root: Path) -> dict[str, bytes]:
 
 def test_his_folder_for_temporary_files_is_not_roots(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """He could exchange a folder there while an image is built in it."""
+    monkeypatch.setenv("SUDO_UID", str(USER))
     for name in ("TMPDIR", "TEMP", "TMP"):
         monkeypatch.setenv(name, str(home / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -125,6 +126,8 @@ def test_his_folder_for_temporary_files_is_not_roots(home: Path, monkeypatch: py
 
 def test_his_programs_are_passed_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    assert find_program("depmod", package="kmod") == f"{home}/bin/depmod"
+    monkeypatch.setenv("SUDO_UID", str(USER))
     assert not find_program("depmod", package="kmod").startswith(str(home))
     (home / "bin/only-his").symlink_to("depmod")
     with pytest.raises(MegamodError, match="only-his: this program is not installed"):
@@ -135,6 +138,9 @@ def test_his_loaders_are_refused_and_his_compilers_cache_is_not_used(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEGAMOD_LOADERS", str(home / "loaders"))
+    # A build system's fakeroot is no user's sudo.
+    assert programs.loader_binary("x86_64") == b"\x7fELF"
+    monkeypatch.setenv("SUDO_UID", str(USER))
     with pytest.raises(MegamodError, match="init: root does not read a program that others can change: "):
         programs.loader_binary("x86_64")
     monkeypatch.setenv("HOME", str(home))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from megamod.common.errors import MegamodError
-from megamod.common.trust import first_untrusted, is_anothers
+from megamod.common.trust import first_untrusted, is_anothers, is_called_by_user
 
 # Where mkfs and depmod live; the PATH of an ordinary user lacks these on Debian.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -49,8 +49,8 @@ def data_folder(name: str) -> Path:
 def find_program(name: str, *, package: str) -> str:
     """The path of the program *name*; MegamodError with Debian's *package* as the hint where it is missing."""
     folders = [*os.environ.get("PATH", os.defpath).split(":"), *_SYSTEM_FOLDERS]
-    if os.geteuid() == 0:
-        # The PATH may be a user's, kept by sudo -E.
+    if is_called_by_user():
+        # The PATH may be his.
         folders = [folder for folder in folders if not is_anothers(Path(folder).absolute())]
     found = shutil.which(name, path=":".join(folders))
     if found is None:

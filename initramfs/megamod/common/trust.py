@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from megamod.common.errors import MegamodError
 
 _MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
+_CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # what tempfile.gettempdir() looks at
 WAY_OUT = "python3 -m venv /opt/megamod && /opt/megamod/bin/pip install megamod"
 """What gives root a program of its own."""
@@ -76,6 +77,14 @@ def first_untrusted(paths: Iterable[Path]) -> str | None:
     return None
 
 
+def is_called_by_user() -> bool:
+    """Whether this is root in the environment of another user, as sudo -E, doas and pkexec leave it.
+
+    A build system's fakeroot is root, too, and all that it works on is another user's: there nothing is in the way.
+    """
+    return os.geteuid() == 0 and any(os.environ.get(name, "0") not in ("", "0") for name in _CALLERS)
+
+
 def is_anothers(folder: Path) -> bool:
     """Whether another user than root, or everybody, decides what the names in *folder* are.
 
@@ -91,7 +100,7 @@ def is_anothers(folder: Path) -> bool:
 
 def own_temporary_folder() -> None:
     """Have root make its temporary files where nobody else can exchange them: sudo -E keeps a user's TMPDIR."""
-    if os.geteuid() != 0 or not any(os.environ.get(name) for name in _TEMPORARY):
+    if not is_called_by_user() or not any(os.environ.get(name) for name in _TEMPORARY):
         return
     if first_untrusted([Path(tempfile.gettempdir()).absolute()]) is not None:
         tempfile.tempdir = "/tmp"

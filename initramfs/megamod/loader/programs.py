@@ -22,7 +22,7 @@ from pathlib import Path
 
 from megamod.common.errors import MegamodError
 from megamod.common.host import data_folder
-from megamod.common.trust import first_untrusted, require_trusted
+from megamod.common.trust import first_untrusted, is_called_by_user, require_trusted
 
 ARCHITECTURES = ("x86_64", "aarch64", "arm", "riscv64")
 
@@ -97,7 +97,8 @@ def ctl_binary(arch: str) -> bytes:
 def _binary(arch: str, program: str) -> bytes:
     _check_arch(arch)
     if made := os.environ.get(LOADERS):
-        require_trusted(Path(made) / arch / program, "a program")
+        if is_called_by_user():
+            require_trusted(Path(made) / arch / program, "a program")
         return _prebuilt(Path(made) / arch / program)
     binary = _SOURCES / "bin" / arch / program
     stamp = binary.with_name("source.sha256")
@@ -228,7 +229,7 @@ def _cache_folder() -> Path | None:
     folder = Path(home) if os.environ.get("XDG_CACHE_HOME") else Path(home) / ".cache"
     folder = folder / "megamod" / "zig"
     # sudo and su may keep a user's HOME: what he can change is not compiled into root's images.
-    if os.geteuid() == 0 and first_untrusted([folder]) is not None:
+    if is_called_by_user() and first_untrusted([folder]) is not None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
