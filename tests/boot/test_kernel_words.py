@@ -1,8 +1,8 @@
 """Words of a configuration that make a boot impossible: what the build says, and what a kernel that has the word does.
 
 Seen in a boot are those that Debian's kernel can be given on its command line, where they do what the configuration
-would do (CONFIG_CMDLINE, CONFIG_MODULE_SIG_FORCE, CONFIG_LOCK_DOWN_KERNEL_FORCE_*, IMA's), and decompressors that a
-self-built kernel has not. The others are known from the source alone: tests/kernels/README.md has the place of each.
+would do (CONFIG_CMDLINE, MODULE_SIG_FORCE, LOCK_DOWN_KERNEL_FORCE_*, the rule of IMA), and decompressors that a
+self-built kernel has not. tests/kernels/README.md lists the others, each with its place in the source.
 """
 
 from __future__ import annotations

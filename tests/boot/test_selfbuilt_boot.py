@@ -11,9 +11,11 @@ from megamod.boot.debian import Kernel
 from tests.kernels.matrix import Result, run_row
 from tests.kernels.table import ROWS
 
+KERNELS = ("tiny", "kcfi-x86_64", "kcfi-arm64")
 
-# A kernel takes ten minutes and more to build.
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ("kcfi-arm64", "kcfi-x86_64-nofineibt")])
+
+# A kernel takes minutes to build.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in KERNELS])
 def result(request: pytest.FixtureRequest, selfbuilt: Callable[[str], Kernel], tmp_path: Path) -> Result:
     kernel = selfbuilt(request.param)
     return run_row(ROWS[request.param], kernel, tmp_path, cases=2, boot=True, timeout=400, say=print)

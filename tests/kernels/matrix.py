@@ -112,7 +112,7 @@ def _run_steps(
     profile, image = folder / "matrix.yaml", folder / "merged.img"
     profile.write_text(profile_text(tree.modules))
     say(f"{row.name}: build")
-    problem = _build(profile, kernel, image)
+    problem = build_by_command(profile, kernel, image)
     if problem is None:
         result.build = "ok"
         _count_loads(image, result)
@@ -126,9 +126,9 @@ def _run_steps(
         stock = folder / "stock.img"
         write_image(stock, one_by_one(load_profile(profile), tree, read_image(image)), method="gzip")
         say(f"{row.name}: boot one by one")
-        wanted = _boot(kernel, stock, folder, timeout=timeout)
+        wanted = start(kernel, stock, folder, timeout=timeout)
         say(f"{row.name}: boot merged")
-        found = _boot(kernel, image, folder, timeout=timeout)
+        found = start(kernel, image, folder, timeout=timeout)
         compare_boots(wanted, found, result)
         config = parse_config(kernel.config.read_text(), source=kernel.config.name)
         compare_reserve(found.console, percpu_reserve(config, kernel.release), result)
@@ -207,10 +207,10 @@ def report_text(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _build(profile: Path, kernel: Kernel, image: Path) -> str | None:
+def build_by_command(profile: Path, kernel: Kernel, image: Path, *words: str | Path) -> str | None:
     """Run `megamod build` as a user does; its error, or None when there is an image."""
     program = Path(sys.executable).with_name("megamod")
-    command = [program, "build", profile, "-k", kernel.modules, "-o", image, "--no-cache"]
+    command = [program, "build", profile, "-k", kernel.modules, "-o", image, "--no-cache", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
@@ -259,7 +259,8 @@ def _judge_cases(row: Row, kernel: Kernel, cases: int, result: Result) -> None:
     result.oracle += f"; {cases} sets, {failed} failed"
 
 
-def _boot(kernel: Kernel, image: Path, folder: Path, *, timeout: float) -> Guest:
+def start(kernel: Kernel, image: Path, folder: Path, *, timeout: float) -> Guest:
+    """A boot of *kernel* with *image*, its own root or program put beside it in *folder*; the console is left there."""
     disks = []
     if _has_disk(open_tree(str(kernel.modules)).modules):
         disks = [make_root(_maker(folder), _SCRIPT, architecture=kernel.architecture)]

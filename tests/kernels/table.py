@@ -17,10 +17,11 @@ SUITES = {"linux-source-6.1": "bookworm", "linux-source-6.12": "trixie", "linux-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A kernel: *source* is Debian's package, *base* and *options* names of fragments, *purpose* half a sentence.
+    """A kernel: *source* is Debian's package, *base* and *options* names of fragments, *purpose* half a sentence,
+    *lines* more of a configuration.
 
-    What *base* asks for is taken where a version or architecture has it; what *options* ask for must be in the
-    finished configuration, since the row stands for it.
+    What *base* asks for is taken where a version or architecture has it; what *options* and *lines* ask for must be
+    in the finished configuration, since the row stands for it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     base: tuple[str, ...]
     options: tuple[str, ...]
     purpose: str
+    lines: str = ""
 
 
 def _row(
@@ -115,14 +117,14 @@ ROWS = {row.name: row for row in _ROWS}
 def fragment_text(row: Row) -> str:
     """The configuration that the row asks for, later lines before earlier ones; its name is the local version."""
     names = (*row.base, *row.options)
-    return "".join(_read(name) for name in names) + f'CONFIG_LOCALVERSION="-{row.name}"\n'
+    return "".join(_read(name) for name in names) + row.lines + f'CONFIG_LOCALVERSION="-{row.name}"\n'
 
 
 def wanted(row: Row) -> dict[str, str]:
     """The values that the finished configuration must have, ``n`` for what must not be set."""
     values: dict[str, str] = {}
-    for name in row.options:
-        for line in _read(name).splitlines():
+    for text in (*map(_read, row.options), row.lines):
+        for line in text.splitlines():
             if line and not line.startswith("#"):
                 key, _, value = line.partition("=")
                 values[key] = value
