@@ -112,6 +112,7 @@ def write_loader_image(
     *,
     files: Mapping[str, bytes] | None = None,
     without: Iterable[str] = (),
+    arch: str = "x86_64",
 ) -> Path:
     """An image of the loader, the plan and its files, and *files* (path → content, all of them executable).
 
@@ -119,8 +120,8 @@ def write_loader_image(
     """
     missing = set(without)
     own_files = [
-        Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader_binary("x86_64")),
-        Entry(path="megamod/ctl", mode=stat.S_IFREG | 0o755, data=ctl_binary("x86_64")),
+        Entry(path="init", mode=stat.S_IFREG | 0o755, data=loader_binary(arch)),
+        Entry(path="megamod/ctl", mode=stat.S_IFREG | 0o755, data=ctl_binary(arch)),
         *(Entry(path=name, mode=stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "root", "megamod")),
     ]
     entries = [

@@ -29,6 +29,8 @@ DiskMode = Literal["snapshot", "readonly", "write"]
 _KVM_PROBE_SECONDS = 10.0
 _DAY = 86_400.0
 _READ_SIZE = 1 << 16
+# As a signal, or as timeout(1) hands it on.
+_CPU_TIME_OVER = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 _QUIET_OPTIONS = ("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio")
 
 
@@ -102,14 +104,16 @@ def run_qemu(
     until: str | None = None,
     linger: float = 0.0,
     accel: Accelerator | None = None,
+    cpu_seconds: int | None = None,
 ) -> QemuResult:
     """Boot *vmlinuz* with the initramfs *image* until the guest powers off, panics or reboots.
 
     *disks* are raw images, ``/dev/vda`` and on. *append* goes on the kernel command line, after the console and
     ``panic=-1``. With *icount* one instruction is one nanosecond of guest time. *timeout* is in seconds, *memory* in
     MiB. *until* is a regular expression; when the console matches it the run ends *linger* seconds later. *accel* is
-    KVM where that works and TCG elsewhere. Raises MegamodError when a file or QEMU itself is missing, or QEMU refuses
-    to start.
+    KVM where that works and TCG elsewhere. *cpu_seconds* is a limit on QEMU's own processor time: with *icount* it says
+    how far a guest may get, whatever else this machine does meanwhile. Raises MegamodError when a file or QEMU itself
+    is missing, or QEMU refuses to start.
     """
     machine = _MACHINES.get(arch)
     if machine is None:
@@ -120,7 +124,8 @@ def run_qemu(
         _check_readable(file)
     program = find_program(machine.program, package=machine.package)
     accel = "tcg" if icount else accel or choose_accelerator(arch, vmlinuz)
-    options = [
+    command = [
+        program,
         *machine.options,
         *_accelerator_options(accel, icount=icount),
         *("-m", str(memory), "-smp", str(cpus)),
@@ -130,7 +135,9 @@ def run_qemu(
         *_disk_options(disks, disk_mode),
         *extra,
     ]
-    result = run_command([program, *options], timeout=timeout, until=until, linger=linger, accel=accel)
+    if cpu_seconds is not None:
+        command = [find_program("prlimit", package="util-linux"), f"--cpu={cpu_seconds}", "--core=0", "--", *command]
+    result = run_command(command, timeout=timeout, until=until, linger=linger, accel=accel)
     # Once the guest runs, QEMU's own status is 0; 1 with nothing on the console is a refused option or file.
     if result.returncode == 1 and "Linux version" not in result.console:
         raise MegamodError(f"{machine.program}: {result.tail(3).strip() or 'does not start'}")
@@ -248,7 +255,7 @@ def run_command(
     return QemuResult(
         console=_text(console),
         returncode=process.returncode,
-        timed_out=timed_out,
+        timed_out=timed_out or process.returncode in _CPU_TIME_OVER,
         stopped=stopped,
         seconds=time.monotonic() - start,
         accel=accel,
