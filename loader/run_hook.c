@@ -35,6 +35,7 @@ int run_hook(struct keeper *k)
 		log_info("off: nothing is loaded");
 		return 0;
 	}
+	forget_loaded(boot, critical);
 	load_stage(boot, critical, TRIGGER_NOW);
 	report_stage(boot);
 	prepare_chain(k);

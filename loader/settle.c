@@ -184,3 +184,15 @@ bool find_loaded(struct boot *boot, struct stage *stage)
 		stage->state = STATE_DONE;
 	return any;
 }
+
+void forget_loaded(struct boot *boot, const struct stage *stage)
+{
+	struct load *load = boot->plan.loads + stage->load, *end = load + stage->load_count;
+	struct member *m;
+
+	for (; load < end; load++) {
+		load->method = METHOD_NONE;
+		for (m = members_of(boot, load); m < members_of(boot, load) + load->member_count; m++)
+			m->fate = FATE_PENDING;
+	}
+}

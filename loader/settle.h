@@ -19,5 +19,7 @@ void settle(struct boot *boot, enum ending ending);
 /* What has been loaded of a stage before this program ran, by this loader or by modprobe: sets the fates and returns
  * true if there is any of it. */
 bool find_loaded(struct boot *boot, struct stage *stage);
+/* The stage as it was before that look, to be loaded. */
+void forget_loaded(struct boot *boot, const struct stage *stage);
 
 #endif

@@ -189,7 +189,7 @@ def boot_place(name: str, place: str, folder: Path) -> Outcome:
         timeout=TIMEOUT_SECONDS,
         cpu_seconds=CPU_SECONDS,
         arch=ARCHES[architecture],
-        extra=slow_clock(4),
+        extra=slow_clock(3),
         cpus=1 if kernel.architecture == "amd64" else 2,
     )
     (scratch / "console").write_text(result.console)

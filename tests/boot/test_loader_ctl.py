@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,20 @@ def test_keeper_stays_under_200_kib_and_runs_where_run_is_noexec(run, modules):
     resident = int(fields["VmRSS"].split()[0])
     print(f"resident: {resident} KiB, of it private {fields['Private_Dirty'].strip()}")
     assert resident < MAX_RESIDENT_KIB
+
+
+def test_hook_point_loads_the_critical_stage_and_nothing_twice(kernels, boot, modules, tmp_path):
+    plan = start_plan(modules, root="chain /bin/generator", critical=["tun"], fallback="modules")
+    plan.merged("megamod_critical", "soundcore", "snd", "loop", "dummy")
+    script = """
+    b=/bin/busybox
+    $b mount -t devtmpfs dev /dev; $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t tmpfs run /run
+    for time in first second; do /megamod/ctl --hook; echo "$time: $?"; $b cat /run/megamod/status; done
+    $b grep -c . /run/modprobe.d/megamod.conf; $b poweroff -f
+    """
+    files = shell_files(script, path="bin/generator")
+    image = write_loader_image(tmp_path / "image", plan, files=files)
+    console = boot(image=image, vmlinuz=kernels("bookworm").vmlinuz, append="rdinit=/bin/generator").console
+    rest = after(console, "load megamod_critical took", "4 ok, 0 failed", "first: 0\n", "critical done 0 ")
+    assert re.match(r"\d+ 5 0 0 merged\n", rest)
+    assert re.search(r"second: 0\ncritical done 0 \d+ 5 0 0 merged\n", rest) and "load " not in rest

@@ -167,7 +167,8 @@ def _missing_notes(
     missing = ", ".join(name for name in wanted if name not in crcs)
     if has_results:
         return (f"the kernel exports no {missing}: how long each init takes is not recorded", *resume)
-    return (f"the kernel exports no {missing}: what becomes of each member is not recorded, and none can be skipped",)
+    lost = "what becomes of each member is not recorded, none can be skipped, and one init that hangs costs all"
+    return (f"the kernel exports no {missing}: {lost}",)
 
 
 def _no_resume(members: Sequence[Member], crcs: Mapping[str, int], setter: Entry | None) -> str | None:
