@@ -190,7 +190,6 @@ def boot_place(name: str, place: str, folder: Path) -> Outcome:
         cpu_seconds=CPU_SECONDS,
         arch=ARCHES[architecture],
         extra=slow_clock(3),
-        cpus=1 if kernel.architecture == "amd64" else 2,
     )
     (scratch / "console").write_text(result.console)
     return judge(name, place, result.console)
