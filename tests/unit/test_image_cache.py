@@ -19,8 +19,9 @@ import pytest
 from megamod.build import recipe
 from megamod.build.image_cache import image_key
 from megamod.build.plan import PLAN_PATH, Plan
-from megamod.build.reads import own_folders
+from megamod.build.reads import Reads, own_folders
 from megamod.cli import main as cli
+from megamod.common.cache import read_entry, write_entry
 from megamod.image.archive import read_image
 from megamod.kernel.exports import find_exports
 from megamod.modules.kernel_files import KernelFiles
@@ -370,3 +371,26 @@ def test_exports_of_a_kernel_are_kept_and_read_again_when_it_changes(tmp_path: P
     second = find_exports(KernelFiles(folder=folder, release="1"))
     assert second is not None
     assert (second.symbols["kfree"].gpl, second.symbols["kfree"].namespace) == (True, "NS")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_entry_of_the_cache_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Entries are opened below their folder's descriptor, of which a recording knows only where it leads."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache/megamod").mkdir(parents=True)
+    if known:
+        write_entry("kind", "0" * 32, b"body")
+    reads = Reads()
+    with reads.recording():
+        assert read_entry("kind", "0" * 32) == (b"body" if known else None)
+        write_entry("kind", "1" * 32, b"other")
+    looks = reads.looks()
+    assert looks is not None and not any("0" * 32 in look or "1" * 32 in look for look in looks)
+
+
+def test_a_path_below_another_folders_descriptor_is_not_known(tmp_path: Path) -> None:
+    reads, folder = Reads(), os.open(tmp_path, os.O_RDONLY)
+    with reads.recording(), contextlib.suppress(FileNotFoundError):
+        os.stat("file", dir_fd=folder)
+    os.close(folder)
+    assert reads.looks() is None

@@ -40,6 +40,7 @@ _EVENTS = frozenset({"open", *_LISTINGS, *_ELSEWHERE})
 # What is imported is the program, and counts as such; import and importlib.metadata list the folders of sys.path, and
 # the working folder may be among them.
 _IMPORTS = frozenset({"<frozen importlib._bootstrap_external>", importlib.metadata.__file__})
+_READLINK = os.readlink
 _WRITING = os.O_WRONLY | os.O_CREAT
 
 
@@ -104,13 +105,34 @@ class Reads:
     def _asking(self, original: Callable[..., Any], *, is_question: bool) -> Callable[..., Any]:
         def ask(path: Any, *words: Any, **options: Any) -> Any:
             # A path below a folder that is known by its descriptor; the event of os.open does not tell that.
-            if options.get("dir_fd") is not None:
+            if (folder := options.get("dir_fd")) is not None:
+                if self._is_left_out(folder):
+                    with self._unseen():
+                        return original(path, *words, **options)
                 self._complete = False
             if is_question:
                 self._look("?", path)
             return original(path, *words, **options)
 
         return ask
+
+    def _is_left_out(self, descriptor: int) -> bool:
+        """Whether an open folder is one that is left out: entries of the cache are read so."""
+        try:
+            return _is_below(_READLINK(f"/proc/self/fd/{descriptor}"), self._left_out)
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def _unseen(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        known = thread in self._busy
+        self._busy.add(thread)
+        try:
+            yield
+        finally:
+            if not known:
+                self._busy.discard(thread)
 
     def _event(self, event: str, values: tuple[Any, ...]) -> None:
         if not self._running or event not in _EVENTS:
@@ -127,7 +149,7 @@ class Reads:
     def _look(self, how: str, path: Any) -> None:
         if isinstance(path, int):
             # What is open already has been seen; a folder that is listed by its number has not.
-            self._complete = self._complete and how != "/"
+            self._complete = self._complete and (how != "/" or self._is_left_out(path))
             return
         thread = threading.get_ident()
         if thread in self._busy:
