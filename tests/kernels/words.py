@@ -101,9 +101,8 @@ def main() -> int:
             good = error is not None and re.search(word.error, error) and last
             wrong += not good
             print(f"{word.name}: {'as it should be' if good else 'WRONG'}", flush=True)
-            print(
-                f"  build: {error or 'no error'}\n  boot: {(last or console.splitlines()[-3:])[0].strip()}", flush=True
-            )
+            print(f"  build: {error or 'no error'}")
+            print(f"  boot: {(last or console.splitlines()[-3:])[0].strip()}", flush=True)
         if "]]] log 0" not in start(tiny, image, folder, timeout=400).console:
             wrong += 1
             print("the kernel without any of the words does not boot the image either", flush=True)
