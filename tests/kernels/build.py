@@ -30,7 +30,7 @@ from pathlib import Path
 
 from megamod.boot.debian import Kernel
 from megamod.common.errors import MegamodError
-from megamod.common.host import cache_folder, file_lock, find_program
+from megamod.common.host import cache_folder, file_lock, find_program, run_program
 from tests.kernels.sources import Say, Source, Toolchain, fetch_source, fill, find_toolchain
 from tests.kernels.table import ROWS, Row, fragment_text, missing_values
 
@@ -128,7 +128,18 @@ def _make_modules(row: Row, source: Source, tools: Toolchain, new: Path, objects
     fragment.write_text(fragment_text(row) + "CONFIG_MODVERSIONS=n\n")
     _run_make(row, source, tools, objects, (f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"), log=log)
     _run_make(row, source, tools, objects, (f"-j{_JOBS}", "KBUILD_MODPOST_WARN=1", "modules"), log=log)
-    _run_make(row, source, tools, objects, _install_words(new), log=log)
+    # modules_install wants what is made of vmlinux: modules.builtin, System.map (scripts/Makefile.modinst, depmod.sh).
+    release = (objects / "include/config/kernel.release").read_text().strip()
+    folder = new / "lib/modules" / release
+    # Lines are those of objects, before 6.2 of modules.
+    names = [str(Path(line).with_suffix(".ko")) for line in (objects / "modules.order").read_text().split()]
+    for name in names:
+        target = folder / "kernel" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(objects / name, target)
+    (folder / "modules.order").write_text("".join(f"kernel/{name}\n" for name in names))
+    (folder / "modules.builtin").touch()
+    run_program([find_program("depmod", package="kmod"), "-b", new, release])
 
 
 def _new_log(new: Path, name: str) -> Path:
@@ -136,11 +147,6 @@ def _new_log(new: Path, name: str) -> Path:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     return log
-
-
-def _install_words(new: Path) -> tuple[str, ...]:
-    depmod = find_program("depmod", package="kmod")
-    return (f"INSTALL_MOD_PATH={new}", "INSTALL_MOD_STRIP=1", f"DEPMOD={depmod}", "modules_install")
 
 
 @contextmanager
@@ -170,7 +176,8 @@ def _make(row: Row, source: Source, tools: Toolchain, new: Path, kept: Path | No
         if lines := missing_values(row, config):
             raise MegamodError(f"{row.name}: the kernel's configuration does not take {' '.join(lines)}")
         run(f"-j{_JOBS}", target, "modules")
-        run(*_install_words(new))
+        depmod = find_program("depmod", package="kmod")
+        run(f"INSTALL_MOD_PATH={new}", "INSTALL_MOD_STRIP=1", f"DEPMOD={depmod}", "modules_install")
         release = (objects / "include/config/kernel.release").read_text().strip()
         for name in ("build", "source"):
             (new / "lib/modules" / release / name).unlink(missing_ok=True)
