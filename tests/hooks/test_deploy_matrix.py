@@ -26,14 +26,14 @@ _SHELL = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
 _KEEPER = "#!/bin/sh\necho loaded >&2\n"
 
 
-@pytest.fixture(scope="module", params=["times", "no times"])
+@pytest.fixture(scope="module", params=["times", "timeless"])
 def deployed(request: pytest.FixtureRequest, kernels: Callable[[str], Kernel], tmp_path_factory) -> Path:
     """A system with a deployment; where there are no times all modules have the one that ostree gives them."""
     root = tmp_path_factory.mktemp("deployed") / "root"
     modules = make_system(root, kernels("bookworm").modules)
     for path in modules.rglob("*.ko"):
         path.chmod(0o644)
-        if request.param == "no times":
+        if request.param == "timeless":
             os.utime(path, (0, 0))
     deploy(root, "-p", str(root / "etc/megamod/test.yaml"))
     return root
