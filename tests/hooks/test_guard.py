@@ -23,6 +23,7 @@ SETTLED = """\
 case "$*" in *--image-root*) while [ "$1" != --image-root ]; do shift; done ;; esac
 cd "$2" || exit 9
 echo new >.megamod-1-0
+: >.megamod-lock
 """
 
 
