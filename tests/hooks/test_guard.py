@@ -256,7 +256,7 @@ def test_the_hook_of_a_generator_fails_only_when_strict(
 
 
 @pytest.mark.parametrize("fault", ["missing", "fails"])
-def test_an_image_of_older_modules_is_not_started_where_no_other_can_be_made(fault: str, tmp_path: Path) -> None:
+def test_an_image_of_older_modules_is_not_started_once_its_update_fails(fault: str, tmp_path: Path) -> None:
     """Whatever the boot loader, and with nothing but the shell; other kernels' images and entries stay."""
     ours = {
         "boot/megamod/6.1.0-5-0123456789ab.img",
