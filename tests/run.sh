@@ -105,5 +105,6 @@ step "space"
 df -h "$cache" "${TMPDIR:-/tmp}"
 
 step pytest
-# Where all goes wrong the end comes soon, with its reasons, and not with a time limit of whoever runs this.
-exec "$py" -m pytest -n 2 --dist worksteal --durations=40 --maxfail=40 "$@"
+# Guests wait for their devices and clocks a good part of their time, so a third test keeps two cores busy. Where all goes
+# wrong the end comes soon, with its reasons, and not with a time limit of whoever runs this.
+exec "$py" -m pytest -n 3 --dist worksteal --durations=40 --maxfail=40 "$@"
