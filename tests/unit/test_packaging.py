@@ -201,7 +201,7 @@ def test_a_missing_libarchive_is_named_with_its_package() -> None:
         "import ctypes.util\n"
         "ctypes.util.find_library = lambda name: None\n"
         "from megamod.common.errors import MegamodError\n"
-        "try:\n    import megamod.common.compression\n"
+        "try:\n    import megamod.image.cpio\n"
         "except MegamodError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "LIBARCHIVE": "/nowhere"}
