@@ -93,7 +93,7 @@ def _replace_what_is_not_looked_at() -> None:
         module.loader_binary = module.ctl_binary = lambda _arch: ELF  # type: ignore[attr-defined]
     # What a guest prints is the log among the samples; no guest is started. This machine gets no map.
     qemu.choose_accelerator = lambda *_arguments: "tcg"  # type: ignore[assignment]
-    qemu._run = _printed  # type: ignore[assignment]
+    qemu.run_command = _printed  # type: ignore[assignment]
     hook_run.keep_maps = lambda *_arguments: ""  # type: ignore[assignment]
 
 

@@ -159,4 +159,4 @@ def test_a_case_changes_nothing_in_this_process(limited: Run) -> None:
 
     limited(["explain", "board.yaml", "-k", TREE], {})
     assert (recipe.loader_binary, recipe.ctl_binary) == (programs.loader_binary, programs.ctl_binary)
-    assert qemu._run.__module__ == "megamod.boot.qemu"
+    assert qemu.run_command.__module__ == "megamod.boot.qemu"

@@ -101,6 +101,17 @@ def test_a_call_is_split_by_the_kernels_events_and_the_members_times() -> None:
     ]
 
 
+def test_a_call_begins_late_enough_for_its_inits() -> None:
+    """Between the line before it and the call a process is started; only the inits tell how long that took."""
+    boot = record(LOG.replace("ext4=200000", "ext4=560000"))
+    (call,) = (span for span in found(boot, Kind.CALL) if span.name == "megamod_critical")
+    assert times(call) == (1702.161, 60.4)
+    assert times(call.parts[0]) == (1702.161, 0.839)
+    assert (call.parts[-1].name, call.parts[-1].end) == ("ext4", call.end)
+    stage = boot.stages()[0]
+    assert [part.end for part in stage.parts[:-1]] == [part.start for part in stage.parts[1:]]
+
+
 def test_a_wait_is_in_the_only_init_that_is_so_long() -> None:
     # 61 ms passed between the two lines, and 31 ms of them the processor was in use.
     (call,) = (span for span in found(record(), Kind.CALL) if span.name == "megamod_critical")

@@ -92,6 +92,20 @@ class _Task:
     def calls(self) -> list[CallDraft]:
         return [part for part in self.parts if isinstance(part, CallDraft)]
 
+    def move_later(self, call: CallDraft, by: int) -> None:
+        """Let *call* begin so much later, if what came after it leaves room: its inits are told when it is over."""
+        at = self.parts.index(call)
+        after = self.parts[at + 1] if at + 1 < len(self.parts) else None
+        if by <= 0 or not isinstance(after, Span) or after.duration < by:
+            return
+        before = Span(name="between the calls", kind=Kind.LOADER, start=call.start, duration=by)
+        if at and isinstance(last := self.parts[at - 1], Span) and last.name == before.name:
+            before = replace(last, duration=last.duration + by)
+            at -= 1
+        call.start += by
+        after = replace(after, start=after.start + by, duration=after.duration - by)
+        self.parts[at : self.parts.index(call) + 2] = [before, call, *([after] if after.duration else [])]
+
 
 class _Course:
     def __init__(self, lines: Sequence[Line], *, alone: bool) -> None:
@@ -216,6 +230,7 @@ class _Course:
         for call in task.calls():
             if call.name == name:
                 call.inits |= {member: int(value) for member, _, value in (p.rpartition("=") for p in pairs.split())}
+                task.move_later(call, (call.linked or 0) + sum(call.inits.values()) - call.start - call.duration)
 
     def _wait(self, task: _Task, time: int, used: int) -> None:
         """Since the last of these lines the processor was in use for the difference; the rest of that time was a
