@@ -13,7 +13,7 @@ from tests.hooks.conftest import MadeOnce
 from tests.hooks.debian_systems import Layer, make_disk, run_in
 from tests.hooks.system_boots import REPORT, GuestRun, boot_system
 
-SUITES = ("bookworm", "trixie")
+SUITES = ("bookworm", pytest.param("trixie", marks=pytest.mark.slow))
 Boot = Callable[[str, str], GuestRun]
 # The sound card's driver is in no initramfs; a guest has no other hardware for the rest.
 _SOUND = ("-audiodev", "none,id=sound", "-device", "intel-hda", "-device", "hda-duplex,audiodev=sound")

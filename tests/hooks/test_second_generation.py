@@ -180,7 +180,7 @@ def test_an_image_of_the_second_generation_boots(
     assert "megamod_critical" in run.modules()
 
 
-@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+@pytest.mark.parametrize("suite", ["bookworm", pytest.param("trixie", marks=pytest.mark.slow)])
 def test_an_image_for_many_machines_is_the_same_in_the_second_generation(
     suite: str, hooked: Hooked, hooked_boot: HookedBoot, machine: Path, tmp_path: Path
 ) -> None:
