@@ -61,6 +61,8 @@ def test_an_image_does_not_depend_on_where_by_whom_and_when_it_is_built(kernels,
     shutil.copytree(kernel.modules, copy, copy_function=os.symlink, ignore=shutil.ignore_patterns("build", "source"))
     (copy.parents[2] / "boot").mkdir()
     (copy.parents[2] / "boot" / f"vmlinuz-{kernel.release}").symlink_to(kernel.vmlinuz)
+    # The manifest names the kernel's package, from its changelog.
+    (copy.parents[2] / "usr").symlink_to(kernel.modules.parents[2] / "usr")
     builds["copied tree"] = build_elsewhere(tmp_path / "e", str(copy), profile, PYTHONHASHSEED="5")
     assert {name: digest for name, (digest, _) in builds.items()} == dict.fromkeys(builds, here)
 
