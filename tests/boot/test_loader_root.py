@@ -21,6 +21,10 @@ from tests.boot.loader_images import (
 )
 
 
+# With panic=0 the kernel prints this and goes on for ever.
+STANDS_STILL = "end Kernel panic"
+
+
 @pytest.fixture
 def modules(kernels) -> Path:
     return kernels("bookworm").modules
@@ -113,7 +117,8 @@ def test_missing_root_option_is_an_error(run, modules):
 def test_emergency_shell_comes_before_the_panic_and_ends_in_another_try(run, modules):
     """The second shell ends at once, as one without anybody at its console does."""
     shell = "echo shell on $(/bin/busybox tty); [ -e /seen ] && exit; >/seen; /bin/busybox sleep 3"
-    console = run(start_plan(modules), "true", append="root=/dev/vdb rootwait=1 panic=0", files=shell_files(shell))
+    append = "root=/dev/vdb rootwait=1 panic=0"
+    console = run(start_plan(modules), "true", append=append, files=shell_files(shell), until=STANDS_STILL)
     rest = after(console, "megamod: error: root /dev/vdb", "megamod: emergency shell", "shell on /dev/console")
     rest = after(rest, "megamod: error: root /dev/vdb", "shell on /dev/console", "giving up")
     assert "Attempted to kill init! exitcode=0x00000100" in rest
@@ -134,6 +139,7 @@ def test_emergency_shell_stays_away_where_somebody_wants_none(run, modules, word
         "true",
         append=f"root=/dev/vdb rootwait=1 {word}",
         files=shell_files("echo a door"),
+        until=STANDS_STILL,
     )
     after(console, "error: root /dev/vdb", f"megamod: no emergency shell: {why}", "giving up", "Kernel panic")
     assert "a door" not in console
