@@ -20,7 +20,6 @@ from tests.boot.loader_images import (
     write_loader_image,
 )
 
-
 # With panic=0 the kernel prints this and goes on for ever.
 STANDS_STILL = "end Kernel panic"
 
