@@ -93,11 +93,18 @@ class _Task:
         return [part for part in self.parts if isinstance(part, CallDraft)]
 
     def move_later(self, call: CallDraft, by: int) -> None:
-        """Let *call* begin so much later, if what came after it leaves room: its inits are told when it is over."""
+        """Let *call* begin so much later at least, if there is room: its inits are told when it is over.
+
+        Of what is possible it is the middle, as the kernel does something after the last init, too.
+        """
         at = self.parts.index(call)
         after = self.parts[at + 1] if at + 1 < len(self.parts) else None
-        if by <= 0 or not isinstance(after, Span) or after.duration < by:
+        if by <= 0 or not isinstance(after, Span):
             return
+        room = after.duration if call.copied is None else min(after.duration, call.copied - call.start)
+        if room < by:
+            return
+        by = (by + room) // 2
         before = Span(name="between the calls", kind=Kind.LOADER, start=call.start, duration=by)
         if at and isinstance(last := self.parts[at - 1], Span) and last.name == before.name:
             before = replace(last, duration=last.duration + by)
