@@ -87,7 +87,7 @@ def board_profile(dtb: Path, tree: ModuleTree, *, name: str, beside: Path) -> st
         lines += [
             "deferred:",
             "  - name: board",
-            "    after: userspace # or {path: /run/…}, {device: …}, {idle: 500ms}",
+            "    after: userspace # or {path: /run/…}, {delay: 2s}, {idle: 500ms}",
             f'    modules: ["@dtb:{file}"] # all other devices of the board: {_listed(others)}',
         ]
     lines += ["root: {from: cmdline} # root= names it; or {exec: /usr/bin/PROGRAM}"]
