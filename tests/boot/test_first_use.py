@@ -57,7 +57,7 @@ def test_a_machines_kernel_boots_after_two_commands(kernels, tmp_path: Path) -> 
     """On a machine that has this kernel -k is not needed."""
     shown = type_in(MACHINE, tmp_path, release=kernels("bookworm").release)
     print(shown)
-    assert "busybox: user space on x86_64" in shown
+    assert "all stages loaded, the guest was still up" in shown
 
 
 @pytest.mark.slow
@@ -67,4 +67,4 @@ def test_a_board_boots_after_four_commands(kernels, tmp_path: Path, tool: Callab
     subprocess.run([emulator, "-machine", f"virt,dumpdtb={tmp_path / 'virt.dtb'}", "-cpu", "max"], check=True)
     shown = type_in(BOARD, tmp_path, release=kernels("bookworm", "arm64").release)
     print(shown)
-    assert "busybox: user space on aarch64" in shown
+    assert "all stages loaded, the guest was still up" in shown

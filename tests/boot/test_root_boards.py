@@ -50,7 +50,8 @@ def write_flash(path: Path, size: int, parts: dict[int, bytes]) -> Path:
     return path
 
 
-# As boards have it in their device trees; Linux' own tree of this board leaves the flash in one piece.
+# As boards have it in their device trees; Linux' own tree of this board leaves the flash in one piece. The last first:
+# a node of an overlay is put before those that are there (libfdt), and the kernel numbers them in that order.
 _PARTITIONS = """
 /dts-v1/;
 /plugin/;
@@ -59,8 +60,8 @@ _PARTITIONS = """
 		compatible = "fixed-partitions";
 		#address-cells = <1>;
 		#size-cells = <1>;
-		partition@0 { label = "bootloader"; reg = <0x0 0x40000>; };
 		partition@40000 { label = "root"; reg = <0x40000 0x1c0000>; };
+		partition@0 { label = "bootloader"; reg = <0x0 0x40000>; };
 	};
 };
 """

@@ -130,12 +130,9 @@ def test_a_session_of_another_machine_is_kept_for_that_machine(asleep, start):
     after(start(asleep), "megamod: resuming from /dev/vdb", BACK)
 
 
-def test_a_session_of_another_kernel_is_kept_for_that_kernel(asleep, start):
-    """5.10 of Debian 11 writes other headers than 6.1."""
-    console = start(asleep, suite="bullseye")
-    after(console, "megamod: error: the session on /dev/vdb was not resumed: ", "mismatch", KEPT, "Kernel panic")
-    assert "mounted" not in console
-    after(start(asleep), "megamod: resuming from /dev/vdb", BACK)
+def test_a_session_of_another_kernel_goes_on_where_the_kernel_takes_it(asleep, start):
+    """x86 asks for equal memory, not for an equal release (ARCH_HIBERNATION_HEADER, arch/x86/power/hibernate.c)."""
+    after(start(asleep, suite="bullseye"), "megamod: resuming from /dev/vdb", BACK)
 
 
 def test_a_session_is_given_up_with_noresume(asleep, start):
