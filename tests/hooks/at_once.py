@@ -11,12 +11,11 @@ import ctypes
 import os
 import shutil
 import sys
-import traceback
 from pathlib import Path
 
 from megamod.cli import hooks as cli_hooks
 from megamod.common.errors import MegamodError
-from tests.hooks.killed_calls import Act, difference, everything, in_child, make_system, restore, works
+from tests.hooks.killed_calls import Act, act_and_exit, difference, everything, in_child, make_system, restore, works
 
 PAIRS = (
     ("install", "install"),
@@ -34,20 +33,13 @@ def start(act: Act, seed: int) -> int:
     """The process that does *act*, each of its changes delayed."""
     child = os.fork()
     if child == 0:
-        status = 3
-        try:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-                os.dup2(nowhere.fileno(), 2)
+
+        def delayed() -> None:
+            os.dup2(1, 2)
             ctypes.CDLL(None).delay_arm(ctypes.c_uint(seed), ctypes.c_uint(_MOST))
             act()
-            status = 0
-        except MegamodError:
-            status = 4
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+
+        act_and_exit(delayed, refused=(MegamodError,))
     return child
 
 

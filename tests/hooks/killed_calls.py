@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from megamod.cli import hooks as cli_hooks
 from megamod.cli.main import cli
@@ -160,30 +161,49 @@ def everything(root: Path) -> dict[str, str]:
     return found
 
 
+def act_and_exit(
+    act: Callable[[], object],
+    *,
+    refused: tuple[type[Exception], ...] = (MegamodError, OSError),
+    last: Callable[[], object] = lambda: None,
+) -> NoReturn:
+    """A child's life: *act* without its output, then *last*; status 0, 4 where it was *refused*, else 3.
+
+    An OSError is a refusal, as main() prints it in one line, too.
+    """
+    status = 3
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        act()
+        status = 0
+    except refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        status = 4
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        last()
+        os._exit(status)
+
+
 def in_child(work: Callable[[], object], *, step: int = -1) -> tuple[bool, int]:
     """Run *work* in a child that is ended before its call *step*: whether it was, and how many calls there were."""
     calls = ctypes.CDLL(None)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        status = 3
-        try:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
+
+        def armed() -> None:
             calls.kill_arm(ctypes.c_long(step))
             work()
-            status = 0
-        except (MegamodError, OSError) as error:
-            # Of the latter main() makes a line, too.
-            print(f"refused: {error}", file=sys.stderr)
-            status = 4
-        except BaseException:
-            traceback.print_exc()
-        finally:
+
+        def tell() -> None:
             count = int(calls.kill_counted())
             calls.kill_arm(ctypes.c_long(-1))
             os.write(writer, str(count).encode())
-            os._exit(status)
+
+        act_and_exit(armed, last=tell)
     os.close(writer)
     with os.fdopen(reader) as said:
         count = said.read()
@@ -199,19 +219,7 @@ def status_of(work: Act) -> int:
     """0, or 4 where it was refused with an error; nothing of it is ended."""
     child = os.fork()
     if child == 0:
-        status = 3
-        try:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-            work()
-            status = 0
-        except (MegamodError, OSError) as error:
-            print(f"refused: {error}", file=sys.stderr)
-            status = 4
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+        act_and_exit(work)
     _child, code = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(code) in (0, 4), code
     return os.waitstatus_to_exitcode(code)

@@ -1,64 +1,14 @@
 /*
- * roots.c: modules loaded by several threads in waves (waves.c), and beside them the root is looked for: a look at
+ * roots.c: modules loaded by several threads in waves (waves.h), and beside them the root is looked for: a look at
  * /proc/partitions each millisecond, a mount as ext4 of each device that has come. Linked statically, it is /init.
  *
  *   elapsed NANOSECONDS            from the program's start until the root is mounted
  *   after NANOSECONDS              until the last call has come back
  *   device NAME PATH               each disk and network device five seconds later, with its place in sysfs
  */
-#include "guest.h"
+#include "waves.h"
 
 #include <dirent.h>
-#include <pthread.h>
-
-#define MODULES 1024
-#define THREADS 16
-
-struct module {
-	char path[128];
-	int wave;
-	int fd;
-};
-
-static struct module modules[MODULES];
-static int count, next;
-static pthread_barrier_t barrier;
-
-static int read_list(void)
-{
-	FILE *file = fopen("/list", "r");
-	int read = 0;
-
-	if (!file)
-		finish("failed: no /list");
-	while (read < MODULES && fscanf(file, "%127s %d", modules[read].path, &modules[read].wave) == 2) {
-		modules[read].fd = open(modules[read].path, O_RDONLY | O_CLOEXEC);
-		if (modules[read++].fd < 0)
-			finish("failed: a module is not there");
-	}
-	fclose(file);
-	return read;
-}
-
-static int take(int wave)
-{
-	int mine = __atomic_load_n(&next, __ATOMIC_SEQ_CST);
-
-	while (mine < count && modules[mine].wave == wave)
-		if (__atomic_compare_exchange_n(&next, &mine, mine + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-			return mine;
-	return -1;
-}
-
-static void *work(void *unused)
-{
-	for (int wave = 0; wave <= modules[count - 1].wave; wave++) {
-		for (int i = take(wave); i >= 0; i = take(wave))
-			syscall(SYS_finit_module, modules[i].fd, "", 0);
-		pthread_barrier_wait(&barrier);
-	}
-	return NULL;
-}
 
 static int has_ext4(void)
 {
@@ -125,8 +75,6 @@ static void list(const char *folder)
 
 int main(void)
 {
-	const char *wanted = getenv("threads");
-	int threads = wanted ? atoi(wanted) : 1;
 	struct timespec tick = { .tv_nsec = 1000000 }, while_after = { .tv_sec = 5 };
 	pthread_t others[THREADS];
 	long long start = now(), elapsed = 0;
@@ -134,18 +82,12 @@ int main(void)
 	mount_all();
 	mount("devtmpfs", "/dev", "devtmpfs", 0, "");
 	stop_modprobe();
-	count = read_list();
-	if (!count || threads < 1 || threads > THREADS)
-		finish("failed: nothing to do");
-	pthread_barrier_init(&barrier, NULL, threads);
-	for (int i = 0; i < threads; i++)
-		if (pthread_create(&others[i], NULL, work, NULL))
-			finish("failed: a thread");
+	prepare_waves();
+	start_threads(others, 0);
 	for (int tries = 0; tries < 60000 && !(has_ext4() && try_new()); tries++)
 		nanosleep(&tick, NULL);
 	elapsed = now() - start;
-	for (int i = 0; i < threads; i++)
-		pthread_join(others[i], NULL);
+	join_threads(others, 0);
 	printf("elapsed %lld\nafter %lld\n", elapsed, now() - start);
 	nanosleep(&while_after, NULL);
 	list("/sys/class/block");
