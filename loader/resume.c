@@ -197,7 +197,7 @@ static bool hand_image(struct resuming *r, u64 offset, u64 at)
 	return true;
 }
 
-/* Of the kernel that the variable names; a kernel that nothing names is the kernel's business. */
+/* False if systemd's variable names another release. Where no release is named, the kernel decides by itself. */
 static bool is_of_this_kernel(const struct resuming *r)
 {
 	char release[80];

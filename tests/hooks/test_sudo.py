@@ -138,7 +138,7 @@ def test_his_loaders_are_refused_and_his_compilers_cache_is_not_used(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEGAMOD_LOADERS", str(home / "loaders"))
-    # A build system's fakeroot is no user's sudo.
+    # Under fakeroot, as in a build system, nobody has used sudo.
     assert programs.loader_binary("x86_64") == b"\x7fELF"
     monkeypatch.setenv("SUDO_UID", str(USER))
     with pytest.raises(MegamodError, match="init: root does not read a program that others can change: "):

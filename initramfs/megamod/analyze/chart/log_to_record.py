@@ -93,9 +93,9 @@ class _Task:
         return [part for part in self.parts if isinstance(part, CallDraft)]
 
     def move_later(self, call: CallDraft, by: int) -> None:
-        """Let *call* begin so much later at least, if there is room: its inits are told when it is over.
+        """Move the start of *call* at least *by* nanoseconds later, if there is room: its inits are logged after it.
 
-        Of what is possible it is the middle, as the kernel does something after the last init, too.
+        The call is put halfway between the earliest and the latest start, as the kernel works after the last init too.
         """
         at = self.parts.index(call)
         after = self.parts[at + 1] if at + 1 < len(self.parts) else None

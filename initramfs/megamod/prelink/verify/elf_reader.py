@@ -60,7 +60,8 @@ def failure(read_name: str, text: str) -> MegamodError:
 
 
 def reread(data: bytes, name: str) -> Written:
-    """Headers by struct, tables by numpy; raises MegamodError for what is no relocatable with one symbol table."""
+    """Headers are read with struct, tables with numpy; raises MegamodError unless it is relocatable with one symbol
+    table."""
     if len(data) < 64 or data[:4] != b"\x7fELF" or data[4] not in (1, 2) or data[5] != 1:
         raise failure(name, "not readable: no little-endian ELF file")
     bits = 32 * data[4]
